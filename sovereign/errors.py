@@ -1,0 +1,104 @@
+"""The error tree of the kit. Libraries raise these; only the command line prints them and exits.
+
+SovereignError
+├── ProfileError        the profile (or an overlay) is wrong; nothing was touched
+├── PlanError           what the profile asks for cannot fit
+├── SiteError           the site folder is missing, damaged or in use
+│   └── LockedError     another command holds the site; names the holder
+├── ToolError           an upstream program or distribution package is missing or cannot be built
+├── StoreError          an object or file of the lake is missing or damaged
+├── SourceError         a data source cannot be read
+├── StageError          a stage failed
+├── NodeError           the embedded node cannot be made, repaired or removed
+├── ClusterError        the API server refused an object, or a wait for it failed
+│   └── TemporaryClusterError   worth another try (connection refused, webhook not up yet, conflict)
+├── DeployError         a Pulumi operation failed
+└── TrainingError       training, evaluation or export cannot go on
+    └── CheckpointError a checkpoint is incomplete, damaged or of another model
+"""
+
+from __future__ import annotations
+
+
+class SovereignError(Exception):
+    """Root of all errors that the kit raises on purpose.
+
+    Args:
+        message: what failed, in one sentence.
+        got: the value or state that was found.
+        expected: what would have been right.
+        hint: the next thing for the user to do.
+    """
+
+    def __init__(self, message: str, *, got: object = None, expected: object = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.got = got
+        self.expected = expected
+        self.hint = hint
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        if self.got is not None:
+            lines.append(f"  got: {self.got}")
+        if self.expected is not None:
+            lines.append(f"  expected: {self.expected}")
+        if self.hint is not None:
+            lines.append(f"  hint: {self.hint}")
+        return "\n".join(lines)
+
+
+class ProfileError(SovereignError):
+    """The profile (or an overlay) is wrong; nothing was touched."""
+
+
+class PlanError(SovereignError):
+    """What the profile asks for cannot fit on its hardware."""
+
+
+class SiteError(SovereignError):
+    """The site folder is missing, damaged or in use."""
+
+
+class LockedError(SiteError):
+    """Another command holds the site."""
+
+
+class ToolError(SovereignError):
+    """An upstream program or a distribution package is missing or cannot be built."""
+
+
+class StoreError(SovereignError):
+    """An object or file of the lake is missing or damaged."""
+
+
+class SourceError(SovereignError):
+    """A data source cannot be read."""
+
+
+class StageError(SovereignError):
+    """A stage of the way from corpus to registered model failed."""
+
+
+class NodeError(SovereignError):
+    """The embedded node cannot be made, repaired or removed."""
+
+
+class ClusterError(SovereignError):
+    """The API server refused an object, or a wait for it failed."""
+
+
+class TemporaryClusterError(ClusterError):
+    """A cluster error that is worth another try."""
+
+
+class DeployError(SovereignError):
+    """A Pulumi operation failed."""
+
+
+class TrainingError(SovereignError):
+    """Training, evaluation or export cannot go on."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint is incomplete, damaged or of another model."""

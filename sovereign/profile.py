@@ -1,0 +1,279 @@
+"""The profile: what a site has and wants, one YAML file, validated once.
+
+Every field is documented under the field; `docs/profile.md` is generated from these texts.
+Secrets never stand in a profile.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sovereign.errors import ProfileError
+
+API_VERSION = "sovereign/v1"
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}[a-z0-9]$")]
+Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]+)*$")]
+
+
+class Section(BaseModel):
+    """A part of the profile: unknown keys are refused, values never change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class EmbeddedTarget(Section):
+    """A single-node Kubernetes on this machine, in namespaces of its own."""
+
+    kind: Literal["embedded"]
+    """Use the embedded node."""
+    instance: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,8}[a-z0-9]$")] = "demo"
+    """Name of the instance; several can live on one machine with different address ranges."""
+    pod_cidr: str = "10.244.0.0/24"
+    """Addresses of pods."""
+    service_cidr: str = "10.96.0.0/20"
+    """Addresses of services."""
+    link_cidr: str = "10.88.0.0/30"
+    """Addresses of the link between this machine and the node."""
+
+    @model_validator(mode="after")
+    def _ranges_are_networks_apart(self) -> Self:
+        networks = {}
+        for field in ("pod_cidr", "service_cidr", "link_cidr"):
+            networks[field] = ipaddress.ip_network(getattr(self, field))
+        pairs = [("pod_cidr", "service_cidr"), ("pod_cidr", "link_cidr"), ("service_cidr", "link_cidr")]
+        for one, other in pairs:
+            if networks[one].overlaps(networks[other]):
+                raise ValueError(f"{one} {networks[one]} overlaps {other} {networks[other]}")
+        return self
+
+
+class KubeconfigTarget(Section):
+    """An existing Kubernetes cluster, named by file and context, never guessed from the environment."""
+
+    kind: Literal["kubeconfig"]
+    """Use an existing cluster."""
+    path: Path
+    """The kubeconfig file."""
+    context: str
+    """The context in it."""
+    image: str
+    """Image that holds this kit's runtime for the pods. Building and pushing it is not part of the kit yet."""
+
+
+class Hardware(Section):
+    """The machines that train."""
+
+    nodes: Annotated[int, Field(ge=1)] = 1
+    """Number of machines."""
+    gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    """GPUs in each; 0 trains on CPU."""
+    accelerator: Literal["cpu", "A100", "H100", "H200", "B200"] = "cpu"
+    """Kind of GPU; peak rate and memory come from the table in sovereign/hardware.py."""
+    cpus_per_node: Annotated[int, Field(ge=1)] = 2
+    """Processor cores of each machine."""
+    memory_gb_per_node: Annotated[float, Field(gt=0)] = 16
+    """Main memory of each machine, GB."""
+    storage_tb: Annotated[float, Field(gt=0)] = 0.02
+    """Room for data and checkpoints, TB."""
+
+    @model_validator(mode="after")
+    def _gpus_have_a_kind(self) -> Self:
+        if (self.gpus_per_node > 0) != (self.accelerator != "cpu"):
+            raise ValueError("gpus_per_node above 0 needs an accelerator other than cpu, and the reverse")
+        return self
+
+
+class Economics(Section):
+    """Figures of the site, for cost and emissions."""
+
+    pue: Annotated[float, Field(ge=1)] = 1.3
+    """Power usage effectiveness of the building."""
+    electricity_price_per_kwh: Annotated[float, Field(ge=0)] = 0.15
+    """Price of electricity in `currency`."""
+    gpu_hour_price: Annotated[float, Field(ge=0)] = 0.0
+    """Price of one hour of one GPU (of one machine where there is none), in `currency`, electricity not included."""
+    co2_g_per_kwh: Annotated[float, Field(ge=0)] = 300.0
+    """Emissions of the local grid, g CO2e per kWh."""
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "EUR"
+    """ISO 4217 code."""
+
+
+class Demonstration(Section):
+    """The fictional country whose corpus is generated from a seed."""
+
+    seed: int = 1
+    """Same seed, same bytes."""
+    facts: Annotated[int, Field(ge=10, le=2000)] = 150
+    """Number of facts; each is told in every language."""
+    phrasings: Annotated[int, Field(ge=3, le=6)] = 6
+    """Ways to ask for a fact; one in each (fact, language) is held out for evaluation."""
+
+
+class Source(Section):
+    """A folder of real text."""
+
+    name: Name
+    """Name of the source; part of every document's id."""
+    path: str
+    """Folder or file (.txt, .md, .jsonl, .jsonl.gz, .parquet), or `python-stdlib`, which every Python has."""
+    owner: str
+    """Person or institution that owns the text."""
+    licence: str
+    """SPDX expression or the name of custom terms."""
+    language: Language
+    """BCP 47 tag."""
+
+
+class Cleaning(Section):
+    """Rules that a document must pass to be trained on."""
+
+    min_chars: Annotated[int, Field(ge=0)] = 10
+    """Shorter documents are rejected, characters."""
+    max_chars: Annotated[int, Field(ge=1)] = 1_000_000
+    """Longer documents are rejected, characters."""
+    heldout_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
+    """Part of the documents that is kept for evaluation, chosen by digest."""
+
+
+class Corpus(Section):
+    """Where text comes from."""
+
+    demonstration: Demonstration | None = None
+    """The generated country, or nothing."""
+    sources: tuple[Source, ...] = ()
+    """Folders of real text."""
+    cleaning: Cleaning = Cleaning()
+    """Rules for every document."""
+    tokens: Annotated[float, Field(gt=0)] | None = None
+    """Expected size in tokens where it is not generated here; for storage planning."""
+
+    @model_validator(mode="after")
+    def _something_to_read(self) -> Self:
+        if self.demonstration is None and not self.sources:
+            raise ValueError("corpus needs `demonstration` or at least one entry in `sources`")
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"source names repeat: {sorted(names)}")
+        return self
+
+
+class Model(Section):
+    """The model wanted; the plan chooses the shape."""
+
+    parameters: Annotated[float, Field(ge=1e5, le=2e12)]
+    """Wanted size; the plan picks the nearest shape of its ladder and says the exact number."""
+    vocab_size: Annotated[int, Field(ge=512, le=300_000)] = 4096
+    """Size of the tokenizer, tokens."""
+    sequence_length: Annotated[int, Field(ge=64)] = 256
+    """Tokens in one training sequence."""
+
+
+class Training(Section):
+    """How long and how to train; what is not given follows from the plan."""
+
+    tokens: Annotated[float, Field(gt=0)]
+    """Training budget, tokens (never minutes: the result must not depend on the machine's speed)."""
+    batch_tokens: Annotated[int, Field(ge=64)] | None = None
+    """Tokens in one optimizer step; by default from the scaling rule in the plan."""
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Peak learning rate; by default from the scaling rule in the plan."""
+    pods: Annotated[int, Field(ge=1)] = 1
+    """Training processes on CPU (with GPUs: one for each GPU)."""
+    threads_per_pod: Annotated[int, Field(ge=1)] = 2
+    """Compute threads of one CPU training process."""
+    seed: int = 0
+    """Seed of initialisation and data order."""
+    checkpoint_every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps between checkpoints; by default from the plan."""
+    compile: bool = True
+    """Use torch.compile."""
+
+
+class Evaluation(Section):
+    """What is measured after training."""
+
+    max_questions_per_language: Annotated[int, Field(ge=1)] = 200
+    """Held-out questions asked in each language."""
+    min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    """The model is registered as champion only when every language reaches this share; absent: always."""
+
+
+class Serving(Section):
+    """How the champion is served."""
+
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """transformers on CPU nodes, vllm on GPU nodes."""
+    replicas: Annotated[int, Field(ge=1)] = 1
+    """Number of servers."""
+
+
+class Profile(Section):
+    """What a site has and wants."""
+
+    apiVersion: Literal["sovereign/v1"]
+    """Version of this format."""
+    name: Name
+    """Name of the profile; also the name of its dataset and model."""
+    description: str = ""
+    """One sentence for people."""
+    target: Annotated[EmbeddedTarget | KubeconfigTarget, Field(discriminator="kind")] = EmbeddedTarget(kind="embedded")
+    """The cluster."""
+    hardware: Hardware = Hardware()
+    """The machines."""
+    economics: Economics = Economics()
+    """Prices and emissions."""
+    corpus: Corpus
+    """The text."""
+    model: Model
+    """The model."""
+    training: Training
+    """The run."""
+    evaluation: Evaluation = Evaluation()
+    """The measures."""
+    serving: Serving = Serving()
+    """The service."""
+
+
+def parse_profile(text: str, *, origin: str = "profile") -> Profile:
+    """Validate YAML `text`.
+
+    Raises:
+        ProfileError: not YAML, or a key or value is wrong; the message names each key, what was got and what is right.
+    """
+    try:
+        document: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ProfileError(f"{origin} is not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ProfileError(
+            f"{origin} is not a mapping", got=type(document).__name__, expected="keys such as apiVersion, name, corpus"
+        )
+    try:
+        return Profile.model_validate(document)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (got {item['input']!r:.80})"
+            for item in error.errors()
+        ]
+        raise ProfileError(
+            f"{origin} is not a valid profile:\n  " + "\n  ".join(problems), hint="docs/profile.md lists every key"
+        ) from error
+
+
+def load_profile(path: Path) -> Profile:
+    """Read and validate the profile at `path`.
+
+    Raises:
+        ProfileError: see `parse_profile`; also when the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProfileError(f"cannot read profile {path}: {error}") from error
+    return parse_profile(text, origin=str(path))

@@ -1,0 +1,102 @@
+"""Receipts: what went in and came out of a stage, who, when, code version; in-toto Statements v1 in canonical JSON.
+
+A receipt is unsigned here; signing wraps these very bytes in a DSSE envelope. Canonical JSON is RFC 8785.
+In-toto: https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sovereign import __version__
+from sovereign.errors import StoreError
+from sovereign.files import sha256_bytes
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://sovereign.local/receipt/v1"
+
+
+class Receipt(BaseModel):
+    """What a stage did. Digests are hex SHA-256 by store key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    config_digest: str
+    key: str
+    metrics: dict[str, Any]
+    started_at: str
+    finished_at: str
+    seconds: float
+    made_by: str
+    code_version: str
+
+    def to_bytes(self) -> bytes:
+        """The canonical bytes of the in-toto Statement: outputs are its subjects, the rest its predicate."""
+        predicate = self.model_dump(exclude={"outputs"})
+        statement: dict[str, Any] = {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted(self.outputs.items())],
+            "predicateType": PREDICATE_TYPE,
+            "predicate": predicate,
+        }
+        return rfc8785.dumps(statement)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Receipt:
+        """Read a receipt.
+
+        Raises:
+            StoreError: not a receipt of this version.
+        """
+        try:
+            statement = json.loads(data)
+            if statement["_type"] != STATEMENT_TYPE or statement["predicateType"] != PREDICATE_TYPE:
+                raise StoreError(
+                    "not a receipt of this version", got=statement["predicateType"], expected=PREDICATE_TYPE
+                )
+            outputs = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
+            return cls(outputs=outputs, **statement["predicate"])
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            raise StoreError(f"damaged receipt: {error}") from error
+
+
+def stage_key(stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Digest of all that a stage's result depends on: the same key means the same result."""
+    return sha256_bytes(
+        rfc8785.dumps({"stage": stage, "version": version, "config": dict(config), "inputs": dict(inputs)})
+    )
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """Digest of a stage's configuration."""
+    return sha256_bytes(rfc8785.dumps(dict(config)))
+
+
+def now() -> str:
+    """Current time, ISO 8601, UTC, whole seconds."""
+    return datetime.now(UTC).replace(microsecond=0).isoformat()
+
+
+def made_by() -> str:
+    """User and machine that run this process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a pod's user has no name
+        user = "nobody"
+    return f"{user}@{platform.node()}"
+
+
+def code_version() -> str:
+    """Version of this kit."""
+    return __version__

@@ -1,0 +1,114 @@
+"""A site: the user's folder with profile, overlays, Pulumi state, receipts and the node's data.
+
+profile.yaml   what the site has and wants
+overlays/      own templates, found before the shipped ones
+state/         Pulumi state, its secrets encrypted
+node/          the embedded node with its volumes
+data/          the lake of stages that run without a cluster
+receipts/      copies of every stage's receipt
+passphrase     key of the secrets in the state, made once, readable by its owner only
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sovereign.errors import LockedError, SiteError
+from sovereign.files import sync_folder, write_atomic
+from sovereign.profile import Profile, load_profile
+from sovereign.receipts import now
+
+
+class Site:
+    """The folder of one site."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.profile_path = self.root / "profile.yaml"
+        self.overlays_dir = self.root / "overlays"
+        self.state_dir = self.root / "state"
+        self.node_dir = self.root / "node"
+        self.data_dir = self.root / "data"
+        self.receipts_dir = self.root / "receipts"
+        self.passphrase_file = self.root / "passphrase"
+
+    @property
+    def profile(self) -> Profile:
+        """The site's profile.
+
+        Raises:
+            ProfileError: it is wrong or missing.
+        """
+        return load_profile(self.profile_path)
+
+    @contextmanager
+    def lock(self, command: str) -> Iterator[None]:
+        """Hold the site for one command; the kernel frees it when the process ends, however it ends.
+
+        Raises:
+            LockedError: another process holds it; the message names its command, process and start.
+        """
+        path = self.root / ".lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = path.read_text(encoding="utf-8") or "unknown"
+                raise LockedError(
+                    f"the site {self.root} is in use",
+                    got=holder,
+                    hint="wait for it to end, or stop it; then run this again",
+                ) from None
+            holder = json.dumps({"command": command, "pid": os.getpid(), "since": now()})
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, holder.encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def init_site(root: Path, profile_source: Path) -> Site:
+    """Make the site folder `root` with a copy of the profile at `profile_source`, or open it when it has one.
+
+    Raises:
+        SiteError: the folder holds something else, or a site of another profile.
+        ProfileError: the profile is wrong; nothing was made.
+    """
+    profile = load_profile(profile_source)
+    site = Site(root)
+    if not site.profile_path.exists():
+        if root.exists() and any(path.name != ".lock" for path in root.iterdir()):
+            raise SiteError(f"{root} is not empty and no site", hint="name another folder, or an empty one")
+        site.root.mkdir(parents=True, exist_ok=True)
+        for folder in (site.overlays_dir, site.state_dir, site.receipts_dir):
+            folder.mkdir(mode=0o755, exist_ok=True)
+        _make_passphrase(site.passphrase_file)
+        write_atomic(site.profile_path, profile_source.read_bytes())  # last: a site without it is made again
+    elif site.profile.name != profile.name:
+        raise SiteError(f"{root} is a site of another profile", got=site.profile.name, expected=profile.name)
+    return site
+
+
+def open_site(root: Path) -> Site:
+    """Open an existing site.
+
+    Raises:
+        SiteError: `root` is none.
+    """
+    site = Site(root)
+    if not site.profile_path.is_file():
+        raise SiteError(f"{root} is not a site", expected=f"a file {site.profile_path}", hint="sovereign init DIR")
+    return site
+
+
+def _make_passphrase(path: Path) -> None:
+    if not path.exists():
+        write_atomic(path, secrets.token_urlsafe(32) + "\n", mode=0o600)
+        sync_folder(path.parent)

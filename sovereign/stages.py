@@ -1,0 +1,241 @@
+"""Stages: functions from stored files to stored files plus a receipt, run the same way here and in a Job.
+
+    python -m sovereign.stages run NAME --profile FILE --store URL --workdir DIR
+
+A stage is a `Stage` object found by entry point group `sovereign.stages`. Its process writes progress as JSON lines on
+stdout (`Progress`) and everything else on stderr. A stage whose receipt has the key of its present inputs and
+configuration, and whose outputs are still there, is skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TextIO
+
+from sovereign.errors import SovereignError, StageError
+from sovereign.files import sha256_file
+from sovereign.plan import Plan, plan
+from sovereign.profile import Profile, load_profile
+from sovereign.receipts import Receipt, code_version, config_digest, made_by, now, stage_key
+from sovereign.store import Store, open_store
+
+STAGES = ("corpus", "curate", "tokenize", "train", "evaluate", "register")
+"""The stages in their order."""
+
+
+class Progress:
+    """Progress of a stage as JSON lines: {"stage", "done", "total", "unit", "message", "metrics"}."""
+
+    def __init__(self, stage: str, stream: TextIO) -> None:
+        self.stage = stage
+        self.stream = stream
+
+    def __call__(
+        self,
+        message: str = "",
+        *,
+        done: float | None = None,
+        total: float | None = None,
+        unit: str = "",
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Report: `done` of `total` `unit`s, a message for people, numbers by name."""
+        event = {
+            "stage": self.stage,
+            "message": message,
+            "done": done,
+            "total": total,
+            "unit": unit,
+            "metrics": dict(metrics or {}),
+        }
+        self.stream.write(json.dumps(event) + "\n")
+        self.stream.flush()
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage gets."""
+
+    profile: Profile
+    plan: Plan
+    store: Store
+    workdir: Path
+    """Local scratch folder; may be empty after a restart of the pod."""
+    progress: Progress
+    inputs: Mapping[str, str]
+    """Digest of every input, by store key, from the receipts of the stages before."""
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset and the model: the profile's."""
+        return self.profile.name
+
+    def fetch(self, key: str) -> Path:
+        """Fetch the input `key` into the work folder and check it against its receipt.
+
+        Raises:
+            StageError: its digest is not the receipt's.
+        """
+        path = self.workdir / key
+        if not (path.is_file() and key in self.inputs and sha256_file(path) == self.inputs[key]):
+            self.store.get_file(key, path)
+        if key in self.inputs and (found := sha256_file(path)) != self.inputs[key]:
+            raise StageError(
+                f"{key} is not what its receipt says",
+                got=found,
+                expected=self.inputs[key],
+                hint="run the stage before again",
+            )
+        return path
+
+
+@dataclass
+class StageOutput:
+    """What a stage gives back: files to store under their keys, and numbers for the receipt."""
+
+    files: dict[str, Path] = field(default_factory=dict)
+    """Store key -> local file; the runner stores them and writes their digests into the receipt."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Numbers for the receipt and the summary."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the way."""
+
+    name: str
+    run: Callable[[StageContext], StageOutput]
+    needs: tuple[str, ...]
+    """Stages whose outputs go in."""
+    config: Callable[[Profile, Plan], Mapping[str, Any]]
+    """The part of profile and plan that the result depends on (JSON values)."""
+    prefix: str
+    """Where the outputs and the receipt are, e.g. `raw/{dataset}/`."""
+    version: int = 1
+    """Raised when the stage's code changes what it makes."""
+    external_inputs: Callable[[Profile], Mapping[str, str]] | None = None
+    """Digests of inputs that do not come from a stage (files of a source)."""
+
+
+def load_stage(name: str) -> Stage:
+    """The stage registered under `name`; a site's package can replace it by entry point.
+
+    Raises:
+        StageError: there is none.
+    """
+    found = [point for point in entry_points(group="sovereign.stages") if point.name == name]
+    if not found:
+        raise StageError(
+            "unknown stage", got=name, expected=", ".join(STAGES), hint="is the kit installed (make setup)?"
+        )
+    replaced = [point for point in found if not point.value.startswith(("sovereign.", "training."))]
+    stage: Stage = (replaced or found)[0].load()
+    return stage
+
+
+def receipt_key(stage: Stage, dataset: str) -> str:
+    """Store key of the stage's receipt."""
+    return stage.prefix.format(dataset=dataset) + "receipt.json"
+
+
+def read_receipt(store: Store, stage: Stage, dataset: str) -> Receipt | None:
+    """The stage's receipt, or None when it has not run yet."""
+    key = receipt_key(stage, dataset)
+    return Receipt.from_bytes(store.get_bytes(key)) if store.exists(key) else None
+
+
+def collect_inputs(store: Store, stage: Stage, profile: Profile) -> dict[str, str]:
+    """Digests of all that goes in.
+
+    Raises:
+        StageError: a stage before has not run.
+    """
+    inputs = dict(stage.external_inputs(profile)) if stage.external_inputs else {}
+    for needed in stage.needs:
+        receipt = read_receipt(store, load_stage(needed), profile.name)
+        if receipt is None:
+            raise StageError(
+                f"stage {stage.name} needs stage {needed}, which has not run", hint=f"sovereign stage {needed} PROFILE"
+            )
+        inputs |= receipt.outputs
+    return inputs
+
+
+def is_current(store: Store, stage: Stage, profile: Profile, resolved: Plan) -> Receipt | None:
+    """The receipt, when the stage's present result is what it would make again; else None."""
+    receipt = read_receipt(store, stage, profile.name)
+    if receipt is None:
+        return None
+    key = stage_key(stage.name, stage.version, stage.config(profile, resolved), collect_inputs(store, stage, profile))
+    return receipt if receipt.key == key and all(store.exists(output) for output in receipt.outputs) else None
+
+
+def run_stage(stage: Stage, profile: Profile, store: Store, workdir: Path, stream: TextIO) -> Receipt:
+    """Run one stage here, or skip it when its receipt is current; store its files, then its receipt.
+
+    Raises:
+        SovereignError: what the stage raises.
+    """
+    progress = Progress(stage.name, stream)
+    resolved = plan(profile)
+    current = is_current(store, stage, profile, resolved)
+    if current is not None:
+        progress("unchanged", done=1, total=1)
+        return current
+    inputs = collect_inputs(store, stage, profile)
+    config = stage.config(profile, resolved)
+    started_at, start = now(), time.monotonic()
+    workdir.mkdir(parents=True, exist_ok=True)
+    output = stage.run(StageContext(profile, resolved, store, workdir, progress, inputs))
+    digests = {}
+    for key, path in sorted(output.files.items()):
+        store.put_file(key, path)
+        digests[key] = sha256_file(path)
+    receipt = Receipt(
+        stage=stage.name,
+        inputs=inputs,
+        outputs=digests,
+        config_digest=config_digest(config),
+        key=stage_key(stage.name, stage.version, config, inputs),
+        metrics=output.metrics,
+        started_at=started_at,
+        finished_at=now(),
+        seconds=round(time.monotonic() - start, 3),
+        made_by=made_by(),
+        code_version=code_version(),
+    )
+    store.put_bytes(receipt_key(stage, profile.name), receipt.to_bytes())
+    progress("done", done=1, total=1, metrics=output.metrics)
+    return receipt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """A stage's process; exit code 0, 1 (an error of the kit, told on stderr) or 2 (wrong arguments)."""
+    parser = argparse.ArgumentParser(prog="python -m sovereign.stages", description="Run one stage.")
+    commands = parser.add_subparsers(required=True)
+    run = commands.add_parser("run")
+    run.add_argument("name", choices=STAGES)
+    run.add_argument("--profile", type=Path, required=True)
+    run.add_argument("--store", required=True)
+    run.add_argument("--workdir", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    stream, sys.stdout = sys.stdout, sys.stderr  # libraries print; stdout is for progress only
+    try:
+        run_stage(
+            load_stage(options.name), load_profile(options.profile), open_store(options.store), options.workdir, stream
+        )
+    except SovereignError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Tokenizer, shards, model, training, evaluation and export of the base model."""
