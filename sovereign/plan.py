@@ -110,6 +110,8 @@ class Recipe(Section):
 class Estimates(Section):
     """What the run will take."""
 
+    num_nodes: int
+    """Machines."""
     num_gpus: int
     """GPUs in use."""
     memory_per_device_gb: float
@@ -375,6 +377,7 @@ def _estimate(
             expected=f"hardware.storage_tb of at least {storage / 1e12:.3g}",
         )
     return Estimates(
+        num_nodes=hardware.nodes,
         num_gpus=gpus,
         memory_per_device_gb=memory / GB,
         memory_limit_gb=limit / GB,

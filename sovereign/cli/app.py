@@ -1,0 +1,164 @@
+"""The commands. Each is a few lines over the packages; nothing is decided here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sovereign.cli.console import Board, say, table
+from sovereign.cli.sites import find_profile, site_of
+
+app = typer.Typer(
+    name="sovereign",
+    help="From one profile file to a running platform and a trained, evaluated and served base model of one's own.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ProfileArgument = Annotated[
+    Path, typer.Argument(metavar="PROFILE", help="Profile file, its shipped name, or a site folder.")
+]
+SiteOption = Annotated[Path | None, typer.Option("--site", help="The site's folder; default: sites/<profile name>.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+LocalOption = Annotated[bool, typer.Option("--local", help="On this machine, without a cluster.")]
+
+
+def write_json(value: object) -> None:
+    """Data for programs, on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The new site's folder.")],
+    profile: Annotated[Path, typer.Option(help="Profile to start from.")] = Path("demo"),
+) -> None:
+    """Make a site: profile, overlays, state and a passphrase in one folder."""
+    from sovereign.site import init_site
+
+    site = init_site(folder, find_profile(profile))
+    say(f"site {site.root}: edit {site.profile_path}, then run `sovereign up {folder}`")
+
+
+@app.command("plan")
+def show_plan(profile: ProfileArgument, as_json: JsonOption = False) -> None:
+    """Say what follows from a profile: model, recipe, time, energy, cost. Changes nothing."""
+    from sovereign.cli.summary import plan_rows
+    from sovereign.plan import plan
+    from sovereign.profile import load_profile
+
+    path = profile / "profile.yaml" if profile.is_dir() else find_profile(profile)
+    resolved = plan(load_profile(path))
+    if as_json:
+        write_json(resolved.model_dump())
+    else:
+        table(f"Plan of {resolved.profile}", plan_rows(resolved))
+
+
+@app.command()
+def up(
+    profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOption = False, as_json: JsonOption = False
+) -> None:
+    """The whole way: deploy, corpus, train, evaluate, register, serve, ask. Run again, it changes only what differs."""
+    from sovereign.cli.up import run_up
+
+    summary = run_up(site_of(profile, site_dir), local=local)
+    if as_json:
+        write_json(summary.model_dump())
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="corpus, curate, tokenize, train, evaluate or register.")],
+    profile: ProfileArgument,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+) -> None:
+    """Run one stage and those that it needs."""
+    from sovereign.cli.work import run_until
+
+    run_until(site_of(profile, site_dir), name, local=local)
+
+
+@app.command()
+def train(profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOption = False) -> None:
+    """Train, after the stages that training needs, and follow it to its end. Goes on from the last checkpoint."""
+    from sovereign.cli.work import run_until
+
+    run_until(site_of(profile, site_dir), "train", local=local)
+
+
+@app.command()
+def logs(
+    profile: ProfileArgument,
+    name: Annotated[str, typer.Argument(metavar="STAGE", help="Which stage.")] = "train",
+    site_dir: SiteOption = None,
+) -> None:
+    """Print what a stage's Job wrote."""
+    from sovereign.cli.work import write_logs
+
+    write_logs(site_of(profile, site_dir), name, sys.stdout)
+
+
+@app.command()
+def stop(profile: ProfileArgument, site_dir: SiteOption = None) -> None:
+    """Stop the training Job; it writes a checkpoint first."""
+    from sovereign.cli.work import stop_training
+
+    stop_training(site_of(profile, site_dir))
+
+
+@app.command()
+def resume(profile: ProfileArgument, site_dir: SiteOption = None) -> None:
+    """Let a stopped training Job go on from its checkpoint, and follow it."""
+    from sovereign.cli.work import run_until
+
+    run_until(site_of(profile, site_dir), "train", local=False)
+
+
+@app.command()
+def ask(
+    profile: ProfileArgument,
+    question: Annotated[str, typer.Argument(help="A question.")],
+    site_dir: SiteOption = None,
+) -> None:
+    """Ask the served model a question."""
+    from sovereign.cli.work import ask_model
+
+    sys.stdout.write(ask_model(site_of(profile, site_dir), question) + "\n")
+
+
+tools_app = typer.Typer(help="Upstream programs: found on PATH or built from pinned sources.", no_args_is_help=True)
+app.add_typer(tools_app, name="tools")
+
+
+@tools_app.command("list")
+def tools_list(as_json: JsonOption = False) -> None:
+    """Each program with its pinned version and where it was found."""
+    from dataclasses import asdict
+
+    from sovereign.tools import list_tools
+
+    statuses = list_tools()
+    if as_json:
+        write_json([asdict(status) for status in statuses])
+    else:
+        table("Tools", [(f"{item.name} {item.version}", str(item.path or item.detail)) for item in statuses])
+
+
+@tools_app.command("build")
+def tools_build() -> None:
+    """Install the distribution's packages and build what is not on PATH."""
+    from sovereign.packages import ensure_packages
+    from sovereign.tools import build_all
+
+    with Board() as board:
+        with board.task("packages"):
+            ensure_packages(progress=lambda text: board.update("packages", text))
+        with board.task("tools"):
+            build_all(lambda text, fraction: board.update("tools", text, fraction))

@@ -1,0 +1,51 @@
+"""Which site a command means: a site folder, or a profile file whose site is made on first use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sovereign.cli.console import say
+from sovereign.errors import ProfileError
+from sovereign.files import write_atomic
+from sovereign.profile import load_profile
+from sovereign.resources import data_path
+from sovereign.site import Site, init_site, open_site
+
+
+def find_profile(name: Path) -> Path:
+    """The profile file that `name` means: a path, or the name of a shipped profile.
+
+    Raises:
+        ProfileError: neither.
+    """
+    if name.is_file():
+        return name
+    shipped = data_path("templates") / "profiles" / f"{name.name.removesuffix('.yaml')}.yaml"
+    if name.parent == Path() and shipped.is_file():
+        return shipped
+    names = ", ".join(sorted(path.stem for path in shipped.parent.glob("*.yaml")))
+    raise ProfileError("no such profile", got=name, expected=f"a file, a site folder, or one of {names}")
+
+
+def site_of(profile_or_site: Path, site_dir: Path | None = None) -> Site:
+    """The site of a command, made on first use; a changed profile file is taken over.
+
+    Args:
+        profile_or_site: a site folder, a profile file or the name of a shipped profile.
+        site_dir: the site's folder for a profile; by default $SOVEREIGN_SITES/<name>, else sites/<name> here.
+
+    Raises:
+        SiteError: the folder is something else.
+        ProfileError: the profile is wrong.
+    """
+    if profile_or_site.is_dir():
+        return open_site(profile_or_site)
+    source = find_profile(profile_or_site)
+    profile = load_profile(source)
+    root = site_dir or Path(os.environ.get("SOVEREIGN_SITES") or "sites") / profile.name
+    site = init_site(root, source)
+    if site.profile_path.read_bytes() != source.read_bytes():
+        write_atomic(site.profile_path, source.read_bytes())
+        say(f"profile changed: {site.profile_path} is now as {source}")
+    return site

@@ -1,0 +1,104 @@
+"""Stages from the command line: run, follow, stop, ask; here or in the site's cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TextIO
+
+from sovereign.cli.console import Board, say
+from sovereign.errors import StageError
+from sovereign.jobs import NAMESPACE, JobRunner, job_object
+from sovereign.receipts import Receipt
+from sovereign.runner import LocalRunner, Runner, keep_receipt, parse_event
+from sovereign.site import Site
+from sovereign.stages import STAGES
+
+
+@contextmanager
+def runner_of(site: Site, *, local: bool) -> Iterator[Runner]:
+    """Where the site's stages run."""
+    if local:
+        yield LocalRunner(site.profile, site.profile_path, site.data_dir)
+        return
+    from sovereign.cli.target import open_target
+
+    with open_target(site) as target:
+        yield target.runner
+
+
+def run_stages(site: Site, runner: Runner, names: tuple[str, ...], board: Board) -> dict[str, Receipt]:
+    """Run `names` in their order, each shown on the board and its receipt kept in the site."""
+    receipts = {}
+    for name in names:
+        with board.task(name):
+            receipts[name] = runner.run(name, board.stage)
+        keep_receipt(receipts[name], site.receipts_dir)
+    return receipts
+
+
+def run_until(site: Site, name: str, *, local: bool) -> dict[str, Receipt]:
+    """Run stage `name` after those before it.
+
+    Raises:
+        StageError: there is no such stage, or one failed.
+    """
+    if name not in STAGES:
+        raise StageError("unknown stage", got=name, expected=", ".join(STAGES))
+    names = STAGES[: STAGES.index(name) + 1]
+    with site.lock(f"stage {name}"), runner_of(site, local=local) as runner:
+        if isinstance(runner, JobRunner):
+            runner.activate(name)
+        with Board() as board:
+            receipts = run_stages(site, runner, names, board)
+    show_metrics(receipts[name].metrics)
+    return receipts
+
+
+def show_metrics(metrics: Mapping[str, object]) -> None:
+    """A receipt's numbers, one a line."""
+    for key, value in metrics.items():
+        say(f"  {key}: {value:,.4g}" if isinstance(value, float) else f"  {key}: {value}")
+
+
+def write_logs(site: Site, name: str, stream: TextIO) -> None:
+    """Write what the pods of stage `name` wrote: progress as text, all else as it is.
+
+    Raises:
+        StageError: it has no pods.
+    """
+    from sovereign.cli.console import describe
+    from sovereign.cli.target import open_target
+
+    with open_target(site) as target:
+        selector = f"batch.kubernetes.io/job-name={job_object(site.profile.name, name)['metadata']['name']}"
+        pods = target.cluster.list("v1", "Pod", NAMESPACE, labelSelector=selector)
+        if not pods:
+            raise StageError(f"stage {name} has no pods now", hint=f"sovereign stage {name} {site.root}")
+        for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"])):
+            for line in target.cluster.follow_log(NAMESPACE, pod["metadata"]["name"]):
+                event = parse_event(line)
+                stream.write((f"{event.stage}: {describe(event)}" if event else line.rstrip("\n")) + "\n")
+
+
+def stop_training(site: Site) -> None:
+    """Let the queue suspend the training Job: its pods get SIGTERM and write a checkpoint.
+
+    Raises:
+        StageError: it is not there.
+    """
+    from sovereign.cli.target import open_target
+
+    with open_target(site) as target:
+        target.runner.deactivate("train")
+    say(f"training stops after its checkpoint; `sovereign resume {os.path.relpath(site.root)}` goes on")
+
+
+def ask_model(site: Site, question: str) -> str:
+    """The served model's answer."""
+    from sovereign.cli.target import open_target
+    from sovereign.serving.client import ask
+
+    with open_target(site) as target, target.endpoint("serving", "model", 8000) as url:
+        return ask(url, f"sovereign/{site.profile.name}", question)

@@ -1,0 +1,174 @@
+"""Runs a stage here as a process, or as a Job through the cluster's queue; both speak the same progress lines.
+
+`LocalRunner` and `JobRunner` have one method, `run(stage, report) -> Receipt`. A stage that is current is not started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from sovereign.errors import StageError
+from sovereign.files import write_atomic
+from sovereign.plan import Plan, plan
+from sovereign.profile import Profile
+from sovereign.receipts import Receipt
+from sovereign.stages import is_current, load_stage, read_receipt
+from sovereign.store import Store, open_store
+
+KEPT_LINES = 40
+"""Lines of a stage's own output that an error shows."""
+
+
+@dataclass(frozen=True)
+class StageEvent:
+    """One progress line of a stage."""
+
+    stage: str
+    message: str = ""
+    done: float | None = None
+    total: float | None = None
+    unit: str = ""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+Report = Callable[[StageEvent], None]
+
+
+def parse_event(line: str) -> StageEvent | None:
+    """The event in `line`, or None when the line is something else that the process wrote."""
+    if not line.startswith('{"stage":'):
+        return None
+    try:
+        return StageEvent(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
+
+
+class Runner(Protocol):
+    """Where stages run."""
+
+    def current(self, name: str) -> Receipt | None:
+        """The receipt of stage `name` when its present result is what it would make again."""
+        ...
+
+    def run(self, name: str, report: Report) -> Receipt:
+        """Run stage `name` to its end, or skip it when it is current.
+
+        Raises:
+            StageError: it failed; the message ends with the last lines that it wrote.
+        """
+        ...
+
+
+def current_receipt(name: str, profile: Profile, resolved: Plan, store: Store) -> Receipt | None:
+    """The receipt of stage `name` in `store` when it is current; None also when a stage before has not run."""
+    stage = load_stage(name)
+    if any(read_receipt(store, load_stage(needed), profile.name) is None for needed in stage.needs):
+        return None
+    return is_current(store, stage, profile, resolved)
+
+
+def finished_receipt(name: str, profile: Profile, store: Store) -> Receipt:
+    """The receipt that stage `name` just left.
+
+    Raises:
+        StageError: it left none.
+    """
+    receipt = read_receipt(store, load_stage(name), profile.name)
+    if receipt is None:
+        raise StageError(f"stage {name} ended without a receipt", hint="run the command again")
+    return receipt
+
+
+def consume(lines: Iterable[str], report: Report) -> deque[str]:
+    """Report the progress in `lines`; gives back the last other lines."""
+    kept: deque[str] = deque(maxlen=KEPT_LINES)
+    for line in lines:
+        event = parse_event(line)
+        if event is not None:
+            report(event)
+        elif line.strip():
+            kept.append(line.rstrip())
+    return kept
+
+
+class LocalRunner:
+    """Runs stages as processes of this machine, with the lake in a folder."""
+
+    def __init__(self, profile: Profile, profile_path: Path, data_dir: Path) -> None:
+        self.profile = profile
+        self.plan = plan(profile)
+        self.profile_path = profile_path
+        self.data_dir = data_dir
+        self.store = open_store(f"file://{data_dir}")
+
+    @property
+    def tracking_uri(self) -> str:
+        """Where MLflow keeps runs and models."""
+        return f"sqlite:///{self.data_dir / 'mlflow.db'}"
+
+    def current(self, name: str) -> Receipt | None:
+        return current_receipt(name, self.profile, self.plan, self.store)
+
+    def run(self, name: str, report: Report) -> Receipt:
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        current = self.current(name)
+        if current is not None:
+            report(StageEvent(name, "unchanged", 1, 1))
+            return current
+        log_path = self.data_dir / "logs" / f"{name}.log"
+        log_path.parent.mkdir(exist_ok=True)
+        with log_path.open("w", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                self._command(name),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=self._environment(),
+                cwd=self.data_dir,
+            )
+            try:
+                assert process.stdout is not None
+                consume(process.stdout, report)
+                code = process.wait()
+            except BaseException:  # Ctrl-C too: the stage writes its checkpoint before it ends
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+                raise
+        if code != 0:
+            last = "\n  ".join(log_path.read_text(encoding="utf-8").splitlines()[-KEPT_LINES:])
+            raise StageError(
+                f"stage {name} failed with exit code {code}:\n  {last}", hint=f"the whole log is {log_path}"
+            )
+        return finished_receipt(name, self.profile, self.store)
+
+    def _command(self, name: str) -> list[str]:
+        arguments = ["run", name, "--profile", str(self.profile_path), "--store", self.store.url]
+        arguments += ["--workdir", str(self.data_dir / "work" / name)]
+        ranks = self.plan.recipe.world_size if name == "train" else 1
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+        return [sys.executable, *launcher, "-m", "sovereign.stages", *arguments]
+
+    def _environment(self) -> dict[str, str]:
+        offline = {
+            "HF_HUB_OFFLINE": "1",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "DO_NOT_TRACK": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        threads = {"OMP_NUM_THREADS": str(self.plan.recipe.threads or os.cpu_count() or 1)}
+        return {**os.environ, **offline, **threads, "MLFLOW_TRACKING_URI": self.tracking_uri}
+
+
+def keep_receipt(receipt: Receipt, folder: Path) -> None:
+    """Keep a copy of `receipt` in the site's folder, for people and for verification without the store."""
+    write_atomic(folder / f"{receipt.stage}.json", receipt.to_bytes())
