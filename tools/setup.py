@@ -23,7 +23,6 @@ if sys.version_info < (3, 11):
 import argparse
 import compileall
 import configparser
-import fcntl
 import hashlib
 import json
 import os
@@ -35,8 +34,7 @@ import subprocess
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -47,6 +45,7 @@ if str(ROOT) not in sys.path:
 
 from sovereign.errors import ToolError  # noqa: E402
 from sovereign.files import sync_folder, write_atomic  # noqa: E402
+from sovereign.locks import hold  # noqa: E402
 from sovereign.packages import VENV_PACKAGE, ensure_packages  # noqa: E402
 from sovereign.resources import cache_dir  # noqa: E402
 from sovereign.runtime import RUNTIME_FILE  # noqa: E402
@@ -105,7 +104,7 @@ def set_up() -> Path:
     if (runtime / RUNTIME_FILE).exists() and (env / COMPLETE).exists():
         return runtime
     os.umask(0o022)  # pods read these folders as another user
-    with locked(cache / "setup.lock"):
+    with hold(cache / "setup.lock", lambda: say("another set-up is running; waiting for it")):
         make_env(env, cache, python)
         make_runtime(runtime, env, python, sources)
     return runtime
@@ -322,19 +321,6 @@ def _need_space(cache: Path, needed_bytes: int) -> None:
             expected=f"{needed_bytes / 1e9:.0f} GB",
             hint="free some, or set XDG_CACHE_HOME to a folder on another disk",
         )
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process, however it ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another set-up is running; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def digest(*parts: bytes) -> str:
