@@ -1,0 +1,126 @@
+"""Templates to Kubernetes objects: Jinja2 with StrictUndefined, a site's overlays before the shipped templates.
+
+`<folder>/<name>.yaml.j2` renders to YAML documents; files of other names are macro libraries, imported by name. A file in an
+overlay replaces the shipped one of the same name or stands beside it. Templates hold loops and ifs, values are computed before.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jinja2
+import yaml
+
+from sovereign.errors import ProfileError
+from sovereign.resources import data_path
+
+Object: TypeAlias = dict[str, Any]
+SUFFIX = ".yaml.j2"
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def template_names(folder: str, overlays: Sequence[Path] = ()) -> list[str]:
+    """Names (`folder/name`) of all templates in `folder`, overlays included, sorted."""
+    roots = [*overlays, data_path("templates")]
+    return sorted(
+        {f"{folder}/{path.name.removesuffix(SUFFIX)}" for root in roots for path in (root / folder).glob(f"*{SUFFIX}")}
+    )
+
+
+def render_folder(folder: str, context: Mapping[str, Any], overlays: Sequence[Path] = ()) -> list[Object]:
+    """Objects of every template in `folder`, in the order of file names.
+
+    Raises:
+        ProfileError: see `render_template`.
+    """
+    return [item for name in template_names(folder, overlays) for item in render_template(name, context, overlays)]
+
+
+def render_template(name: str, context: Mapping[str, Any], overlays: Sequence[Path] = ()) -> list[Object]:
+    """Objects of the template `name` (`folder/name`, without the suffix); empty documents are dropped.
+
+    Raises:
+        ProfileError: the template is not there, is malformed, uses a variable that is not given, or does not make
+            Kubernetes objects; names template, line and variable.
+    """
+    file = name + SUFFIX
+    environment = _environment(overlays)
+    try:
+        text = environment.get_template(file).render(context)
+    except jinja2.TemplateSyntaxError as error:
+        raise ProfileError(f"template {error.name}, line {error.lineno}: {error.message}") from error
+    except jinja2.TemplateNotFound as error:
+        raise ProfileError(f"template {error.name} not found", expected=f"a file in {_roots(overlays)}") from error
+    except jinja2.TemplateError as error:
+        template, line = _place(error, file)
+        raise ProfileError(
+            f"template {template}, line {line}: {error.message}", hint="is it in the profile, or misspelt?"
+        ) from error
+    return list(_documents(text, file))
+
+
+def _roots(overlays: Sequence[Path]) -> str:
+    return ", ".join(str(root) for root in [*overlays, data_path("templates")])
+
+
+def _environment(overlays: Sequence[Path]) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([*overlays, data_path("templates")]),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701  (YAML, not HTML; values go through `quote` and `to_yaml`)
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"to_yaml": _to_yaml, "quote": _quote}
+    return environment
+
+
+def _to_yaml(value: Any) -> str:
+    """Any plain value on one line: JSON is YAML."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _quote(value: Any) -> str:
+    """The text of `value` as a YAML string, whatever it looks like."""
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def _place(error: BaseException, file: str) -> tuple[str, int]:
+    """Template and line of the innermost frame that Jinja2 mapped back to a template."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.endswith(".j2"):
+            path = Path(frame.filename)
+            return f"{path.parent.name}/{path.name}", frame.lineno or 0
+    return file, 0
+
+
+def _documents(text: str, file: str) -> Iterator[Object]:
+    try:
+        for document in yaml.load_all(text, Loader=_Loader):  # noqa: S506  (a SafeLoader, in C)
+            if document is None:
+                continue
+            if not (
+                isinstance(document, dict)
+                and document.get("apiVersion")
+                and document.get("kind")
+                and isinstance(document.get("metadata"), dict)
+                and document["metadata"].get("name")
+            ):
+                raise ProfileError(
+                    f"template {file} makes something that is no Kubernetes object",
+                    got=f"{document!r:.80}",
+                    expected="apiVersion, kind and metadata.name",
+                )
+            yield document
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+        raise ProfileError(
+            f"template {file} does not render to YAML: {error.problem}", got=f"{line.strip()!r} (rendered line)"
+        ) from error

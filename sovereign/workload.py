@@ -1,0 +1,132 @@
+"""What the templates of every stack and job see of the platform: names, ports, the runtime, a model's memory. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sovereign.hardware import ACCELERATORS
+from sovereign.plan import Plan
+from sovereign.profile import KubeconfigTarget, Profile
+from sovereign.runtime import Runtime
+
+NAMESPACES = ("training", "lake", "serving")
+BUCKETS = ("raw", "curated", "models", "mlflow")
+PORTS: Mapping[str, int] = {"s3": 7070, "mlflow": 5000, "model": 8000, "rendezvous": 29500}
+QUEUE = "training"
+"""Name of the ClusterQueue and of the LocalQueue in the namespace `training`."""
+ENDPOINTS: Mapping[str, str] = {
+    "s3": f"http://s3.lake.svc:{PORTS['s3']}",
+    "mlflow": f"http://mlflow.lake.svc:{PORTS['mlflow']}",
+    "model": f"http://model.serving.svc:{PORTS['model']}",
+}
+"""Addresses inside the cluster."""
+HOST_IMAGE = "sovereign.local/host:1"
+"""The embedded node's empty image, into which the host's folders are mounted."""
+RUNTIME_PYTHON = "python"
+"""The interpreter in a cluster's runtime image, on its PATH, with the kit installed."""
+
+
+@dataclass(frozen=True)
+class PodRuntime:
+    """How a pod gets its programs."""
+
+    mode: str
+    """`host`: mounted from the embedded node's host volume; `image`: they are in the image."""
+    image: str
+    pull_policy: str
+    python: str
+    binds: tuple[str, ...] = ()
+    """Host folders, at the same place in the pod (mode host)."""
+    host_volume: str = ""
+    """Folder on the node that holds the binds (mode host)."""
+    volumes_dir: str = ""
+    """Folder on the node for data volumes (mode host)."""
+
+
+def embedded_runtime(runtime: Runtime, host_volume: Path, volumes_dir: Path) -> PodRuntime:
+    """The runtime of pods on the embedded node."""
+    return PodRuntime(
+        mode="host",
+        image=HOST_IMAGE,
+        pull_policy="Never",
+        python=str(runtime.python),
+        binds=tuple(str(path) for path in runtime.binds),
+        host_volume=str(host_volume),
+        volumes_dir=str(volumes_dir),
+    )
+
+
+def image_runtime(target: KubeconfigTarget) -> PodRuntime:
+    """The runtime of pods on an existing cluster: the profile's image."""
+    return PodRuntime(mode="image", image=target.image, pull_policy="IfNotPresent", python=RUNTIME_PYTHON)
+
+
+def platform_context(profile: Profile, plan: Plan, runtime: PodRuntime) -> dict[str, Any]:
+    """Variables of every template."""
+    return {
+        "profile": profile,
+        "plan": plan,
+        "runtime": runtime,
+        "namespaces": NAMESPACES,
+        "buckets": list(BUCKETS),
+        "ports": PORTS,
+        "endpoints": ENDPOINTS,
+        "queue": QUEUE,
+        "storage": {"objects_gb": max(10, math.ceil(plan.estimates.storage_gb * 1.2)), "mlflow_gb": 10},
+        "server": server_context(profile, plan),
+    }
+
+
+def server_context(profile: Profile, plan: Plan) -> dict[str, Any]:
+    """Sizes of one model server: memory in GB, GPUs."""
+    weights_gb = plan.num_parameters * 2 / 1e9
+    if profile.serving.engine == "vllm":
+        usable_gb = ACCELERATORS[profile.hardware.accelerator].memory_bytes / 1e9 * 0.7  # the rest holds the KV cache
+        gpus = 2 ** max(0, math.ceil(math.log2(weights_gb / usable_gb)))
+        return {"gpus": gpus, "memory_gb": math.ceil(16 + weights_gb), "disk_gb": math.ceil(2 + weights_gb)}
+    return {"gpus": 0, "memory_gb": math.ceil(2.5 + 3 * weights_gb), "disk_gb": math.ceil(1 + 2 * weights_gb)}
+
+
+def job_context(
+    profile: Profile,
+    plan: Plan,
+    runtime: PodRuntime,
+    *,
+    name: str,
+    stage: str,
+    key: str,
+    profile_text: str,
+    num_pods: int | None = None,
+    priority: str = "normal",
+) -> dict[str, Any]:
+    """Variables of `training/job.yaml.j2`.
+
+    Args:
+        name: name of the Job, its ConfigMap and its Service; a DNS label of at most 50 characters.
+        stage: stage to run; only `train` runs on several pods or GPUs.
+        key: what the stage makes, see `sovereign.receipts.stage_key`.
+        profile_text: the profile file's text, which the pod reads.
+        num_pods: pods of the Job, each one rank on CPU, `plan.quota.pod_gpus` ranks on GPUs; by default the plan's for
+            training, else one.
+        priority: a WorkloadPriorityClass, `normal` or `urgent`.
+    """
+    quota = plan.quota
+    on_gpus = stage == "train" and quota.pod_gpus > 0
+    job = {
+        "name": name,
+        "stage": stage,
+        "key": key,
+        "profile_text": profile_text,
+        "num_pods": num_pods or (quota.num_pods if stage == "train" else 1),
+        "priority": priority,
+        "gpus": quota.pod_gpus if on_gpus else 0,
+        "cpu_m": quota.pod_cpu_m,
+        "memory_gb": quota.pod_memory_gb,
+        "threads": max(1, plan.recipe.threads),
+        "disk_gb": math.ceil(10 + 3 * plan.estimates.checkpoint_gb + 4e-9 * plan.recipe.num_tokens),
+    }
+    return {**platform_context(profile, plan, runtime), "job": job}

@@ -1,0 +1,150 @@
+"""All Kubernetes objects of the three stacks, from pure functions: what components deploy, and what `sovereign status` compares.
+
+A part is a named group of objects of one stack. A site replaces a part by an entry point of the group `sovereign.components`
+whose class has a static method `objects(platform)`; templates that no part claims (a site's own) form the part `extras`.
+Nothing here imports pulumi.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from sovereign.errors import ProfileError
+from sovereign.files import sha256_bytes
+from sovereign.plan import Plan
+from sovereign.profile import Profile
+from sovereign.render import Object, render_template, template_names
+from sovereign.workload import PodRuntime, platform_context
+
+STACKS = ("cluster", "datalake", "serving")
+"""In the order of deploys; removal goes the other way."""
+KEEP = "sovereign.local/keep"
+"""Annotation of objects that hold data: they go only with `--delete-data`."""
+ENTRY_POINTS = "sovereign.components"
+
+
+@dataclass(frozen=True)
+class Platform:
+    """All that decides what is deployed."""
+
+    profile: Profile
+    plan: Plan
+    runtime: PodRuntime
+    images: Mapping[str, str]
+    """Images of upstream programs, by name: versitygw."""
+    kueue: Callable[[], list[Object]]
+    """Kueue's own objects; a function, since reading them takes time that only the cluster stack needs."""
+    overlays: tuple[Path, ...]
+    s3_secret_key: str
+    champion: str | None
+    """Digest of the model to serve, None before there is one."""
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """Variables of the templates."""
+        credentials = {
+            "access_key": "sovereign",
+            "secret_key": self.s3_secret_key,
+            "digest": sha256_bytes(f"s3 {self.s3_secret_key}".encode())[:12],
+        }
+        shared = platform_context(self.profile, self.plan, self.runtime)
+        model = {"name": self.profile.name, "digest": self.champion}
+        return {**shared, "images": self.images, "credentials": credentials, "model": model}
+
+    def render(self, *names: str) -> list[Object]:
+        """Objects of the named templates, overlays first."""
+        return [item for name in names for item in render_template(name, self.context, self.overlays)]
+
+
+Part: TypeAlias = Callable[[Platform], list[Object]]
+
+_TEMPLATES = {
+    "namespaces": ("cluster/namespaces", "cluster/rbac", "cluster/quotas", "cluster/network", "cluster/runtime"),
+    "queue": ("cluster/queues",),
+    "object-store": ("datalake/credentials", "datalake/s3"),
+    "mlflow": ("datalake/mlflow",),
+    "model-server": ("serving/model",),
+}
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "cluster": ("namespaces", "queue"),
+    "datalake": ("object-store", "mlflow"),
+    "serving": ("model-server",),
+}
+
+
+def namespaces(platform: Platform) -> list[Object]:
+    """Namespaces with Pod Security labels, roles, quotas, network policies, and the pods' runtime volume."""
+    return platform.render(*_TEMPLATES["namespaces"])
+
+
+def queue(platform: Platform) -> list[Object]:
+    """Kueue and the queues of the plan."""
+    return platform.kueue() + platform.render(*_TEMPLATES["queue"])
+
+
+def object_store(platform: Platform) -> list[Object]:
+    """The S3 service with its buckets and keys."""
+    return platform.render(*_TEMPLATES["object-store"])
+
+
+def mlflow(platform: Platform) -> list[Object]:
+    """The MLflow server."""
+    return platform.render(*_TEMPLATES["mlflow"])
+
+
+def model_server(platform: Platform) -> list[Object]:
+    """The server of the champion."""
+    return platform.render(*_TEMPLATES["model-server"])
+
+
+SHIPPED: Mapping[str, Part] = {
+    "namespaces": namespaces,
+    "queue": queue,
+    "object-store": object_store,
+    "mlflow": mlflow,
+    "model-server": model_server,
+}
+
+
+def extras(stack: str, platform: Platform) -> list[Object]:
+    """Objects of templates in the stack's folder that no part claims: those that a site adds."""
+    claimed = {name for names in _TEMPLATES.values() for name in names}
+    return platform.render(*(name for name in template_names(stack, platform.overlays) if name not in claimed))
+
+
+def replaced_part(name: str) -> type[Any] | None:
+    """The class by which an installed package replaces the part `name`, if any.
+
+    Raises:
+        ProfileError: two packages replace it.
+    """
+    found = [point for point in entry_points(group=ENTRY_POINTS) if point.name == name]
+    if len(found) > 1:
+        raise ProfileError(f"two packages replace the component {name}", got=", ".join(point.value for point in found))
+    return found[0].load() if found else None
+
+
+def objects_for(stack: str, platform: Platform) -> list[Object]:
+    """All objects of `stack`, in the order of parts.
+
+    Raises:
+        ProfileError: a template is wrong, or two templates make the same object.
+    """
+    objects = []
+    for name in PARTS[stack]:
+        replacement = replaced_part(name)
+        objects += replacement.objects(platform) if replacement else SHIPPED[name](platform)
+    objects += extras(stack, platform)
+    seen: set[tuple[str, ...]] = set()
+    for item in objects:
+        identity = (item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"])
+        if identity in seen:
+            raise ProfileError(
+                f"stack {stack} makes {'/'.join(identity)} twice", hint="is an overlay's file new by mistake?"
+            )
+        seen.add(identity)
+    return objects

@@ -1,0 +1,148 @@
+"""What the templates render to, for shipped profiles and with a site's overlays. No cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sovereign.errors import ProfileError
+from sovereign.plan import plan
+from sovereign.render import render_template
+from sovereign.workload import job_context
+from stacks.objects import STACKS, objects_for
+from tests.stacks.platforms import platform, pod_runtime, shipped_profile
+
+GOLDEN = Path(__file__).parent / "golden"
+PROFILES = ("ci", "demo", "site", "nation")
+Object = dict[str, Any]
+
+
+def job(name: str, stage: str) -> list[Object]:
+    profile = shipped_profile(name)
+    text = "apiVersion: sovereign/v1\nname: a profile's text, ÿ\n"
+    context = job_context(
+        profile, plan(profile), pod_runtime(profile), name=f"{name}-{stage}", stage=stage, key="abc", profile_text=text
+    )
+    return render_template("training/job", context)
+
+
+def rendered(name: str, folder: str) -> list[Object]:
+    if folder == "training":
+        return [item for stage in ("corpus", "train") for item in job(name, stage)]
+    return objects_for(folder, platform(name))
+
+
+@pytest.mark.parametrize("folder", [*STACKS, "training"])
+@pytest.mark.parametrize("name", PROFILES)
+def test_golden(name: str, folder: str, update_golden: bool) -> None:
+    path = GOLDEN / name / f"{folder}.yaml"
+    text = yaml.safe_dump_all(rendered(name, folder), sort_keys=False, width=120, allow_unicode=True)
+    if update_golden:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == text, (
+        f"pytest tests/stacks --update-golden, then read the diff of {path}"
+    )
+
+
+def pod_templates(name: str) -> Iterator[tuple[str, str, Object]]:
+    for folder in (*STACKS, "training"):
+        for item in rendered(name, folder):
+            if item["kind"] in ("Deployment", "StatefulSet", "Job"):
+                yield item["metadata"]["namespace"], item["metadata"]["name"], item["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_pod_is_restricted(name: str) -> None:
+    pods = list(pod_templates(name))
+    assert len(pods) == 5
+    for _, owner, pod in pods:
+        assert pod["automountServiceAccountToken"] is False, owner
+        assert pod["enableServiceLinks"] is False, owner
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 65532, owner
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, owner
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            confined = container["securityContext"]
+            assert confined["readOnlyRootFilesystem"] and not confined["allowPrivilegeEscalation"], container["name"]
+            assert confined["capabilities"] == {"drop": ["ALL"]}, container["name"]
+            assert "cpu" in container["resources"]["requests"] and "memory" in container["resources"]["limits"]
+            assert "cpu" not in container["resources"]["limits"], f"{container['name']} would be throttled"
+        for volume in pod["volumes"]:
+            assert volume.keys() & {"emptyDir", "configMap", "persistentVolumeClaim"}, f"{volume} is not allowed"
+
+
+def test_services_fit_beside_the_nodes_own() -> None:
+    requests = [
+        int(container["resources"]["requests"]["cpu"].removesuffix("m"))
+        for namespace, _, pod in pod_templates("demo")
+        if namespace != "training"
+        for container in pod["containers"]
+    ]
+    kueue_m = 100
+    assert sum(requests) + kueue_m <= 550
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_secrets_stand_in_secrets_only(name: str) -> None:
+    for stack in STACKS:
+        for item in objects_for(stack, platform(name)):
+            assert item["kind"] == "Secret" or "made-up-key" not in yaml.safe_dump(item)
+
+
+def test_without_a_champion_nothing_is_served() -> None:
+    (deployment,) = (x for x in objects_for("serving", platform("demo", champion=None)) if x["kind"] == "Deployment")
+    assert deployment["spec"]["replicas"] == 0
+
+
+def test_ranks_find_each_other() -> None:
+    service, training = (item for item in job("site", "train") if item["kind"] in ("Service", "Job"))
+    pod = training["spec"]["template"]["spec"]
+    env = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
+    name = training["metadata"]["name"]
+    assert service["spec"]["clusterIP"] == "None" and service["metadata"]["name"] == pod["subdomain"]
+    assert env["MASTER_ADDR"] == f"{name}-0.{pod['subdomain']}"
+    assert training["spec"]["completions"] == training["spec"]["parallelism"] == 8
+
+
+def test_overlay_replaces_and_adds(tmp_path: Path) -> None:
+    (tmp_path / "cluster").mkdir()
+    (tmp_path / "cluster" / "rbac.yaml.j2").write_text("# no trainers here\n")
+    (tmp_path / "cluster" / "banner.yaml.j2").write_text(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: banner, namespace: {{ namespaces[0] }}}\n"
+    )
+    shipped = {(x["kind"], x["metadata"]["name"]) for x in objects_for("cluster", platform("demo"))}
+    own = {(x["kind"], x["metadata"]["name"]) for x in objects_for("cluster", platform("demo", overlays=(tmp_path,)))}
+    assert own - shipped == {("ConfigMap", "banner")}
+    assert shipped - own == {("Role", "trainer"), ("RoleBinding", "trainers")}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: 1\nb: {{ plan.quota.cpus }}\n", ("extra/x.yaml.j2, line 2", "cpus")),
+        ("a: {{ nothing }}\n", ("extra/x.yaml.j2, line 1", "'nothing' is undefined")),
+        ("a: 1\n{% if %}\n", ("extra/x.yaml.j2, line 2",)),
+        ("a: [1\n", ("does not render to YAML",)),
+        ("a: 1\n", ("no Kubernetes object",)),
+    ],
+)
+def test_errors_name_template_line_and_variable(tmp_path: Path, text: str, expected: tuple[str, ...]) -> None:
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra" / "x.yaml.j2").write_text(text)
+    with pytest.raises(ProfileError) as caught:
+        platform("demo", overlays=(tmp_path,)).render("extra/x")
+    for part in expected:
+        assert part in str(caught.value)
+
+
+def test_one_object_from_two_templates_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "serving").mkdir()
+    (tmp_path / "serving" / "model2.yaml.j2").write_text(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: model, namespace: serving}\n"
+    )
+    with pytest.raises(ProfileError, match="Service/serving/model twice"):
+        objects_for("serving", platform("demo", overlays=(tmp_path,)))
