@@ -1,0 +1,1 @@
+"""The lake: where documents come from, how they are cleaned, and what is known of each (owner, licence, language)."""

@@ -1,0 +1,191 @@
+"""The lake's two stages: `corpus` gathers documents into `raw`, `curate` cleans them into `curated`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sovereign.errors import StageError
+from sovereign.files import write_atomic
+from sovereign.lake.cleaning import Index
+from sovereign.lake.demonstration import LANGUAGES, Question, make_documents, make_facts, make_questions
+from sovereign.lake.documents import Document, DocumentWriter, count_documents, read_documents
+from sovereign.lake.sources import Report, read_source, source_digest
+from sovereign.plan import Plan
+from sovereign.profile import Demonstration, Profile
+from sovereign.stages import Stage, StageContext, StageOutput
+
+_PROGRESS_EVERY = 500
+
+
+class _Counts:
+    """Documents by language, owner and licence, for the receipt. A document of several owners counts for each."""
+
+    def __init__(self) -> None:
+        self.languages: Counter[str] = Counter()
+        self.owners: Counter[str] = Counter()
+        self.licences: Counter[str] = Counter()
+        self.characters: Counter[str] = Counter()
+
+    def add(self, document: Document) -> None:
+        self.languages[document.language] += 1
+        self.owners.update(document.owners)
+        self.licences[document.licence] += 1
+        self.characters[document.language] += len(document.text)
+
+    def metrics(self) -> dict[str, Any]:
+        return {
+            "documents": self.languages.total(),
+            "characters": self.characters.total(),
+            "documents_by_language": dict(self.languages),
+            "characters_by_language": dict(self.characters),
+            "documents_by_owner": dict(self.owners),
+            "documents_by_licence": dict(self.licences),
+        }
+
+
+def _with_progress(
+    context: StageContext, documents: Iterable[Document], message: str, *, start: int = 0, total: int | None = None
+) -> Iterator[Document]:
+    """The same documents, reported from time to time."""
+    for number, document in enumerate(documents, start + 1):
+        yield document
+        if number % _PROGRESS_EVERY == 0:
+            context.progress(message, done=number, total=total, unit="documents")
+
+
+def _run_corpus(context: StageContext) -> StageOutput:
+    """Generate the demonstration country and read the sources."""
+    settings = context.profile.corpus
+    folder = context.workdir / "raw" / context.dataset
+    counts = _Counts()
+    metrics: dict[str, Any] = {}
+    questions: list[Question] = []
+    with DocumentWriter(folder, "documents") as writer:
+
+        def take(documents: Iterable[Document], name: str) -> None:
+            context.progress(name)
+            for document in _with_progress(context, documents, name):
+                writer.add(document)
+                counts.add(document)
+
+        if settings.demonstration is not None:
+            questions = list(make_questions(settings.demonstration))
+            metrics["demonstration"] = _demonstration_metrics(settings.demonstration)
+            take(make_documents(settings.demonstration), "demonstration country")
+        for source in settings.sources:
+            report = Report()
+            take(read_source(source, report), f"source {source.name}")
+            metrics[f"source {source.name}"] = report.metrics()
+            if report.skipped:
+                context.progress(f"source {source.name}: skipped {dict(report.skipped)}, first {report.examples[0]}")
+    if not counts.languages:
+        raise StageError("the corpus has no document", got=metrics, hint="correct corpus.sources")
+    return _output(f"raw/{context.dataset}/", folder, writer.files, questions, counts.metrics() | metrics)
+
+
+def _demonstration_metrics(settings: Demonstration) -> dict[str, Any]:
+    facts = make_facts(settings)
+    return {"facts": len(facts), "languages": list(LANGUAGES), "owners": len({fact.owner for fact in facts})}
+
+
+def _run_curate(context: StageContext) -> StageOutput:
+    """Clean, drop exact duplicates (keeping every owner), hold documents out, set rejected ones aside."""
+    raw, curated = f"raw/{context.dataset}/", f"curated/{context.dataset}/"
+    paths = [context.fetch(key) for key in sorted(context.inputs) if key.endswith(".parquet")]
+    num_documents = count_documents(paths)
+    with Index(context.workdir / "curate.sqlite", context.profile.corpus.cleaning) as index:
+        for document in _with_progress(context, read_documents(paths), "first pass", total=2 * num_documents):
+            index.learn(document)
+        documents = read_documents(paths)
+        second = _with_progress(context, documents, "second pass", start=num_documents, total=2 * num_documents)
+        files, metrics = _split(second, index, context.workdir / curated)
+        questions, metrics["questions"] = _check_questions(context.fetch(raw + "questions.jsonl"), index)
+    return _output(curated, context.workdir / curated, files, questions, {"documents_in": num_documents} | metrics)
+
+
+def _split(documents: Iterable[Document], index: Index, folder: Path) -> tuple[list[Path], dict[str, Any]]:
+    """Write each cleaned document to `train`, `heldout` or, with the reason, `rejected`; the files and the counts.
+
+    Raises:
+        StageError: nothing is left to train on.
+    """
+    counts = {"train": _Counts(), "heldout": _Counts()}
+    rejected: Counter[str] = Counter()
+    transforms: Counter[str] = Counter()
+    with ExitStack() as stack:
+        writers = {split: stack.enter_context(DocumentWriter(folder, split)) for split in counts}
+        aside = stack.enter_context(DocumentWriter(folder, "rejected", extra=["reason"]))
+        for document in documents:
+            cleaned, verdict = index.clean(document)
+            transforms.update(cleaned.transforms)
+            if verdict in writers:
+                writers[verdict].add(cleaned)
+                counts[verdict].add(cleaned)
+            else:
+                aside.add(cleaned, reason=verdict)
+                rejected[verdict] += 1
+    if not counts["train"].languages:
+        raise StageError("no document is left to train on", got=dict(rejected), hint="relax corpus.cleaning")
+    metrics = {split: split_counts.metrics() for split, split_counts in counts.items()}
+    files = [path for writer in (*writers.values(), aside) for path in writer.files]
+    return files, metrics | {"rejected": dict(rejected), "transforms": dict(transforms)}
+
+
+def _check_questions(path: Path, index: Index) -> tuple[list[Question], dict[str, int]]:
+    """Questions whose split is true of the cleaned documents, and what was found.
+
+    A held-out question whose own text is a document is dropped; so is a trained one whose document is not trained on.
+    """
+    kept = []
+    found: Counter[str] = Counter(heldout=0, train=0)
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            question = Question(**json.loads(line))
+            split = index.split_of(question.document_text, question.language)
+            if question.split == "heldout" and split is not None:
+                found["dropped: in the corpus"] += 1
+            elif question.split == "train" and split != "train":
+                found["dropped: not trained on"] += 1
+            else:
+                found[question.split] += 1
+                kept.append(question)
+    return kept, dict(found)
+
+
+def _output(
+    prefix: str, folder: Path, files: list[Path], questions: list[Question], metrics: dict[str, Any]
+) -> StageOutput:
+    """Store keys of the written files and of questions.jsonl."""
+    lines = "".join(json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in questions)
+    write_atomic(folder / "questions.jsonl", lines)
+    return StageOutput({prefix + path.name: path for path in [*files, folder / "questions.jsonl"]}, metrics)
+
+
+def _corpus_config(profile: Profile, _plan: Plan) -> Mapping[str, Any]:
+    corpus = profile.corpus.model_dump(mode="json")
+    return {"demonstration": corpus["demonstration"], "sources": corpus["sources"]}
+
+
+def _curate_config(profile: Profile, _plan: Plan) -> Mapping[str, Any]:
+    return {"cleaning": profile.corpus.cleaning.model_dump(mode="json")}
+
+
+def _source_digests(profile: Profile) -> Mapping[str, str]:
+    return {f"source/{source.name}": source_digest(source) for source in profile.corpus.sources}
+
+
+corpus = Stage(
+    name="corpus",
+    run=_run_corpus,
+    needs=(),
+    config=_corpus_config,
+    prefix="raw/{dataset}/",
+    external_inputs=_source_digests,
+)
+curate = Stage(name="curate", run=_run_curate, needs=("corpus",), config=_curate_config, prefix="curated/{dataset}/")
