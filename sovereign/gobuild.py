@@ -38,12 +38,15 @@ class GoBuild:
     output: Path
 
 
-@functools.cache
 def go_version() -> str | None:
     """Version of the Go on PATH, such as ``1.26.8``, or None without one."""
-    if shutil.which("go") is None:
-        return None
-    answer = subprocess.run(["go", "env", "GOVERSION"], env=_environment(), capture_output=True, text=True, check=False)
+    path = shutil.which("go")
+    return None if path is None else _version_of_go(path)
+
+
+@functools.cache
+def _version_of_go(path: str) -> str | None:
+    answer = subprocess.run([path, "env", "GOVERSION"], env=_environment(), capture_output=True, text=True, check=False)
     return answer.stdout.strip().removeprefix("go") or None
 
 

@@ -66,33 +66,21 @@ class Tool:
 class ToolStatus:
     """Where one program comes from."""
 
-    program: str
+    name: str
+    """The program's."""
     tool: str
+    """The build that it belongs to."""
     version: str
     """The pinned version."""
     origin: str
     """``path``, ``built`` or ``missing``."""
     path: Path | None
-    note: str
-    """Why the one on PATH is not used, or empty."""
-    build_minutes: float
-    """Estimate for building the whole tool on this machine's cores."""
+    detail: str
+    """For a missing one how long it takes to build; why the one on PATH is not used, where there is one."""
 
 
-@dataclass(frozen=True)
-class BuildProgress:
-    """How far building is."""
-
-    tool: str
-    phase: str
-    """``waiting`` (for another process that builds it), ``fetching``, ``compiling`` or ``done``."""
-    percent: float
-    """Of this tool, 0 to 100."""
-    left_s: float
-    """Estimate for this tool and all after it."""
-
-
-Progress = Callable[[BuildProgress], None]
+Progress = Callable[[str, float], None]
+"""Called with what is being done and how much of all that is to be built is done, 0 to 1."""
 
 
 def load_tools(folder: Path | None = None) -> dict[str, Tool]:
@@ -114,9 +102,7 @@ def find_tool(name: str) -> Path:
     """
     status = _status(name, _tool_of(name))
     if status.path is None:
-        raise ToolError(
-            f"{name} {status.version} is not there", got=status.note or None, hint="`sovereign tools build`"
-        )
+        raise ToolError(f"{name} {status.version} is not there", got=status.detail, hint="`sovereign tools build`")
     return status.path
 
 
@@ -152,9 +138,11 @@ def ensure_tools(names: Iterable[str], progress: Progress | None = None) -> dict
     queue = [tool for name, tool in load_tools().items() if name in missing]
     for tool in queue:
         require_go(tool.folder)
-    for position, tool in enumerate(queue):
-        after_s = sum(_build_minutes(later) for later in queue[position + 1 :]) * 60
-        build_tool(tool, progress or (lambda _: None), after_s=after_s)
+    total_s = sum(_build_minutes(tool) for tool in queue) * 60
+    done_s = 0.0
+    for tool in queue:
+        build_tool(tool, _share_of_all(tool, done_s, total_s, progress))
+        done_s += _build_minutes(tool) * 60
     return {name: find_tool(name) for name in wanted}
 
 
@@ -163,54 +151,63 @@ def build_all(progress: Progress | None = None) -> dict[str, Path]:
     return ensure_tools([program for tool in load_tools().values() for program in tool.programs], progress)
 
 
-def build_tool(tool: Tool, progress: Progress, *, after_s: float = 0.0) -> Path:
+def build_tool(tool: Tool, report: Progress) -> Path:
     """Build `tool` into the cache, unless another process just did, and return its folder.
 
     Args:
         tool: what to build.
-        progress: called with each package compiled.
-        after_s: estimate for what is built afterwards, to be added to the time left.
+        report: called with what is being done and how much of this tool is done, 0 to 1.
 
     Raises:
         ToolError: no Go, no network, no disk space, or the build failed.
     """
     require_go(tool.folder)
     target = _target(tool)
-    estimate_s = _build_minutes(tool) * 60
-
-    def report(phase: str, percent: float, left_s: float) -> None:
-        progress(BuildProgress(tool.name, phase, percent, left_s + after_s))
-
-    with hold(target.parent / f".{tool.name}.lock", lambda: report("waiting", 0.0, estimate_s)):
+    with hold(target.parent / f".{tool.name}.lock", lambda: report("waiting for another build", 0.0)):
         if not target.exists():
             require_space(tool.cpu_minutes)
             for abandoned in target.parent.glob(f".tmp-{tool.name}-*"):
                 shutil.rmtree(abandoned)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".tmp-{tool.name}-") as aside:
-                _build_into(tool, Path(aside) / "build", report, estimate_s)
+                _build_into(tool, Path(aside) / "build", report)
                 (Path(aside) / "build").rename(target)
             sync_folder(target.parent)
-    report("done", 100.0, 0.0)
     return target
 
 
-def _build_into(tool: Tool, folder: Path, report: Callable[[str, float, float], None], estimate_s: float) -> None:
+def _share_of_all(tool: Tool, done_s: float, total_s: float, progress: Progress | None) -> Progress:
+    """A `report` for one tool that speaks of the whole queue, with an estimate of the time left.
+
+    The estimate is the registry's at first, then what this tool's own speed makes of it.
+    """
+    own_s = _build_minutes(tool) * 60
+    started = time.monotonic()
+
+    def report(text: str, share: float) -> None:
+        if progress is None:
+            return
+        elapsed_s = time.monotonic() - started
+        left_s = own_s * (1 - share) if share < 0.1 else elapsed_s * (1 - share) / share
+        left_s += total_s - done_s - own_s
+        progress(
+            f"{tool.name} {tool.version}: {text}, about {left_s / 60:.0f} min left", (done_s + own_s * share) / total_s
+        )
+
+    return report
+
+
+def _build_into(tool: Tool, folder: Path, report: Progress) -> None:
     """Programs, data folders and a description of the build, synced, in the new `folder`."""
     folder.mkdir()
     programs = list(tool.programs.items())
     output = folder if len(programs) > 1 else folder / programs[0][0]
     build = GoBuild(tool.folder, tuple(package for _, package in programs), tool.flags, output)
-    report("fetching", 0.0, estimate_s)
-    to_compile = fetch(build, lambda _: report("fetching", 0.0, estimate_s))
-    started = time.monotonic()
+    report("fetching modules", 0.0)
+    to_compile = fetch(build, lambda count: report(f"fetched {count} modules", 0.0))
 
     def on_package(compiled: int) -> None:
-        # Linking follows the last package, so that this never shows 100.
-        share = min(compiled / max(to_compile, compiled, 1), 0.98)
-        elapsed_s = time.monotonic() - started
-        measured_s = elapsed_s * (1 - share) / share
-        left_s = measured_s if share > 0.1 else min(estimate_s, max(estimate_s * (1 - share), measured_s))
-        report("compiling", share * 100, left_s)
+        # Linking follows the last package, so that this never shows the whole.
+        report(f"compiled {compiled} of {to_compile} packages", min(compiled / max(to_compile, compiled), 0.98))
 
     compile_(build, on_package)
     for name in tool.data:
@@ -228,15 +225,14 @@ def _build_into(tool: Tool, folder: Path, report: Callable[[str, float, float], 
 
 def _status(program: str, tool: Tool) -> ToolStatus:
     on_path = shutil.which(program) if program in tool.checks else None
-    note = ""
-    if on_path is not None:
-        note = _misfit(Path(on_path), tool.checks[program], tool.version)
-        if not note:
-            return ToolStatus(program, tool.name, tool.version, "path", Path(on_path), "", 0.0)
+    reason = "" if on_path is None else _misfit(Path(on_path), tool.checks[program], tool.version)
     built = _built(tool)
+    if on_path is not None and not reason:
+        return ToolStatus(program, tool.name, tool.version, "path", Path(on_path), "")
     if built is not None:
-        return ToolStatus(program, tool.name, tool.version, "built", built / program, note, 0.0)
-    return ToolStatus(program, tool.name, tool.version, "missing", None, note, _build_minutes(tool))
+        return ToolStatus(program, tool.name, tool.version, "built", built / program, reason)
+    detail = f"not built yet, about {_build_minutes(tool):.0f} min" + (f" ({reason})" if reason else "")
+    return ToolStatus(program, tool.name, tool.version, "missing", None, detail)
 
 
 def _misfit(path: Path, check: str, pinned: str) -> str:

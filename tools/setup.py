@@ -98,9 +98,7 @@ def set_up() -> Path:
     cache = cache_dir()
     sources = read_sources(ROOT)
     env = cache / "env" / digest(LOCK.read_bytes(), python.tag.encode())
-    runtime = (
-        cache / "runtime" / digest(env.name.encode(), *(part for item in sources.items() for part in _bytes(item)))
-    )
+    runtime = cache / "runtime" / runtime_name(env.name, sources)
     if (runtime / RUNTIME_FILE).exists() and (env / COMPLETE).exists():
         return runtime
     os.umask(0o022)  # pods read these folders as another user
@@ -118,6 +116,11 @@ def read_sources(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(paths)}
 
 
+def runtime_name(env_name: str, sources: dict[str, bytes]) -> str:
+    """Name of the runtime's folder: a digest of its environment and of path and content of every source."""
+    return digest(env_name.encode(), *(part for name, content in sources.items() for part in (name.encode(), content)))
+
+
 def make_env(env: Path, cache: Path, python: BasePython) -> None:
     """Install the locked third-party packages into `env`, unless it is complete.
 
@@ -126,7 +129,7 @@ def make_env(env: Path, cache: Path, python: BasePython) -> None:
     """
     if (env / COMPLETE).exists():
         return
-    _need_space(cache, ENV_BYTES)
+    need_space(cache, ENV_BYTES)
     uv = make_uv(cache, python)
     say(f"installing {len(re.findall('^[^ ]+==', LOCK.read_text(), re.MULTILINE))} locked packages ({ENV_NOTE})")
     shutil.rmtree(env, ignore_errors=True)
@@ -310,7 +313,7 @@ def _cause(text: str) -> str:
     return "what it printed is above; run set-up again after mending it"
 
 
-def _need_space(cache: Path, needed_bytes: int) -> None:
+def need_space(cache: Path, needed_bytes: int) -> None:
     """Raises: ToolError when the cache's disk has less free space than `needed_bytes`."""
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free
@@ -334,10 +337,6 @@ def digest(*parts: bytes) -> str:
 def say(text: str) -> None:
     """Progress goes to stderr; stdout is data."""
     print(f"set-up: {text}", file=sys.stderr, flush=True)
-
-
-def _bytes(item: tuple[str, bytes]) -> tuple[bytes, bytes]:
-    return item[0].encode(), item[1]
 
 
 def _is_derived(path: Path) -> bool:
