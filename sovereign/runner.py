@@ -127,22 +127,23 @@ class LocalRunner:
             return current
         log_path = self.data_dir / "logs" / f"{name}.log"
         log_path.parent.mkdir(exist_ok=True)
-        with log_path.open("w", encoding="utf-8") as log:
-            process = subprocess.Popen(
+        with (
+            log_path.open("w", encoding="utf-8") as log,
+            subprocess.Popen(
                 self._command(name),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 env=self._environment(),
                 cwd=self.data_dir,
-            )
+            ) as process,
+        ):
             try:
                 assert process.stdout is not None
                 consume(process.stdout, report)
                 code = process.wait()
             except BaseException:  # Ctrl-C too: the stage writes its checkpoint before it ends
                 process.send_signal(signal.SIGTERM)
-                process.wait()
                 raise
         if code != 0:
             last = "\n  ".join(log_path.read_text(encoding="utf-8").splitlines()[-KEPT_LINES:])

@@ -1,0 +1,77 @@
+"""Progress lines of stages, and stages as local processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sovereign.cli.sites import find_profile
+from sovereign.errors import StageError
+from sovereign.profile import load_profile
+from sovereign.receipts import Receipt
+from sovereign.runner import LocalRunner, StageEvent, consume, keep_receipt, parse_event
+
+
+def local_runner(folder: Path) -> LocalRunner:
+    path = find_profile(Path("ci"))
+    return LocalRunner(load_profile(path), path, folder)
+
+
+def test_progress_is_told_apart_from_other_lines() -> None:
+    events: list[StageEvent] = []
+    line = json.dumps(
+        {"stage": "train", "message": "", "done": 3, "total": 9, "unit": "steps", "metrics": {"loss": 2.5}}
+    )
+    kept = consume([line + "\n", "a warning\n", "\n", '{"stage": broken\n'], events.append)
+    assert events == [StageEvent("train", "", 3, 9, "steps", {"loss": 2.5})]
+    assert list(kept) == ["a warning", '{"stage": broken']
+    assert parse_event('{"stage": "x", "unknown": 1}') is None
+
+
+@pytest.fixture(scope="module")
+def after_corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Receipt]:
+    """A local lake in which stage corpus has run, and its receipt."""
+    folder = tmp_path_factory.mktemp("lake")
+    return folder, local_runner(folder).run("corpus", lambda event: None)
+
+
+@pytest.fixture
+def runner(after_corpus: tuple[Path, Receipt], tmp_path: Path) -> LocalRunner:
+    """A runner over a copy of that lake."""
+    shutil.copytree(after_corpus[0], tmp_path / "lake")
+    return local_runner(tmp_path / "lake")
+
+
+def test_stage_that_is_current_is_not_run_again(runner: LocalRunner, after_corpus: tuple[Path, Receipt]) -> None:
+    events: list[StageEvent] = []
+    assert runner.run("corpus", events.append) == after_corpus[1]
+    assert [event.message for event in events] == ["unchanged"]
+    assert all(key.startswith("raw/ci/") for key in after_corpus[1].outputs)
+
+
+def test_lost_output_is_made_again_the_same(runner: LocalRunner, after_corpus: tuple[Path, Receipt]) -> None:
+    lost = sorted(after_corpus[1].outputs)[0]
+    runner.store.delete(lost)
+    assert runner.current("corpus") is None
+    assert runner.run("corpus", lambda event: None).outputs == after_corpus[1].outputs
+    assert runner.store.exists(lost)
+
+
+def test_stage_without_the_one_before_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="needs stage corpus"):
+        local_runner(tmp_path).run("curate", lambda event: None)
+
+
+def test_damaged_input_is_refused_with_its_digest(runner: LocalRunner, after_corpus: tuple[Path, Receipt]) -> None:
+    questions = next(key for key in after_corpus[1].outputs if key.endswith("questions.jsonl"))
+    runner.store.put_bytes(questions, b"{}")
+    with pytest.raises(StageError, match="not what its receipt says"):
+        runner.run("curate", lambda event: None)
+
+
+def test_receipts_are_kept_for_people(after_corpus: tuple[Path, Receipt], tmp_path: Path) -> None:
+    keep_receipt(after_corpus[1], tmp_path)
+    assert Receipt.from_bytes((tmp_path / "corpus.json").read_bytes()) == after_corpus[1]

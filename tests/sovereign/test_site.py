@@ -1,0 +1,96 @@
+"""A site's folder: made once, opened again, held by one command at a time."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sovereign.cli.sites import find_profile, site_of
+from sovereign.errors import LockedError, ProfileError, SiteError
+from sovereign.site import Site, init_site, open_site
+
+HOLDER = """
+import sys, pathlib
+from sovereign.site import Site
+with Site(pathlib.Path(sys.argv[1])).lock("deploy"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def make(folder: Path) -> Site:
+    return init_site(folder / "site", find_profile(Path("ci")))
+
+
+def test_site_has_a_private_passphrase_and_the_profile(tmp_path: Path) -> None:
+    site = make(tmp_path)
+    assert site.profile.name == "ci"
+    assert stat.S_IMODE(site.passphrase_file.stat().st_mode) == 0o600
+    assert len(site.passphrase_file.read_text().strip()) >= 32
+
+
+def test_second_init_keeps_the_passphrase(tmp_path: Path) -> None:
+    first = make(tmp_path).passphrase_file.read_text()
+    assert make(tmp_path).passphrase_file.read_text() == first
+
+
+def test_folder_with_other_things_is_refused_and_untouched(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "thesis.txt").write_text("mine")
+    with pytest.raises(SiteError, match="not empty"):
+        make(tmp_path)
+    assert [path.name for path in (tmp_path / "site").iterdir()] == ["thesis.txt"]
+
+
+def test_site_of_another_profile_is_refused(tmp_path: Path) -> None:
+    make(tmp_path)
+    with pytest.raises(SiteError, match="another profile"):
+        init_site(tmp_path / "site", find_profile(Path("demo")))
+
+
+def test_wrong_profile_makes_nothing(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(find_profile(Path("ci")).read_text().replace("facts: 30", "facts: many"))
+    with pytest.raises(ProfileError, match=r"corpus\.demonstration\.facts"):
+        init_site(tmp_path / "site", wrong)
+    assert not (tmp_path / "site").exists()
+
+
+def test_opening_no_site_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(SiteError, match="sovereign init"):
+        open_site(tmp_path)
+
+
+def test_second_command_is_told_who_holds_the_site(tmp_path: Path) -> None:
+    site = make(tmp_path)
+    command = [sys.executable, "-c", HOLDER, str(site.root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(LockedError) as caught, site.lock("destroy"):
+            pass
+        assert f'"pid": {holder.pid}' in str(caught.value) and "deploy" in str(caught.value)
+        holder.kill()
+    with site.lock("destroy"):  # a killed holder leaves no stale lock
+        assert f'"pid": {os.getpid()}' in (site.root / ".lock").read_text()
+
+
+def test_changed_profile_file_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOVEREIGN_SITES", str(tmp_path))
+    mine = tmp_path / "mine.yaml"
+    text = find_profile(Path("ci")).read_text()
+    mine.write_text(text)
+    site_of(mine)
+    mine.write_text(text.replace("facts: 30", "facts: 31"))
+    site = site_of(mine)
+    assert site.root == tmp_path / "ci"
+    assert site.profile.corpus.demonstration is not None and site.profile.corpus.demonstration.facts == 31
+
+
+def test_unknown_profile_names_the_shipped_ones() -> None:
+    with pytest.raises(ProfileError, match="ci, demo, nation"):
+        find_profile(Path("demmo"))
