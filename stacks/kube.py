@@ -1,0 +1,346 @@
+"""A Kubernetes cluster as this kit uses it: apply, compare, wait and delete whole objects, server-side.
+
+    cluster = Cluster(Path("admin.conf"))
+    cluster.apply(manifest)
+    cluster.wait_ready(manifest, timeout_s=120)
+    cluster.diff(manifest)                      # [] when nothing would change
+
+Every write is a server-side apply with the field manager `sovereign`. A Cluster may be used by many threads at once.
+The provider plugin, `sovereign status` and the check before a deploy all go through here.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import tenacity
+
+from sovereign.errors import ClusterError, TemporaryClusterError
+from stacks.fields import ABSENT, FieldChange, Object, ObjectRef, changes_between, comparable, normalised
+from stacks.kubehttp import KindMissingError, NotFoundError, Session
+from stacks.readiness import explain, readiness
+
+FIELD_MANAGER: Final = "sovereign"
+# How long a kind that the server does not know may still turn up, once its CRD was applied.
+KIND_LIMIT_S: Final = 30.0
+# How long a comparison may retry: it is asked for what is there now.
+DIFF_LIMIT_S: Final = 10.0
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one manifest would change now; `error` is set when that cannot be told."""
+
+    ref: ObjectRef
+    changes: tuple[FieldChange, ...] = ()
+    error: ClusterError | None = None
+
+    @property
+    def same(self) -> bool:
+        """Whether the live object is as the manifest wants it."""
+        return not self.changes and self.error is None
+
+
+@dataclass(frozen=True)
+class _Served:
+    plural: str
+    namespaced: bool
+
+
+class Cluster:
+    """One cluster, reached through a kubeconfig.
+
+    Args:
+        kubeconfig: path of the file; KUBECONFIG in the environment is ignored.
+        context: a context in it, else the current one.
+        expected_uid: UID that its kube-system namespace must have; checked once, before the first request.
+        cancelled: when set, waits and retries end with an error.
+
+    Raises:
+        ClusterError: when the kubeconfig cannot be used.
+    """
+
+    def __init__(
+        self,
+        kubeconfig: Path,
+        context: str | None = None,
+        expected_uid: str | None = None,
+        *,
+        cancelled: threading.Event | None = None,
+    ) -> None:
+        self._session = Session(kubeconfig, context)
+        self._expected_uid = expected_uid
+        self._cancelled = cancelled or threading.Event()
+        self._lock = threading.Lock()
+        self._served: dict[str, dict[str, _Served]] = {}
+        self._uid: str | None = None
+
+    def close(self) -> None:
+        """Close the connections; the object cannot be used afterwards."""
+        self._session.close()
+
+    @property
+    def uid(self) -> str:
+        """UID of the namespace kube-system, which stands for the cluster.
+
+        Raises:
+            ClusterError: when it is not `expected_uid`.
+            TemporaryClusterError: when the API server cannot be reached.
+        """
+        if self._uid is None:
+            try:
+                answer = self._session.request("GET", "/api/v1/namespaces/kube-system", what="Namespace kube-system")
+            except NotFoundError as error:
+                raise TemporaryClusterError("the cluster has no kube-system yet: it is just starting") from error
+            uid = str(answer["metadata"]["uid"])
+            if self._expected_uid not in (None, uid):
+                raise ClusterError(
+                    "this is another cluster than the one that was deployed to",
+                    got=f"kube-system has UID {uid}",
+                    expected=self._expected_uid,
+                    hint="check the target in the profile; nothing was changed",
+                )
+            self._uid = uid
+        return self._uid
+
+    def get(self, obj: Object | ObjectRef) -> Object | None:
+        """The live object, or None when it (or its kind, or its namespace) is not there.
+
+        Raises:
+            ClusterError: when the API server refuses or, as TemporaryClusterError, cannot be reached.
+        """
+        ref = obj if isinstance(obj, ObjectRef) else ObjectRef.of(obj)
+        try:
+            return self._session.request("GET", self._path(ref), what=str(ref))
+        except (NotFoundError, KindMissingError):
+            return None
+
+    def find(self, api_version: str, kind: str, namespace: str = "", **selectors: str) -> list[Object]:
+        """Objects of a kind, of all namespaces when `namespace` is empty; none when the kind is not served.
+
+        `selectors` are `labelSelector` and `fieldSelector`.
+
+        Raises:
+            ClusterError: as for `get`.
+        """
+        try:
+            path = self._collection(api_version, kind, namespace)
+            answer = self._session.request("GET", path, query=selectors, what=f"list of {kind}")
+        except (NotFoundError, KindMissingError):
+            return []
+        items: list[Object] = answer.get("items") or []
+        return [{"apiVersion": api_version, "kind": kind, **item} for item in items]
+
+    def apply(self, obj: Object, *, dry_run: bool = False, timeout_s: float = 60.0) -> Object:
+        """Create or change the object so that it holds what `obj` says, and give back what the server made of it.
+
+        Temporary errors are retried for `timeout_s` seconds, a kind that is not served for at most KIND_LIMIT_S.
+
+        Raises:
+            ClusterError: when the server refuses it, naming object, field and reason.
+            TemporaryClusterError: when the time is over.
+        """
+        ref = ObjectRef.of(obj)
+
+        def once() -> Object:
+            answer = self._apply_once(ref, obj, dry_run)
+            if not dry_run and answer["metadata"].get("deletionTimestamp"):
+                raise TemporaryClusterError(f"{ref}: the old one is still being deleted", got=_finalizers(answer))
+            return answer
+
+        return self._retry(once, timeout_s)
+
+    def validate(self, obj: Object) -> None:
+        """Let the server check `obj` without changing anything; no retries.
+
+        Raises:
+            ClusterError: as for `apply`.
+        """
+        ref = ObjectRef.of(obj)
+        self._apply_once(ref, obj, dry_run=True)
+
+    def diff(self, obj: Object, *, timeout_s: float = DIFF_LIMIT_S) -> list[FieldChange]:
+        """What an apply of `obj` would change, by a dry run on the server against the live object.
+
+        A missing object is one change with an empty path. Values of a Secret are marked secret.
+
+        Raises:
+            ImmutableError: when `obj` changes a field that cannot change.
+            ClusterError: when the server refuses it, or, as TemporaryClusterError, cannot compare.
+        """
+        ref = ObjectRef.of(obj)
+
+        def once() -> list[FieldChange]:
+            live = self.get(ref)
+            if live is None or live["metadata"].get("deletionTimestamp"):
+                return [FieldChange((), ABSENT, obj, secret=ref.kind == "Secret")]
+            wanted = self._apply_once(ref, obj, dry_run=True)
+            if wanted["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"]:
+                raise TemporaryClusterError(f"{ref}: changed while it was compared")
+            return [
+                FieldChange(c.path, c.live, c.wanted, secret=ref.kind == "Secret" and c.path[0] == "data")
+                for c in changes_between(comparable(live), comparable(wanted))
+            ]
+
+        return self._retry(once, timeout_s)
+
+    def compare(self, objects: Iterable[Object], *, workers: int = 16) -> list[Comparison]:
+        """`diff` of many objects at once, in their order; an error of one is in its Comparison."""
+
+        def one(obj: Object) -> Comparison:
+            ref = ObjectRef.of(obj)
+            try:
+                return Comparison(ref, tuple(self.diff(obj)))
+            except ClusterError as error:
+                return Comparison(ref, error=error)
+
+        objects = list(objects)
+        try:
+            self._retry(lambda: self.uid, DIFF_LIMIT_S)  # one wait for a dead API server, not one per object
+        except ClusterError as error:
+            return [Comparison(ObjectRef.of(obj), error=error) for obj in objects]
+        with ThreadPoolExecutor(workers, thread_name_prefix="compare") as pool:
+            return list(pool.map(one, objects))
+
+    def wait_ready(self, obj: Object, timeout_s: float, progress: Callable[[str], None] | None = None) -> Object:
+        """Wait until the object does its work, and give the live object back.
+
+        Args:
+            obj: manifest, or anything that names the object.
+            timeout_s: seconds after which the wait fails.
+            progress: told in words what is missing, each time that changes.
+
+        Raises:
+            ClusterError: when it failed for good or the time is over; the message says what is wrong with it.
+        """
+        ref = ObjectRef.of(obj)
+        deadline = time.monotonic() + timeout_s
+        told = ""
+        while True:
+            live = self._retry(lambda: self.get(ref), max(0.0, deadline - time.monotonic()))
+            if live is None:
+                raise ClusterError(f"{ref}: deleted while it was waited for")
+            state = readiness(live, self.find)
+            if state.ready:
+                return live
+            if state.failed or time.monotonic() >= deadline:
+                what = "failed" if state.failed else f"not ready after {timeout_s:.0f} s"
+                raise ClusterError(f"{ref}: {what}", got="\n    ".join([state.message, *explain(live, self.find)]))
+            if progress is not None and state.message != told:
+                told = state.message
+                progress(f"{ref}: {told}")
+            self._pause(min(1.0, max(0.05, deadline - time.monotonic())))
+
+    def delete(self, obj: Object | ObjectRef, timeout_s: float = 300.0) -> None:
+        """Delete the object and what it owns, and wait until it is gone; one that is not there is fine.
+
+        Raises:
+            ClusterError: when the server refuses, cannot be reached, or the object is still there after `timeout_s`.
+        """
+        ref = obj if isinstance(obj, ObjectRef) else ObjectRef.of(obj)
+        deadline = time.monotonic() + timeout_s
+        uid = self._retry(lambda: self._delete_once(ref), min(timeout_s, KIND_LIMIT_S))
+        pause_s = 0.05
+        while uid is not None:
+            live = self._retry(lambda: self.get(ref), min(timeout_s, KIND_LIMIT_S))
+            if live is None or live["metadata"]["uid"] != uid:
+                return
+            if time.monotonic() >= deadline:
+                reasons = [_finalizers(live), *explain(live, self.find)]
+                raise ClusterError(
+                    f"{ref}: still there {timeout_s:.0f} s after its deletion", got="\n    ".join(reasons)
+                )
+            self._pause(pause_s)
+            pause_s = min(1.0, pause_s * 1.5)
+
+    def _delete_once(self, ref: ObjectRef) -> str | None:
+        try:
+            path = self._path(ref)
+            live = self._session.request("GET", path, what=str(ref))
+            self._session.request("DELETE", path, query={"propagationPolicy": "Foreground"}, what=str(ref))
+        except (NotFoundError, KindMissingError):
+            return None
+        return str(live["metadata"]["uid"])
+
+    def _apply_once(self, ref: ObjectRef, obj: Object, dry_run: bool) -> Object:
+        query = {"fieldManager": FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
+        if dry_run:
+            query["dryRun"] = "All"
+        try:
+            return self._session.request("PATCH", self._path(ref), query=query, body=normalised(obj), what=str(ref))
+        except NotFoundError as error:
+            if error.missing.startswith("namespaces "):
+                raise
+            # Served a moment ago: a CRD that went away, or one of several API servers that does not know it yet.
+            self._forget(ref.api_version)
+            raise KindMissingError(f"{ref}: the API server does not serve {ref.api_version} {ref.kind}") from error
+
+    def _path(self, ref: ObjectRef) -> str:
+        served = self._serves(ref.api_version, ref.kind)
+        if ref.namespace and not served.namespaced:
+            raise ClusterError(f"{ref}: {ref.kind} belongs to no namespace", got=f"metadata.namespace {ref.namespace}")
+        return f"{self._collection(ref.api_version, ref.kind, ref.namespace or 'default')}/{ref.name}"
+
+    def _collection(self, api_version: str, kind: str, namespace: str) -> str:
+        served = self._serves(api_version, kind)
+        scope = f"/namespaces/{namespace}" if served.namespaced and namespace else ""
+        return f"{_root(api_version)}{scope}/{served.plural}"
+
+    def _serves(self, api_version: str, kind: str) -> _Served:
+        assert self.uid  # another cluster is refused before anything else is asked of it
+        with self._lock:
+            kinds = self._served.get(api_version)
+            if kinds is None or kind not in kinds:
+                self._served[api_version] = kinds = self._discover(api_version)
+        if kind not in kinds:
+            raise KindMissingError(
+                f"no matches for kind {kind} in {api_version}", hint="is the CRD applied, and is the version right?"
+            )
+        return kinds[kind]
+
+    def _discover(self, api_version: str) -> dict[str, _Served]:
+        try:
+            answer = self._session.request("GET", _root(api_version), what=f"API {api_version}")
+        except NotFoundError:
+            return {}
+        resources: list[dict[str, Any]] = answer["resources"]
+        return {r["kind"]: _Served(r["name"], r["namespaced"]) for r in resources if "/" not in r["name"]}
+
+    def _forget(self, api_version: str) -> None:
+        with self._lock:
+            self._served.pop(api_version, None)
+
+    def _retry(self, call: Callable[[], _T], timeout_s: float) -> _T:
+        def over(state: tenacity.RetryCallState) -> bool:
+            error = state.outcome.exception() if state.outcome else None
+            limit_s = min(timeout_s, KIND_LIMIT_S) if isinstance(error, KindMissingError) else timeout_s
+            return (state.seconds_since_start or 0.0) >= limit_s
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(TemporaryClusterError),
+            wait=tenacity.wait_exponential(multiplier=0.1, max=2.0) + tenacity.wait_random(0, 0.1),
+            stop=over,
+            sleep=self._pause,
+            reraise=True,
+        )
+        return retrying(call)
+
+    def _pause(self, seconds: float) -> None:
+        if self._cancelled.wait(seconds):
+            raise ClusterError("cancelled")
+
+
+def _root(api_version: str) -> str:
+    return f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
+
+
+def _finalizers(live: Object) -> str:
+    names = live["metadata"].get("finalizers") or []
+    return f"finalizers {', '.join(names)}" if names else "no finalizers; waiting for what it owns"

@@ -1,0 +1,331 @@
+"""The resource `sovereign:index:Manifest`: one Kubernetes object, applied server-side.
+
+Inputs:
+    manifest        the object; a Secret's data and stringData become secrets of the Pulumi state
+    kubeconfig      path of the kubeconfig; unknown or missing in a preview before the cluster exists
+    context         context in it, else its current one
+    clusterUid      UID that kube-system must have, so that another cluster is refused
+    wait            whether to wait until the object does its work (true)
+    timeoutSeconds  for retries and the wait together (300)
+    keep            never delete or replace the object: deleting the resource only forgets it (false)
+Outputs: the inputs; `uid`; `validated`, false where a preview could not ask the API server.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pulumi.provider.experimental import provider as p
+
+from sovereign.errors import ClusterError, TemporaryClusterError
+from stacks.fields import (
+    ABSENT,
+    FieldChange,
+    Object,
+    ObjectRef,
+    changes_between,
+    comparable,
+    format_path,
+    known_prefix,
+    with_changes,
+)
+from stacks.kube import Cluster
+from stacks.kubehttp import ImmutableError, NotFoundError
+from stacks.provider.errors import InitFailedError
+from stacks.provider.log import EngineLog
+from stacks.provider.values import UNKNOWN, Properties, has_unknown, to_plain, to_value, with_secret_keys
+
+_DEFAULTS: Final[dict[str, Any]] = {"wait": True, "timeoutSeconds": 300, "keep": False}
+_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
+    "manifest": dict,
+    "kubeconfig": str,
+    "context": str,
+    "clusterUid": str,
+    "wait": bool,
+    "timeoutSeconds": (int, float),
+    "keep": bool,
+}
+_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.:_]{0,251}[A-Za-z0-9])?")  # RBAC allows colons
+_K = p.PropertyDiffKind
+
+
+@dataclass(frozen=True)
+class _Args:
+    """Inputs in plain Python; unknown ones are UNKNOWN, missing ones None."""
+
+    manifest: Any
+    kubeconfig: Any
+    context: Any
+    cluster_uid: Any
+    wait: bool
+    timeout_s: float
+    keep: bool
+
+    @classmethod
+    def of(cls, properties: Properties) -> _Args:
+        plain = {**_DEFAULTS, **{key: to_plain(value) for key, value in properties.items()}}
+        return cls(
+            plain["manifest"], plain.get("kubeconfig"), plain.get("context"), plain.get("clusterUid"),
+            plain["wait"], float(plain["timeoutSeconds"]), plain["keep"],
+        )  # fmt: skip
+
+    @property
+    def ref(self) -> ObjectRef:
+        return ObjectRef.of(self.manifest)
+
+    @property
+    def unknown(self) -> bool:
+        """Whether a value will only be known in the deploy; so it is in previews alone."""
+        return has_unknown([self.manifest, self.kubeconfig, self.context, self.cluster_uid])
+
+    @property
+    def reachable(self) -> bool:
+        """Whether there is a cluster to ask: false in previews before it exists."""
+        return not self.unknown and Path(self.kubeconfig).is_file()
+
+    def same_object(self, old: _Args) -> bool:
+        """Whether this is the object that `old` is, as far as that is known."""
+        if self.manifest is UNKNOWN or has_unknown(self.manifest["metadata"]):
+            return True
+        return self.ref.identity == old.ref.identity
+
+
+class ManifestType:
+    """Handler of the resource type; safe to use from many threads."""
+
+    def __init__(self, log: EngineLog, cancelled: threading.Event) -> None:
+        self.defaults: dict[str, Any] = {}
+        """The provider's configuration: `kubeconfig`, `context`, `clusterUid` for resources that name none."""
+        self._log = log
+        self._cancelled = cancelled
+        self._lock = threading.Lock()
+        self._clusters: dict[tuple[Any, ...], Cluster] = {}
+
+    def check(self, request: p.CheckRequest) -> p.CheckResponse:
+        """Inputs with defaults filled in and a Secret's values marked, or what is wrong with them."""
+        inputs = dict(request.new_inputs)
+        for key, value in {**_DEFAULTS, **self.defaults}.items():
+            if key in _TYPES and (key not in inputs or inputs[key].value is None):
+                inputs[key] = to_value(value)
+        plain = {key: to_plain(value) for key, value in inputs.items()}
+        failures = [p.CheckFailure(key, reason) for key, reason in _problems(plain)]
+        if isinstance(plain.get("manifest"), dict) and plain["manifest"].get("kind") == "Secret":
+            inputs["manifest"] = with_secret_keys(inputs["manifest"], ("data", "stringData"))
+        return p.CheckResponse(inputs=inputs, failures=failures)
+
+    def diff(self, request: p.DiffRequest) -> p.DiffResponse:
+        """What an update would really change, as the API server sees it."""
+        old, new = _Args.of(request.old_state), _Args.of(request.new_inputs)
+        if not new.same_object(old):
+            if old.keep:
+                raise _kept(old.ref, f"it would become {new.ref}")
+            return _replace({"manifest.metadata.name": _K.UPDATE_REPLACE})
+        detailed = {
+            key: p.PropertyDiff(_K.UPDATE, input_diff=True)
+            for key in _TYPES
+            if key != "manifest" and _differs(request.old_state.get(key), request.new_inputs.get(key))
+        }
+        try:
+            changes = self._changes(request.urn, old, new)
+        except ImmutableError as error:
+            if new.keep or old.keep:
+                raise _kept(new.ref, str(error.got)) from error
+            return _replace({f"manifest.{name}": _K.UPDATE_REPLACE for name in error.fields})
+        except TemporaryClusterError as error:
+            # Counted as a change: in a preview it says that nobody knows, in a deploy the update finds out.
+            self._log.progress(request.urn, f"cannot be compared with the cluster now: {error}")
+            detailed["validated"] = p.PropertyDiff(_K.UPDATE, input_diff=False)
+            changes = list(changes_between(old.manifest, new.manifest))
+        for change in changes:
+            path = ("manifest", *known_prefix(change.path, new.manifest, old.manifest))
+            detailed[format_path(path)] = p.PropertyDiff(_kind(change), input_diff=False)
+        return p.DiffResponse(changes=bool(detailed), diffs=_top_level(detailed), detailed_diff=detailed)
+
+    def _changes(self, urn: str, old: _Args, new: _Args) -> list[FieldChange]:
+        """Changes by the API server's dry run; against the last deploy while the wanted values are not known yet."""
+        asked = list(changes_between(old.manifest, new.manifest))
+        if new.unknown:
+            return asked
+        if not new.reachable:
+            raise TemporaryClusterError(f"no kubeconfig at {new.kubeconfig}")
+        changes = self._cluster(new).diff(new.manifest)
+        paths = [change.path for change in asked]
+        drift = [c for c in changes if not any(c.path[: len(a)] == a or a[: len(c.path)] == c.path for a in paths)]
+        if any(not change.path for change in drift):
+            self._log.info(urn, f"{new.ref} is missing: others deleted it")
+        elif drift:
+            self._log.info(urn, f"{new.ref} was changed by others: {'; '.join(map(str, drift))}")
+        return changes
+
+    def create(self, request: p.CreateRequest) -> p.CreateResponse:
+        """Apply the object and wait for it; in a preview let the server check it, where there is one."""
+        args = _Args.of(request.properties)
+        if request.preview:
+            outputs = self._previewed(args, request.properties, to_value(UNKNOWN))
+            return p.CreateResponse("", outputs)
+        return p.CreateResponse(args.ref.id, self._apply(args, request.urn, request.properties, request.timeout))
+
+    def update(self, request: p.UpdateRequest) -> p.UpdateResponse:
+        """Apply the changed object and wait for it; in a preview let the server check it."""
+        args = _Args.of(request.news)
+        if request.preview:
+            return p.UpdateResponse(self._previewed(args, request.news, request.olds.get("uid", to_value(UNKNOWN))))
+        return p.UpdateResponse(self._apply(args, request.urn, request.news, request.timeout))
+
+    def read(self, request: p.ReadRequest) -> p.ReadResponse:
+        """The live object: for a refresh with the fields that differ from what was applied, for an import all of it."""
+        if "manifest" not in request.inputs:
+            return self._import(request.resource_id)
+        args = _Args.of(request.inputs)
+        cluster = self._cluster(args)
+        live = cluster.get(args.ref)
+        if live is None:
+            return p.ReadResponse("")
+        inputs = dict(request.inputs)
+        try:
+            changes = cluster.diff(args.manifest)
+        except ImmutableError:  # made anew by somebody, with other values in fields that cannot change
+            changes = list(changes_between(comparable(live), args.manifest))
+            changes = [change for change in changes if change.wanted is not ABSENT]
+        if changes:
+            inputs["manifest"] = _secret_like(with_changes(args.manifest, changes), inputs["manifest"])
+        return p.ReadResponse(request.resource_id, _outputs(inputs, live, request.properties), inputs)
+
+    def delete(self, request: p.DeleteRequest) -> None:
+        """Delete the object and wait until it is gone; one that is kept is only forgotten."""
+        args = _Args.of(request.properties)
+        if args.keep:
+            self._log.info(request.urn, f"{args.ref} is kept in the cluster")
+            return
+        try:
+            self._cluster(args).delete(args.ref, request.timeout or args.timeout_s)
+        except TemporaryClusterError as error:
+            error.hint = error.hint or "start the cluster, or destroy the stack that the cluster belongs to"
+            raise
+
+    def _apply(self, args: _Args, urn: str, properties: Properties, timeout_s: float) -> Properties:
+        cluster = self._cluster(args)
+        deadline = time.monotonic() + (timeout_s or args.timeout_s)
+        live = cluster.apply(args.manifest, timeout_s=timeout_s or args.timeout_s)
+        outputs = _outputs(properties, live)
+        if args.wait:
+            try:
+                remaining_s = max(1.0, deadline - time.monotonic())
+                cluster.wait_ready(args.manifest, remaining_s, lambda text: self._log.progress(urn, text))
+            except ClusterError as error:
+                raise InitFailedError(args.ref.id, outputs, error) from error
+        return outputs
+
+    def _previewed(self, args: _Args, properties: Properties, uid: Any) -> Properties:
+        validated = False
+        if args.reachable:
+            try:
+                self._cluster(args).validate(args.manifest)
+                validated = True
+            except (TemporaryClusterError, NotFoundError):
+                pass  # its kind, its namespace or the API server itself comes with the deploy
+            except ImmutableError:
+                pass  # the preview of a replacement: the old one is still there
+        return {**properties, "uid": uid, "validated": to_value(validated)}
+
+    def _import(self, resource_id: str) -> p.ReadResponse:
+        try:
+            ref = ObjectRef.parse(resource_id)
+        except ValueError as error:
+            raise ClusterError(str(error)) from error
+        if "kubeconfig" not in self.defaults:
+            raise ClusterError(f"{ref}: no cluster to import from", hint="pulumi config set sovereign:kubeconfig PATH")
+        properties = {key: to_value(value) for key, value in {**_DEFAULTS, **self.defaults}.items() if key in _TYPES}
+        live = self._cluster(_Args.of({**properties, "manifest": to_value({})})).get(ref)
+        if live is None:
+            return p.ReadResponse("")
+        value = to_value(comparable(live))
+        if ref.kind == "Secret":
+            value = with_secret_keys(value, ("data",))
+        inputs = {**properties, "manifest": value}
+        return p.ReadResponse(resource_id, _outputs(inputs, live), inputs)
+
+    def _cluster(self, args: _Args) -> Cluster:
+        path = Path(args.kubeconfig)
+        changed = path.stat().st_mtime_ns if path.is_file() else 0  # a repaired node may have new certificates
+        key = (args.kubeconfig, args.context, args.cluster_uid, changed)
+        with self._lock:
+            if key not in self._clusters:
+                self._clusters[key] = Cluster(path, args.context, args.cluster_uid, cancelled=self._cancelled)
+            return self._clusters[key]
+
+
+def _problems(plain: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name and reason of each input that is wrong."""
+    found = [(key, f"there is no such input; known: {', '.join(_TYPES)}") for key in plain if key not in _TYPES]
+    found += [(key, "is required") for key in ("manifest", "kubeconfig") if plain.get(key) is None]
+    for key, kind in _TYPES.items():
+        value = plain.get(key)
+        if value is not None and value is not UNKNOWN and not isinstance(value, kind):
+            found.append((key, f"must not be a {type(value).__name__}"))
+    manifest = plain.get("manifest")
+    if isinstance(manifest, dict):
+        found += _manifest_problems(manifest)
+    return found
+
+
+def _manifest_problems(manifest: Object) -> list[tuple[str, str]]:
+    texts = ("apiVersion", "kind")
+    found = [(f"manifest.{key}", "must be a text") for key in texts if not isinstance(manifest.get(key), str)]
+    if str(manifest.get("kind", "")).endswith("List") and "items" in manifest:
+        found.append(("manifest.kind", "a list of objects: one resource holds one object"))
+    metadata = manifest.get("metadata")
+    if metadata is UNKNOWN:
+        return found
+    if not isinstance(metadata, dict) or not metadata.get("name"):
+        return [*found, ("manifest.metadata.name", "is required; generateName is not supported")]
+    for key in ("name", "namespace"):
+        value = metadata.get(key)
+        if value not in (None, UNKNOWN) and not (isinstance(value, str) and _NAME.fullmatch(value)):
+            found.append((f"manifest.metadata.{key}", f"{value!r} is not a name that Kubernetes takes"))
+    return found
+
+
+def _differs(old: Any, new: Any) -> bool:
+    one, other = (None if value is None else to_plain(value) for value in (old, new))
+    return other is not UNKNOWN and one != other
+
+
+def _kind(change: FieldChange) -> p.PropertyDiffKind:
+    if change.live is ABSENT:
+        return _K.ADD
+    return _K.DELETE if change.wanted is ABSENT else _K.UPDATE
+
+
+def _replace(kinds: dict[str, p.PropertyDiffKind]) -> p.DiffResponse:
+    detailed = {name: p.PropertyDiff(kind, input_diff=False) for name, kind in kinds.items()}
+    return p.DiffResponse(
+        changes=True, replaces=["manifest"], delete_before_replace=True, diffs=["manifest"], detailed_diff=detailed
+    )
+
+
+def _top_level(names: Mapping[str, object]) -> list[str]:
+    return sorted({re.split(r"[.\[]", name)[0] for name in names})
+
+
+def _kept(ref: ObjectRef, why: str) -> ClusterError:
+    return ClusterError(
+        f"{ref} is marked keep and is never replaced",
+        got=why,
+        hint="move its data by hand, or take keep away in a deploy of its own first",
+    )
+
+
+def _outputs(properties: Properties, live: Object, old: Properties | None = None) -> Properties:
+    return {**(old or {}), **properties, "uid": to_value(live["metadata"]["uid"]), "validated": to_value(True)}
+
+
+def _secret_like(manifest: Object, like: Any) -> Any:
+    value = to_value(manifest, like)
+    return with_secret_keys(value, ("data", "stringData")) if manifest.get("kind") == "Secret" else value

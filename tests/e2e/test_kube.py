@@ -1,0 +1,371 @@
+"""stacks.kube against a real API server, without Pulumi."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from kubernetes import client, config
+
+from sovereign.errors import ClusterError, TemporaryClusterError
+from stacks.fields import Object
+from stacks.kube import Cluster
+from stacks.kubehttp import ImmutableError, NotFoundError
+
+pytestmark = pytest.mark.e2e
+PAUSE = "sovereign.local/pause:1"
+
+
+class RunningCluster(Protocol):
+    kubeconfig: Path
+    uid: str
+
+
+@pytest.fixture(scope="module")
+def kube(cluster: RunningCluster) -> Iterator[Cluster]:
+    with_uid = Cluster(cluster.kubeconfig, expected_uid=cluster.uid)
+    yield with_uid
+    with_uid.close()
+
+
+@pytest.fixture(scope="module")
+def namespace(kube: Cluster) -> Iterator[str]:
+    name = f"kube-{uuid.uuid4().hex[:8]}"
+    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    kube.apply(manifest)
+    kube.wait_ready(manifest, 30)
+    yield name
+    kube.delete(manifest, 90)
+
+
+@pytest.fixture(scope="module")
+def others(cluster: RunningCluster) -> client.CoreV1Api:
+    """The official client: what somebody else does to the cluster."""
+    return client.CoreV1Api(config.new_client_from_config(str(cluster.kubeconfig)))  # type: ignore[no-untyped-call]
+
+
+def config_map(namespace: str, name: str, **data: str) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": namespace},
+        "data": data,
+    }
+
+
+def deployment(namespace: str, name: str, **container: Any) -> Object:
+    labels = {"app": name}
+    pod = {"terminationGracePeriodSeconds": 0, "containers": [{"name": "main", "image": PAUSE, **container}]}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    }
+
+
+def job(namespace: str, name: str, *args: str) -> Object:
+    container = {"name": "main", "image": PAUSE, "args": list(args)}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"backoffLimit": 0, "template": {"spec": {"restartPolicy": "Never", "containers": [container]}}},
+    }
+
+
+def names(kube: Cluster, manifest: Object) -> list[str]:
+    return [change.name for change in kube.diff(manifest)]
+
+
+def test_applied_object_differs_in_nothing_and_a_change_names_its_fields(kube: Cluster, namespace: str) -> None:
+    # The server writes 1000m as 1 and fills in defaults: neither may count as a difference.
+    manifest = deployment(namespace, "quiet", resources={"requests": {"cpu": "1000m"}})
+    manifest["spec"]["replicas"] = 0
+    kube.apply(manifest)
+    assert kube.diff(manifest) == []
+    manifest["spec"]["template"]["spec"]["containers"][0]["image"] = "other"
+    manifest["spec"]["revisionHistoryLimit"] = 3
+    assert names(kube, manifest) == ["spec.template.spec.containers[0].image", "spec.revisionHistoryLimit"]
+    assert kube.apply(manifest, dry_run=True)["spec"]["revisionHistoryLimit"] == 3
+    assert names(kube, manifest), "a dry run changed the object"
+
+
+def test_change_of_a_managed_field_by_others_is_found_and_what_they_add_is_not(
+    kube: Cluster, namespace: str, others: client.CoreV1Api
+) -> None:
+    manifest = config_map(namespace, "drift", mode="ours", gone="x")
+    kube.apply(manifest)
+    others.patch_namespaced_config_map("drift", namespace, {"data": {"mode": "theirs", "gone": None, "extra": "1"}})
+    found = {change.name: (change.live, change.wanted) for change in kube.diff(manifest)}
+    assert found["data.mode"] == ("theirs", "ours")
+    assert set(found) == {"data.mode", "data.gone"}
+    kube.apply(manifest)
+    assert kube.diff(manifest) == []
+    others.delete_namespaced_config_map("drift", namespace)
+    assert [str(change) for change in kube.diff(manifest)] == ["the object is missing"]
+
+
+def test_field_taken_out_of_the_manifest_is_taken_out_of_the_object(kube: Cluster, namespace: str) -> None:
+    kube.apply(config_map(namespace, "fewer", a="1", b="2"))
+    fewer = config_map(namespace, "fewer", a="1")
+    assert names(kube, fewer) == ["data.b"]
+    assert kube.apply(fewer)["data"] == {"a": "1"}
+
+
+def test_secret_values_stay_out_of_changes(kube: Cluster, namespace: str) -> None:
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "key", "namespace": namespace},
+        "stringData": {"password": "before-it-was-changed"},
+    }
+    kube.apply(manifest)
+    assert kube.diff(manifest) == []
+    changed = {**manifest, "stringData": {"password": "after-it-was-changed"}}
+    (change,) = kube.diff(changed)
+    assert change.name == "data.password"
+    assert "it-was-changed" not in f"{change} {change!r}" and "YmVmb3Jl" not in f"{change} {change!r}"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        ({"replicas": -3}, "spec.replicas: Invalid value: -3: must be greater than or equal to 0"),
+        ({"replcas": 3}, ".spec.replcas: field not declared in schema"),
+        ({"replicas": "three"}, ".spec.replicas: expected numeric"),
+    ],
+)
+def test_refusals_name_object_field_and_reason_at_once(kube: Cluster, namespace: str, spoil: Object, told: str) -> None:
+    manifest = deployment(namespace, "spoilt")
+    manifest["spec"].update(spoil)
+    started = time.monotonic()
+    with pytest.raises(ClusterError) as caught:
+        kube.apply(manifest)
+    assert not isinstance(caught.value, TemporaryClusterError)
+    assert f"Deployment {namespace}/spoilt" in str(caught.value) and told in str(caught.value)
+    assert time.monotonic() - started < 2, "a permanent error was tried again"
+
+
+def test_missing_namespace_is_named_at_once(kube: Cluster) -> None:
+    with pytest.raises(NotFoundError, match='namespaces "no-such-place" not found'):
+        kube.apply(config_map("no-such-place", "x"))
+
+
+def test_unknown_kind_is_named(kube: Cluster, namespace: str) -> None:
+    with pytest.raises(ClusterError, match=r"no matches for kind Nonsense in example\.test/v1"):
+        kube.apply({**config_map(namespace, "x"), "apiVersion": "example.test/v1", "kind": "Nonsense"}, timeout_s=1)
+
+
+def test_immutable_fields_are_told_apart(kube: Cluster, namespace: str) -> None:
+    first = job(namespace, "fixed")
+    first["spec"]["suspend"] = True
+    kube.apply(first)
+    second = copy.deepcopy(first)
+    second["spec"]["template"]["spec"]["containers"][0]["image"] = "other"
+    with pytest.raises(ImmutableError) as caught:
+        kube.diff(second)
+    assert caught.value.fields == ("spec.template.spec",)
+    assert len(str(caught.value)) < 600, "the API server's copy of the whole template is in the message"
+
+
+def test_other_cluster_is_refused_before_anything_is_sent(
+    cluster: RunningCluster, kube: Cluster, namespace: str
+) -> None:
+    stranger = Cluster(cluster.kubeconfig, expected_uid="00000000-0000-0000-0000-000000000000")
+    with pytest.raises(ClusterError, match="another cluster"):
+        stranger.apply(config_map(namespace, "never"))
+    stranger.close()
+    assert kube.get(config_map(namespace, "never")) is None
+
+
+def test_deployment_is_waited_for_and_deleted_with_its_pods(kube: Cluster, namespace: str) -> None:
+    manifest = deployment(namespace, "good")
+    kube.apply(manifest)
+    told: list[str] = []
+    live = kube.wait_ready(manifest, 60, told.append)
+    assert live["status"]["availableReplicas"] == 1
+    assert any("0 of 1 pods available" in text or "not yet seen" in text for text in told)
+    kube.delete(manifest, 60)
+    assert kube.get(manifest) is None
+    assert kube.find("v1", "Pod", namespace, labelSelector="app=good") == []
+    kube.delete(manifest, 5)  # gone already is fine
+
+
+def test_deployment_that_cannot_start_tells_its_pods_reason(kube: Cluster, namespace: str) -> None:
+    manifest = deployment(namespace, "stuck", image="sovereign.local/no-such-image:1", imagePullPolicy="Never")
+    kube.apply(manifest)
+    with pytest.raises(ClusterError) as caught:
+        kube.wait_ready(manifest, 8)
+    assert "not ready after 8 s" in str(caught.value) and "ErrImageNeverPull" in str(caught.value)
+    kube.delete(manifest)
+
+
+def test_failed_job_tells_why_without_waiting_for_the_timeout(kube: Cluster, namespace: str) -> None:
+    manifest = job(namespace, "fails", "--no-such-option")
+    kube.apply(manifest)
+    started = time.monotonic()
+    with pytest.raises(ClusterError) as caught:
+        kube.wait_ready(manifest, 90)
+    assert time.monotonic() - started < 60
+    assert "BackoffLimitExceeded" in str(caught.value) and "exit code" in str(caught.value)
+
+
+def test_claims_are_waited_for_as_their_class_says(kube: Cluster, namespace: str) -> None:
+    storage_class = {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": namespace},
+        "provisioner": "example.test/none",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    }
+    claim: Object = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "later", "namespace": namespace},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": namespace,
+            "resources": {"requests": {"storage": "1Mi"}},
+        },
+    }
+    unbound = copy.deepcopy(claim)
+    unbound["metadata"]["name"] = "unbound"
+    unbound["spec"]["storageClassName"] = "no-such-class"
+    try:
+        for one in (storage_class, claim, unbound):
+            kube.apply(one)
+        kube.wait_ready(claim, 20)
+        with pytest.raises(ClusterError, match="no volume bound"):
+            kube.wait_ready(unbound, 1)
+    finally:
+        kube.delete(storage_class)
+
+
+def test_kind_of_a_crd_that_comes_a_moment_later(kube: Cluster, namespace: str) -> None:
+    group = f"{namespace}.test"
+    crd = widget_crd(group)
+    widget = {
+        "apiVersion": f"{group}/v1",
+        "kind": "Widget",
+        "metadata": {"name": "w", "namespace": namespace},
+        "spec": {"size": 3},
+    }
+    late = threading.Timer(1.0, kube.apply, [crd])
+    late.start()
+    try:
+        kube.apply(widget, timeout_s=30)
+        kube.wait_ready(crd, 10)
+        assert kube.diff(widget) == []
+    finally:
+        late.join()
+        kube.delete(crd)
+    assert kube.get(widget) is None
+    kube.delete(widget)  # with its kind gone it is gone too
+
+
+def test_webhook_that_is_not_up_is_waited_for(kube: Cluster, namespace: str) -> None:
+    def webhook(**target: Any) -> Object:
+        rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}
+        guard = {
+            "name": "guard.example.test",
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+            "timeoutSeconds": 2,
+            "clientConfig": target,
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+            "rules": [rule],
+        }
+        return {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": namespace},
+            "webhooks": [guard],
+        }
+
+    dead = webhook(url="https://127.0.0.1:1/")
+    unserved = webhook(service={"name": "nobody", "namespace": namespace}, caBundle="Cg==")
+    goes = threading.Timer(1.5, kube.delete, [dead])
+    try:
+        kube.apply(dead)
+        deadline = time.monotonic() + 20  # the API server takes a moment to use a webhook; it does not say when
+        with pytest.raises(TemporaryClusterError, match="failed calling webhook"):
+            while time.monotonic() < deadline:
+                kube.apply(config_map(namespace, f"guarded-{time.monotonic_ns()}"), timeout_s=0)
+        goes.start()
+        kube.apply(config_map(namespace, "guarded"), timeout_s=30)
+        kube.apply(unserved)
+        with pytest.raises(ClusterError, match=f"its service {namespace}/nobody has no ready endpoint"):
+            kube.wait_ready(unserved, 1)
+    finally:
+        goes.cancel()
+        kube.delete(unserved)
+
+
+def test_deletion_that_hangs_names_the_finalizer(kube: Cluster, namespace: str, others: client.CoreV1Api) -> None:
+    manifest = config_map(namespace, "held")
+    manifest["metadata"]["finalizers"] = ["example.test/hold"]
+    kube.apply(manifest)
+    with pytest.raises(ClusterError, match=r"example\.test/hold"):
+        kube.delete(manifest, 1)
+    # Applied again while it is going, it is made anew as soon as the old one is gone.
+    free = threading.Timer(
+        1.0, others.patch_namespaced_config_map, ["held", namespace, {"metadata": {"finalizers": None}}]
+    )
+    free.start()
+    old = kube.get(manifest)
+    del manifest["metadata"]["finalizers"]
+    new = kube.apply(manifest, timeout_s=20)
+    free.join()
+    assert old is not None and new["metadata"]["uid"] != old["metadata"]["uid"]
+
+
+def test_sixty_objects_are_compared_within_two_seconds(kube: Cluster, namespace: str) -> None:
+    manifests = [config_map(namespace, f"many-{number}", a="1") for number in range(60)]
+    for manifest in manifests:
+        kube.apply(manifest)
+    manifests[7]["data"]["a"] = "2"
+    started = time.monotonic()
+    compared = kube.compare(manifests)
+    assert time.monotonic() - started < 2
+    assert [number for number, one in enumerate(compared) if not one.same] == [7]
+
+
+def test_dead_api_server_is_told_once_and_for_all(tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        "{current-context: a, contexts: [{name: a, context: {cluster: a, user: a}}],"
+        " users: [{name: a, user: {token: t}}], clusters: [{name: a, cluster: {server: 'http://127.0.0.1:1'}}]}"
+    )
+    dead = Cluster(kubeconfig)
+    with pytest.raises(TemporaryClusterError, match="refused"):
+        dead.apply(config_map("default", "x"), timeout_s=0.5)
+    dead.close()
+
+
+def widget_crd(group: str) -> Object:
+    schema = {
+        "type": "object",
+        "properties": {"spec": {"type": "object", "properties": {"size": {"type": "integer"}}}},
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"widgets.{group}"},
+        "spec": {
+            "group": group,
+            "names": {"kind": "Widget", "plural": "widgets", "singular": "widget"},
+            "scope": "Namespaced",
+            "versions": [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}],
+        },
+    }
