@@ -42,7 +42,11 @@ class Receipt(BaseModel):
     code_version: str
 
     def to_bytes(self) -> bytes:
-        """The canonical bytes of the in-toto Statement: outputs are its subjects, the rest its predicate."""
+        """The canonical bytes of the in-toto Statement: outputs are its subjects, the rest its predicate.
+
+        Raises:
+            StoreError: a metric is not a finite number, or an integer beyond 2^53, which canonical JSON has not.
+        """
         predicate = self.model_dump(exclude={"outputs"})
         statement: dict[str, Any] = {
             "_type": STATEMENT_TYPE,
@@ -50,7 +54,10 @@ class Receipt(BaseModel):
             "predicateType": PREDICATE_TYPE,
             "predicate": predicate,
         }
-        return rfc8785.dumps(statement)
+        try:
+            return rfc8785.dumps(statement)
+        except rfc8785.CanonicalizationError as error:
+            raise StoreError(f"the receipt of stage {self.stage} cannot be written: {error}") from error
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Receipt:
@@ -60,7 +67,7 @@ class Receipt(BaseModel):
             StoreError: not a receipt of this version.
         """
         try:
-            statement = json.loads(data)
+            statement = json.loads(data, parse_int=_parse_number)
             if statement["_type"] != STATEMENT_TYPE or statement["predicateType"] != PREDICATE_TYPE:
                 raise StoreError(
                     "not a receipt of this version", got=statement["predicateType"], expected=PREDICATE_TYPE
@@ -68,7 +75,13 @@ class Receipt(BaseModel):
             outputs = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
             return cls(outputs=outputs, **statement["predicate"])
         except (ValueError, KeyError, TypeError, ValidationError) as error:
-            raise StoreError(f"damaged receipt: {error}") from error
+            raise StoreError(f"damaged receipt: {error}", hint="delete it; the stage will run again") from error
+
+
+def _parse_number(digits: str) -> int | float:
+    """Canonical JSON writes a float of 1e18 without a point; integers go up to 2^53 only."""
+    number = int(digits)
+    return number if abs(number) < 2**53 else float(digits)
 
 
 def stage_key(stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -91,7 +92,7 @@ class StageContext:
                 f"{key} is not what its receipt says",
                 got=found,
                 expected=self.inputs[key],
-                hint="run the stage before again",
+                hint=f"delete {key} in the store and run the stages again; the one that made it will make it anew",
             )
         return path
 
@@ -170,11 +171,14 @@ def collect_inputs(store: Store, stage: Stage, profile: Profile) -> dict[str, st
 
 def is_current(store: Store, stage: Stage, profile: Profile, resolved: Plan) -> Receipt | None:
     """The receipt, when the stage's present result is what it would make again; else None."""
+    return _current(store, stage, profile, resolved, collect_inputs(store, stage, profile))
+
+
+def _current(store: Store, stage: Stage, profile: Profile, resolved: Plan, inputs: Mapping[str, str]) -> Receipt | None:
     receipt = read_receipt(store, stage, profile.name)
-    if receipt is None:
+    if receipt is None or receipt.key != stage_key(stage.name, stage.version, stage.config(profile, resolved), inputs):
         return None
-    key = stage_key(stage.name, stage.version, stage.config(profile, resolved), collect_inputs(store, stage, profile))
-    return receipt if receipt.key == key and all(store.exists(output) for output in receipt.outputs) else None
+    return receipt if all(store.exists(output) for output in receipt.outputs) else None
 
 
 def run_stage(stage: Stage, profile: Profile, store: Store, workdir: Path, stream: TextIO) -> Receipt:
@@ -185,23 +189,19 @@ def run_stage(stage: Stage, profile: Profile, store: Store, workdir: Path, strea
     """
     progress = Progress(stage.name, stream)
     resolved = plan(profile)
-    current = is_current(store, stage, profile, resolved)
+    inputs = collect_inputs(store, stage, profile)
+    current = _current(store, stage, profile, resolved, inputs)
     if current is not None:
         progress("unchanged", done=1, total=1)
         return current
-    inputs = collect_inputs(store, stage, profile)
     config = stage.config(profile, resolved)
     started_at, start = now(), time.monotonic()
     workdir.mkdir(parents=True, exist_ok=True)
     output = stage.run(StageContext(profile, resolved, store, workdir, progress, inputs))
-    digests = {}
-    for key, path in sorted(output.files.items()):
-        store.put_file(key, path)
-        digests[key] = sha256_file(path)
     receipt = Receipt(
         stage=stage.name,
         inputs=inputs,
-        outputs=digests,
+        outputs={key: sha256_file(path) for key, path in sorted(output.files.items())},
         config_digest=config_digest(config),
         key=stage_key(stage.name, stage.version, config, inputs),
         metrics=output.metrics,
@@ -211,9 +211,22 @@ def run_stage(stage: Stage, profile: Profile, store: Store, workdir: Path, strea
         made_by=made_by(),
         code_version=code_version(),
     )
-    store.put_bytes(receipt_key(stage, profile.name), receipt.to_bytes())
+    _store_result(store, stage, profile, output, receipt)
     progress("done", done=1, total=1, metrics=output.metrics)
     return receipt
+
+
+def _store_result(store: Store, stage: Stage, profile: Profile, output: StageOutput, receipt: Receipt) -> None:
+    """Store the files and then the receipt, so that a receipt never names files of another run, whenever it stops."""
+    content = receipt.to_bytes()
+    key = receipt_key(stage, profile.name)
+    before = read_receipt(store, stage, profile.name)
+    store.delete(key)
+    for name, path in sorted(output.files.items()):
+        store.put_file(name, path)
+    for name in sorted(set(before.outputs if before else ()) - set(output.files)):
+        store.delete(name)
+    store.put_bytes(key, content)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -226,11 +239,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--store", required=True)
     run.add_argument("--workdir", type=Path, required=True)
     options = parser.parse_args(arguments)
-    stream, sys.stdout = sys.stdout, sys.stderr  # libraries print; stdout is for progress only
+    stream = sys.stdout
     try:
-        run_stage(
-            load_stage(options.name), load_profile(options.profile), open_store(options.store), options.workdir, stream
-        )
+        with redirect_stdout(sys.stderr):  # libraries print; stdout is for progress only
+            profile, store = load_profile(options.profile), open_store(options.store)
+            run_stage(load_stage(options.name), profile, store, options.workdir, stream)
     except SovereignError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from sovereign.errors import StoreError
-from sovereign.files import sync_folder, write_atomic
+from sovereign.files import sync_folder
+
+_PART = ".sovereign-part-"
+"""In the name of a file that is being written; never listed."""
 
 
 class Store(Protocol):
@@ -75,29 +80,33 @@ class FolderStore:
             raise StoreError("key leads out of the store", got=key)
         return path
 
-    def put_file(self, key: str, path: Path) -> None:
+    def _put(self, key: str, write: Callable[[Path], object]) -> None:
         target = self._path(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.part-{os.getpid()}")
+        temporary = target.with_name(f".{target.name}{_PART}{uuid.uuid4().hex}")
         try:
-            shutil.copyfile(path, temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(target)
+            sync_folder(target.parent)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise StoreError(f"cannot store {key}: {error}", hint="is the disk full?") from error
-        sync_folder(target.parent)
+
+    def put_file(self, key: str, path: Path) -> None:
+        self._put(key, lambda temporary: shutil.copyfile(path, temporary))
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        self._put(key, lambda temporary: temporary.write_bytes(data))
 
     def get_file(self, key: str, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._path(key), path)
         except OSError as error:
             raise StoreError(f"cannot read {key}: {error}") from error
-
-    def put_bytes(self, key: str, data: bytes) -> None:
-        write_atomic(self._path(key), data)
 
     def get_bytes(self, key: str) -> bytes:
         try:
@@ -113,12 +122,15 @@ class FolderStore:
         found = (
             path.relative_to(self.root).as_posix()
             for path in folder.rglob("*")
-            if path.is_file() and ".part-" not in path.name
+            if path.is_file() and _PART not in path.name
         )
         return iter(sorted(key for key in found if key.startswith(prefix)))
 
     def delete(self, key: str) -> None:
-        self._path(key).unlink(missing_ok=True)
+        try:
+            self._path(key).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot delete {key}: {error}") from error
 
 
 class S3Store:
@@ -139,6 +151,11 @@ class S3Store:
         missing = [name for name in names if not os.environ.get(name)]
         if missing:
             raise StoreError("settings of the S3 store are missing in the environment", got=f"no {', '.join(missing)}")
+        return cls.connect(*(os.environ[name] for name in names))
+
+    @classmethod
+    def connect(cls, endpoint: str, access_key: str, secret_key: str) -> S3Store:
+        """Connect to the service at `endpoint`, an http(s) address."""
         import boto3
         from botocore.config import Config
 
@@ -150,7 +167,8 @@ class S3Store:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
-        return cls(boto3.client("s3", endpoint_url=os.environ[names[0]], region_name="us-east-1", config=config))
+        session = boto3.session.Session(access_key, secret_key, region_name="us-east-1")
+        return cls(session.client("s3", endpoint_url=endpoint, config=config))
 
     @staticmethod
     def _split(key: str) -> tuple[str, str]:
@@ -159,31 +177,37 @@ class S3Store:
             raise StoreError("key needs a bucket and a path", got=key, expected="bucket/path")
         return bucket, path
 
-    def _call(self, key: str, operation: str, *args: Any, **kwargs: Any) -> Any:
+    @staticmethod
+    @contextmanager
+    def _errors(operation: str, key: str) -> Iterator[None]:
         from boto3.exceptions import S3UploadFailedError
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            return getattr(self.client, operation)(*args, **kwargs)
-        except (BotoCoreError, ClientError, S3UploadFailedError) as error:
-            raise StoreError(f"{operation} of {key} failed: {error}") from error
+            yield
+        except (BotoCoreError, ClientError, S3UploadFailedError, OSError) as error:
+            raise StoreError(f"cannot {operation} {key}: {error}") from error
 
     def put_file(self, key: str, path: Path) -> None:
         bucket, name = self._split(key)
-        self._call(key, "upload_file", str(path), bucket, name)
+        with self._errors("store", key):
+            self.client.upload_file(str(path), bucket, name)
 
     def get_file(self, key: str, path: Path) -> None:
         bucket, name = self._split(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._call(key, "download_file", bucket, name, str(path))
+        with self._errors("read", key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.client.download_file(bucket, name, str(path))
 
     def put_bytes(self, key: str, data: bytes) -> None:
         bucket, name = self._split(key)
-        self._call(key, "put_object", Bucket=bucket, Key=name, Body=data)
+        with self._errors("store", key):
+            self.client.put_object(Bucket=bucket, Key=name, Body=data)
 
     def get_bytes(self, key: str) -> bytes:
         bucket, name = self._split(key)
-        body: bytes = self._call(key, "get_object", Bucket=bucket, Key=name)["Body"].read()
+        with self._errors("read", key):
+            body: bytes = self.client.get_object(Bucket=bucket, Key=name)["Body"].read()
         return body
 
     def exists(self, key: str) -> bool:
@@ -191,7 +215,8 @@ class S3Store:
 
         bucket, name = self._split(key)
         try:
-            self._call(key, "head_object", Bucket=bucket, Key=name)
+            with self._errors("look for", key):
+                self.client.head_object(Bucket=bucket, Key=name)
         except StoreError as error:
             cause = error.__cause__
             if isinstance(cause, ClientError) and cause.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
@@ -201,13 +226,15 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[str]:
         bucket, _, path = prefix.partition("/")
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=path)
-        keys = [f"{bucket}/{item['Key']}" for page in pages for item in page.get("Contents", ())]
+        with self._errors("list", prefix):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=path)
+            keys = [f"{bucket}/{item['Key']}" for page in pages for item in page.get("Contents", ())]
         return iter(sorted(key for key in keys if not key.endswith("/")))
 
     def delete(self, key: str) -> None:
         bucket, name = self._split(key)
-        self._call(key, "delete_object", Bucket=bucket, Key=name)
+        with self._errors("delete", key):
+            self.client.delete_object(Bucket=bucket, Key=name)
 
 
 def fetch_folder(store: Store, prefix: str, folder: Path) -> list[Path]:

@@ -1,0 +1,174 @@
+"""Both kinds of store behave alike: a folder, and S3 as served by versitygw over a folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from sovereign.errors import StoreError, ToolError
+from sovereign.store import FolderStore, S3Store, Store, fetch_folder, open_store
+from sovereign.tools import find_tool
+
+KEYS = {"endpoint": "SOVEREIGN_S3_ENDPOINT", "key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY"}
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(200):
+        assert server.poll() is None, "versitygw ended"
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    pytest.fail("versitygw does not listen")
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A store on a server of its own, with one bucket."""
+    try:
+        program = find_tool("versitygw")
+    except ToolError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("s3")
+    (folder / "raw").mkdir()
+    port = _free_port()
+    environment = {**os.environ, "ROOT_ACCESS_KEY": "test", "ROOT_SECRET_KEY": "test-secret"}
+    command = [str(program), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(folder)]
+    with (
+        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        try:
+            _wait_for(port, server)
+            patch.setenv(KEYS["endpoint"], f"http://127.0.0.1:{port}")
+            patch.setenv(KEYS["key"], "test")
+            patch.setenv(KEYS["secret"], "test-secret")
+            yield open_store("s3://")
+        finally:
+            server.terminate()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "folder":
+        return open_store(f"file://{tmp_path / 'store'}")
+    store: Store = request.getfixturevalue("s3")
+    for key in store.list("raw/"):
+        store.delete(key)
+    return store
+
+
+def test_what_is_put_is_what_is_got(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"of a file")
+    store.put_file("raw/demo/a.bin", tmp_path / "file")
+    store.put_bytes("raw/demo/b.bin", b"bytes")
+    store.put_bytes("raw/demo/b.bin", b"newer")
+    assert store.get_bytes("raw/demo/a.bin") == b"of a file"
+    store.get_file("raw/demo/b.bin", tmp_path / "new" / "folder" / "b")
+    assert (tmp_path / "new" / "folder" / "b").read_bytes() == b"newer"
+
+
+def test_listing_is_sorted_and_by_prefix(store: Store) -> None:
+    for key in ("raw/demo/step-2/x", "raw/demo/step-1/x", "raw/demo/step-10/x", "raw/other/x"):
+        store.put_bytes(key, b"")
+    assert list(store.list("raw/demo/step-1")) == ["raw/demo/step-1/x", "raw/demo/step-10/x"]
+    assert list(store.list("raw/demo/")) == ["raw/demo/step-1/x", "raw/demo/step-10/x", "raw/demo/step-2/x"]
+    assert list(store.list("raw/none/")) == []
+
+
+def test_deleted_and_missing_keys(store: Store, tmp_path: Path) -> None:
+    store.put_bytes("raw/demo/a", b"a")
+    assert store.exists("raw/demo/a")
+    store.delete("raw/demo/a")
+    store.delete("raw/demo/a")
+    assert not store.exists("raw/demo/a")
+    assert not store.exists("raw/demo")
+    with pytest.raises(StoreError, match="raw/demo/a"):
+        store.get_bytes("raw/demo/a")
+    with pytest.raises(StoreError, match="raw/demo/a"):
+        store.get_file("raw/demo/a", tmp_path / "a")
+    with pytest.raises(StoreError, match="raw/demo/b"):
+        store.put_file("raw/demo/b", tmp_path / "no such file")
+    assert list(store.list("raw/")) == []
+
+
+def test_folder_is_fetched_whole(store: Store, tmp_path: Path) -> None:
+    for name in ("config.json", "sub/weights"):
+        store.put_bytes(f"raw/model/{name}", name.encode())
+    files = fetch_folder(store, "raw/model/", tmp_path / "model")
+    assert {path.relative_to(tmp_path / "model").as_posix() for path in files} == {"config.json", "sub/weights"}
+    assert all(path.read_text() == path.relative_to(tmp_path / "model").as_posix() for path in files)
+
+
+@pytest.mark.parametrize("key", ["", ".", "../outside", "raw/../../outside", "/etc/passwd"])
+def test_keys_stay_in_the_folder(key: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="leads out"):
+        FolderStore(tmp_path / "store").put_bytes(key, b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_write_leaves_the_old_content_and_is_not_listed(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    store.put_bytes("raw/a", b"old")
+    ends = "import os, shutil, sys; from pathlib import Path; from sovereign.store import FolderStore\n"
+    ends += "def half(source, target):\n  Path(target).write_bytes(b'ha'); os._exit(9)\n"
+    ends += "shutil.copyfile = half\nFolderStore(Path(sys.argv[1])).put_file('raw/a', Path(sys.argv[1]))"
+    assert subprocess.run([sys.executable, "-c", ends, tmp_path], cwd=Path.cwd(), check=False).returncode == 9
+    assert store.get_bytes("raw/a") == b"old"
+    assert len(list((tmp_path / "raw").iterdir())) == 2  # the half-written file is there, under another name
+    assert list(store.list("raw/")) == ["raw/a"]
+
+
+def test_failed_write_is_an_error_that_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "raw").write_text("a file where a folder should be")
+    with pytest.raises(StoreError, match="cannot store raw/a"):
+        FolderStore(tmp_path).put_bytes("raw/a", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KEYS.values():
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(StoreError, match="no SOVEREIGN_S3_ENDPOINT, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"):
+        open_store("s3://")
+    with pytest.raises(StoreError, match="unknown kind of store"):
+        open_store("ftp://host")
+
+
+def test_s3_key_needs_a_bucket(s3: Store) -> None:
+    with pytest.raises(StoreError, match="bucket and a path"):
+        s3.put_bytes("raw", b"x")
+    with pytest.raises(StoreError, match="no-such-bucket"):
+        s3.put_bytes("no-such-bucket/x", b"x")
+    with pytest.raises(StoreError, match="no-such-bucket"):
+        list(s3.list("no-such-bucket/"))
+
+
+def test_unreachable_s3_is_a_store_error() -> None:
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{_free_port()}",
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+        config=Config(retries={"max_attempts": 0}),
+    )
+    with pytest.raises(StoreError, match="raw/a"):
+        S3Store(client).exists("raw/a")
