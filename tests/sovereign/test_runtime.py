@@ -155,3 +155,11 @@ def test_second_set_up_does_nothing_quickly() -> None:
     runs = [subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ) for _ in range(3)]
     assert {run.stdout.strip() for run in runs} == {runs[0].stdout.strip()}
     assert min(float(run.stderr.split("real")[1].split()[0]) for run in runs) < 1.0
+
+
+def test_command_line_starts_without_the_heavy_packages() -> None:
+    code = (
+        "import sys, sovereign.cli.app; print(sorted({'torch', 'pulumi', 'mlflow', 'kubernetes'} & sys.modules.keys()))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
