@@ -1,7 +1,8 @@
 """Templates to Kubernetes objects: Jinja2 with StrictUndefined, a site's overlays before the shipped templates.
 
-`<folder>/<name>.yaml.j2` renders to YAML documents; files of other names are macro libraries, imported by name. A file in an
-overlay replaces the shipped one of the same name or stands beside it. Templates hold loops and ifs, values are computed before.
+`<folder>/<name>.yaml.j2` renders to YAML documents; files of other names are macro libraries, imported by name. A file
+in an overlay replaces the shipped one of the same name or stands beside it. Templates hold loops and ifs, values are
+computed before.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def _place(error: BaseException, file: str) -> tuple[str, int]:
 
 def _documents(text: str, file: str) -> Iterator[Object]:
     try:
-        for document in yaml.load_all(text, Loader=_Loader):  # noqa: S506  (a SafeLoader, in C)
+        for document in yaml.load_all(text, Loader=_Loader):
             if document is None:
                 continue
             if not (

@@ -1,4 +1,4 @@
-"""What the templates of every stack and job see of the platform: names, ports, the runtime, a model's memory. Pure functions."""
+"""What the templates of stacks and jobs see of the platform: names, ports, the runtime, a server's sizes. Pure."""
 
 from __future__ import annotations
 

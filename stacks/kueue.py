@@ -1,7 +1,7 @@
 """Kueue's own manifests, rendered offline from the kustomization in its Go module, cut to what this kit uses.
 
-Kept: plain batch Jobs, its certificates of its own making, one replica. Taken away: webhooks and roles of job kinds that are
-switched off, since a webhook on every Pod would stop the store's pod from restarting whenever Kueue is down.
+Kept: plain batch Jobs, certificates of its own making, one replica. Taken away: webhooks and roles of job kinds that
+are switched off, since a webhook on every Pod would stop the store's pod from restarting whenever Kueue is down.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def kueue_objects(kubectl: Path, config_dir: Path, *, image: str, pull_policy: s
 
 
 def _rendered(kubectl: Path, config_dir: Path) -> list[Object]:
-    """All objects of the kustomization; kustomize takes a second, so its result is kept by the digest of what goes in."""
+    """All objects of the kustomization, kept by the digest of what goes in, since kustomize takes a second."""
     digest = hashlib.sha256()
     for path in sorted(config_dir.rglob("*.yaml")):
         digest.update(f"{path.relative_to(config_dir)}\0".encode() + path.read_bytes())
@@ -75,7 +75,7 @@ def _rendered(kubectl: Path, config_dir: Path) -> list[Object]:
         )
         if result.returncode != 0:
             raise ToolError(f"kubectl cannot render {config_dir}", got=result.stderr.strip()[-500:])
-        objects = list(yaml.load_all(result.stdout, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))  # noqa: S506
+        objects = list(yaml.load_all(result.stdout, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
         kinds = {item["kind"] for item in objects}
         if missing := {"Deployment", "ConfigMap", "CustomResourceDefinition"} - kinds:
             raise ToolError(f"{config_dir} does not hold Kueue's manifests", got=f"no {', '.join(sorted(missing))}")

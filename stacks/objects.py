@@ -1,12 +1,14 @@
-"""All Kubernetes objects of the three stacks, from pure functions: what components deploy, and what `sovereign status` compares.
+"""All Kubernetes objects of the three stacks, from pure functions: what components deploy, and what status compares.
 
-A part is a named group of objects of one stack. A site replaces a part by an entry point of the group `sovereign.components`
-whose class has a static method `objects(platform)`; templates that no part claims (a site's own) form the part `extras`.
+A part is a named group of objects of one stack. A site replaces a part by an entry point of the group
+`sovereign.components` whose class has a static method `objects(platform)`; templates that no part claims (a site's
+own) form the part `extras`.
 Nothing here imports pulumi.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -134,17 +136,18 @@ def objects_for(stack: str, platform: Platform) -> list[Object]:
     Raises:
         ProfileError: a template is wrong, or two templates make the same object.
     """
-    objects = []
+    objects: list[Object] = []
     for name in PARTS[stack]:
         replacement = replaced_part(name)
         objects += replacement.objects(platform) if replacement else SHIPPED[name](platform)
     objects += extras(stack, platform)
-    seen: set[tuple[str, ...]] = set()
-    for item in objects:
-        identity = (item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"])
-        if identity in seen:
-            raise ProfileError(
-                f"stack {stack} makes {'/'.join(identity)} twice", hint="is an overlay's file new by mistake?"
-            )
-        seen.add(identity)
+    repeated = [name for name, count in Counter(map(resource_name, objects)).items() if count > 1]
+    if repeated:
+        raise ProfileError(f"stack {stack} makes {repeated[0]} twice", hint="is an overlay's file new by mistake?")
     return objects
+
+
+def resource_name(item: Object) -> str:
+    """Name of an object in Pulumi: kind, namespace where it has one, name."""
+    metadata = item["metadata"]
+    return "/".join(part for part in (item["kind"], metadata.get("namespace"), metadata["name"]) if part)

@@ -1,0 +1,272 @@
+"""Deploy, preview and remove the three stacks of a site through the Pulumi Automation API.
+
+Callers hold the site's lock (`with site.lock("deploy")`). Every function may be killed at any moment and called again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sovereign.errors import ClusterError, DeployError
+from sovereign.plan import Plan
+from sovereign.profile import Profile
+from sovereign.runtime import Runtime
+from sovereign.site import Site
+from stacks.engine import Engine, Events, Report, run
+from stacks.kube import Cluster
+from stacks.node import mounts
+from stacks.objects import STACKS, objects_for
+from stacks.programs import PROGRAMS
+from stacks.resolve import Deployment, Target, resolve
+from stacks.state import read_state, state_file
+
+UNPRIVILEGED_ID = 65532
+_VOLUMES = {"datalake": ("objects", "mlflow")}
+"""Data folders of the embedded node by the stack whose volumes they are."""
+
+
+@dataclass(frozen=True)
+class StackResult:
+    """What an operation did to one stack, or would do."""
+
+    stack: str
+    changes: dict[str, int]
+    """Number of managed objects by operation: create, update, replace, delete, same."""
+    steps: tuple[tuple[str, str, tuple[str, ...]], ...]
+    """Operation, object and changed fields of all that is not the same."""
+    outputs: dict[str, Any]
+    seconds: float
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything but `same`."""
+        return bool(self.steps)
+
+
+@dataclass(frozen=True)
+class DeployResult:
+    """What an operation did to all stacks, or would do."""
+
+    stacks: tuple[StackResult, ...] = ()
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def changed(self) -> bool:
+        """Whether any stack changed."""
+        return any(stack.changed for stack in self.stacks)
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """Outputs of all stacks, by name."""
+        return {key: value for stack in self.stacks for key, value in stack.outputs.items()}
+
+
+def deploy(
+    site: Site,
+    profile: Profile,
+    plan: Plan,
+    stacks: Sequence[str],
+    report: Report,
+    *,
+    champion: str | None = None,
+    runtime: Runtime | None = None,
+) -> DeployResult:
+    """Bring `stacks` to what profile and overlays say, in their order.
+
+    Args:
+        site: the site, whose lock the caller holds.
+        profile: its profile.
+        plan: the profile's plan.
+        stacks: some of `STACKS`.
+        report: called with progress.
+        champion: digest of the model to serve; None keeps the one that is served.
+        runtime: what pods of the embedded node run; by default this process's own.
+
+    Raises:
+        DeployError: Pulumi failed; names object and reason.
+        ClusterError: the cluster is another one than before, or cannot be reached.
+        SovereignError: see `stacks.resolve.resolve`.
+    """
+    build = _build_progress(report)
+    deployment = resolve(site, profile, plan, champion=champion or served(site), runtime=runtime, build=build)
+    engine = Engine(site, deployment.programs["pulumi"])
+    results = []
+    for stack in _ordered(stacks):
+        _prepare(stack, deployment.target)
+        results.append(_operate(engine, "up", stack, deployment, report))
+    return DeployResult(tuple(results), _warnings(deployment.target))
+
+
+def preview(
+    site: Site,
+    profile: Profile,
+    plan: Plan,
+    stacks: Sequence[str],
+    report: Report,
+    *,
+    champion: str | None = None,
+    runtime: Runtime | None = None,
+) -> DeployResult:
+    """What `deploy` would do; works before there is a cluster. Arguments and errors as there."""
+    build = _build_progress(report)
+    deployment = resolve(site, profile, plan, champion=champion or served(site), runtime=runtime, build=build)
+    engine = Engine(site, deployment.programs["pulumi"])
+    results = tuple(_operate(engine, "preview", stack, deployment, report) for stack in _ordered(stacks))
+    return DeployResult(results, _warnings(deployment.target))
+
+
+def destroy(
+    site: Site,
+    profile: Profile,
+    plan: Plan,
+    stacks: Sequence[str],
+    report: Report,
+    *,
+    delete_data: bool = False,
+    runtime: Runtime | None = None,
+) -> DeployResult:
+    """Take `stacks` away, last first. Data stays unless `delete_data`.
+
+    With the whole of an embedded node the node goes first and all that ran on it with it, so that this also works when
+    its API server is dead. On an existing cluster each object is deleted.
+
+    Raises:
+        DeployError: Pulumi failed; names object and reason.
+        SovereignError: see `stacks.resolve.resolve`.
+    """
+    names = [stack for stack in reversed(_ordered(stacks)) if state_file(site, stack).is_file()]
+    if not names:
+        return DeployResult()
+    deployment = resolve(site, profile, plan, runtime=runtime, build=_build_progress(report))
+    engine = Engine(site, deployment.programs["pulumi"])
+    node = deployment.target.node
+    if "cluster" in names and node is None:
+        _delete_jobs(deployment.target)
+    if "cluster" in names and node is not None:
+        if others := [stack for stack in STACKS if stack not in names and read_state(site, stack).deployed]:
+            raise DeployError(
+                "the cluster cannot go while other stacks are on it", got=", ".join(others), hint="destroy all stacks"
+            )
+        names.sort(key=STACKS.index)
+    results = []
+    for name in names:
+        before = read_state(site, name)
+        if delete_data:
+            engine.edit(engine.stack(name), _release_data)
+        started = time.monotonic()
+        if node is not None and name != "cluster" and "cluster" in names:
+            engine.edit(engine.stack(name), lambda _: [])  # all of it was on the node, which is gone
+        events = Events(name, len(before.resources), report)
+        run(engine.stack(name), "destroy", events)
+        results.append(_result(name, events, {}, started))
+        if delete_data and node is not None:
+            for volume in _VOLUMES.get(name, ()):
+                if (node.volumes_dir / volume).is_dir():
+                    mounts.delete_tree(node.volumes_dir / volume)
+    return DeployResult(tuple(results))
+
+
+def served(site: Site) -> str | None:
+    """Digest of the model that the serving stack was last deployed with."""
+    champion = read_state(site, "serving").outputs.get("champion")
+    return str(champion) if champion else None
+
+
+def service_url(cluster: Cluster, namespace: str, name: str) -> str | None:
+    """Address of a Service for this machine, which has routes to the embedded node's Services; None when not there."""
+    live = cluster.get({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": namespace, "name": name}})
+    if live is None:
+        return None
+    return f"http://{live['spec']['clusterIP']}:{live['spec']['ports'][0]['port']}"
+
+
+def _operate(engine: Engine, operation: str, name: str, deployment: Deployment, report: Report) -> StackResult:
+    target = deployment.target
+    uid = _cluster_uid(engine.site, name, target, strict=operation == "up")
+    total = len(objects_for(name, deployment.platform)) + (1 if name == "cluster" and target.node else 0)
+    events = Events(name, total, report)
+    program: Callable[[], None] = lambda: PROGRAMS[name](deployment.platform, target, uid)  # noqa: E731
+    started = time.monotonic()
+    report(name, "starting", 0, total)
+    done = run(engine.stack(name, program), operation, events)
+    outputs = {key: output.value for key, output in done.outputs.items()} if operation == "up" else {}
+    return _result(name, events, outputs, started)
+
+
+def _result(name: str, events: Events, outputs: dict[str, Any], started: float) -> StackResult:
+    seconds = round(time.monotonic() - started, 1)
+    return StackResult(name, dict(events.changes), tuple(events.steps), outputs, seconds)
+
+
+def _cluster_uid(site: Site, stack: str, target: Target, *, strict: bool) -> str | None:
+    """UID of the cluster that `stack` goes to: the recorded one, else of the live cluster.
+
+    Raises:
+        ClusterError: the live cluster is not the recorded one.
+        DeployError: the cluster stack was not deployed yet (`strict`).
+    """
+    recorded = read_state(site, "cluster").outputs.get("cluster_uid")
+    if target.node is not None:
+        if recorded is None and stack != "cluster" and strict:
+            raise DeployError(f"stack {stack} needs the stack cluster", hint="deploy that first")
+        return recorded
+    cluster = Cluster(target.kubeconfig, target.context, recorded)
+    try:
+        return cluster.uid
+    finally:
+        cluster.close()
+
+
+def _prepare(stack: str, target: Target) -> None:
+    """Make the data folders that the stack's volumes name, owned by the pods' user."""
+    for name in _VOLUMES.get(stack, ()) if target.node else ():
+        folder = Path(target.node.volumes_dir) / name if target.node else Path()
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.stat().st_uid != UNPRIVILEGED_ID:
+            os.chown(folder, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
+            folder.chmod(0o750)
+
+
+def _release_data(resources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The resources with nothing kept: objects marked `keep` and the node's volumes go too."""
+    for resource in resources:
+        for values in (resource.get("inputs") or {}, resource.get("outputs") or {}):
+            if resource["type"] == "sovereign:index:Manifest":
+                values["keep"] = False
+            elif resource["type"] == "sovereign:index:Node":
+                values["deleteData"] = True
+    return resources
+
+
+def _delete_jobs(target: Target) -> None:
+    """Delete our Jobs of an existing cluster, since queues with work in them do not go."""
+    cluster = Cluster(target.kubeconfig, target.context)
+    try:
+        selector = "app.kubernetes.io/part-of=sovereign"
+        for job in cluster.find("batch/v1", "Job", "training", labelSelector=selector):
+            cluster.delete(job)
+    except ClusterError as error:
+        raise DeployError("the training Jobs cannot be deleted", got=str(error)) from error
+    finally:
+        cluster.close()
+
+
+def _ordered(stacks: Sequence[str]) -> list[str]:
+    if unknown := [name for name in stacks if name not in STACKS]:
+        raise DeployError("unknown stack", got=", ".join(unknown), expected=", ".join(STACKS))
+    return [name for name in STACKS if name in stacks]
+
+
+def _warnings(target: Target) -> tuple[str, ...]:
+    if os.environ.get("KUBECONFIG"):
+        return (f"KUBECONFIG in the environment is ignored; the profile names the target ({target.kubeconfig})",)
+    return ()
+
+
+def _build_progress(report: Report) -> Callable[[str, float], None]:
+    return lambda text, share: report("tools", text, round(share * 100), 100)

@@ -1,0 +1,272 @@
+"""The Pulumi engine over a site's state: its settings, what a killed command left behind, its events and errors.
+
+One project, `sovereign`, with the stacks cluster, datalake and serving; everything lies in the site's folder `state`:
+Pulumi.yaml, Pulumi.<stack>.yaml and the file backend `.pulumi`. Callers hold the site's lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pulumi import automation as auto
+from pulumi.automation.errors import CommandError
+from semver import VersionInfo
+
+from sovereign.errors import DeployError, LockedError, ToolError
+from sovereign.files import write_atomic
+from sovereign.resources import cache_dir
+from sovereign.site import Site
+from sovereign.tools import load_tools
+from stacks.state import PROJECT, locks_dir, read_state
+
+PLUGIN = "pulumi-resource-sovereign"
+MARK = "SOVEREIGN_SITE"
+"""Variable in the environment of our engines, by which one that outlived its command is known."""
+PARALLEL = 16
+_END_S = 20.0
+
+Report = Callable[[str, str, int, int], None]
+"""Called with stack, message, objects done, objects in all."""
+
+
+@dataclass
+class Events:
+    """Follows one operation: progress for people, what changed, what failed."""
+
+    stack: str
+    total: int
+    report: Report
+    done: int = 0
+    errors: list[str] = field(default_factory=list)
+    changes: Counter[str] = field(default_factory=Counter)
+    """Number of managed objects by operation."""
+    steps: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
+    """Operation, object and changed fields, of all that is not the same."""
+
+    def __call__(self, event: Any) -> None:
+        """Take one engine event."""
+        if event.resource_pre_event:
+            self._step(event.resource_pre_event.metadata)
+        elif event.res_outputs_event and _is_managed(event.res_outputs_event.metadata):
+            self.done += 1
+            metadata = event.res_outputs_event.metadata
+            verb = {"create": "made", "update": "changed", "delete": "removed"}.get(_text(metadata.op), "")
+            self.report(self.stack, f"{verb} {_name(metadata.urn)}".strip(), min(self.done, self.total), self.total)
+        elif event.diagnostic_event:
+            self._message(event.diagnostic_event)
+
+    def _step(self, metadata: Any) -> None:
+        if _is_managed(metadata):
+            operation = _text(metadata.op)
+            self.changes[operation] += 1
+            if operation != "same":
+                self.steps.append((operation, _name(metadata.urn), tuple(metadata.detailed_diff or ())))
+
+    def _message(self, event: Any) -> None:
+        text = event.message.replace("<{%reset%}>", "").strip()
+        owner = _name(event.urn) if event.urn else ""
+        if event.severity == "error" and text:
+            if not text.startswith(("update failed", "preview failed", "destroy failed")):
+                self.errors.append(f"{owner}: {text}" if owner else text)
+        elif text and event.severity in ("info", "warning"):
+            self.report(self.stack, f"{owner}: {text}" if owner else text, min(self.done, self.total), self.total)
+
+
+def _is_managed(metadata: Any) -> bool:
+    return str(metadata.type) in ("sovereign:index:Manifest", "sovereign:index:Node")
+
+
+def _text(operation: Any) -> str:
+    return str(getattr(operation, "value", operation))
+
+
+def _name(urn: str) -> str:
+    return urn.rpartition("::")[2]
+
+
+class _Command(auto.PulumiCommand):
+    """The engine's program wherever it lies; its version was checked when it was found."""
+
+    def __init__(self, program: Path) -> None:
+        self.command = str(program)
+        self.version = VersionInfo.parse(load_tools()["pulumi"].version)
+
+
+class Engine:
+    """The engine over one site's state.
+
+    Args:
+        site: the site; its lock is held.
+        pulumi: the program.
+
+    Raises:
+        ToolError: our provider plugin is not beside this Python and not on PATH.
+    """
+
+    def __init__(self, site: Site, pulumi: Path) -> None:
+        self.site = site
+        self.environment = environment(site, pulumi)
+        self._command = _Command(pulumi)
+        site.state_dir.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "name": PROJECT,
+            "runtime": "python",
+            "description": "Stacks of a sovereign site; the programs are part of the kit, see docs/stacks.md",
+            "backend": {"url": f"file://{site.state_dir}"},
+            "plugins": {"providers": [{"name": "sovereign", "path": str(_plugin_folder())}]},
+        }
+        write_atomic(site.state_dir / "Pulumi.yaml", yaml.safe_dump(settings, sort_keys=False))
+        self.clear_remains()
+
+    def stack(self, name: str, program: Callable[[], None] | None = None) -> auto.Stack:
+        """The stack `name`, made when it is not there, free of pending operations.
+
+        Raises:
+            DeployError: Pulumi refuses.
+        """
+        options = auto.LocalWorkspaceOptions(
+            work_dir=str(self.site.state_dir),
+            env_vars=self.environment,
+            secrets_provider="passphrase",
+            pulumi_command=self._command,
+        )
+        try:
+            stack = auto.create_or_select_stack(name, PROJECT, program=program or _nothing, opts=options)
+            self._clear_pending(stack)
+        except CommandError as error:
+            raise DeployError(f"the state of stack {name} cannot be used", got=_last_lines(str(error))) from error
+        return stack
+
+    def edit(self, stack: auto.Stack, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+        """Replace the resources in the state of `stack` by what `change` makes of them."""
+        exported = stack.export_stack()
+        deployment = dict(exported.deployment or {})
+        deployment["resources"] = change(deployment.get("resources") or [])
+        deployment.pop("pending_operations", None)
+        exported.deployment = deployment
+        stack.import_stack(exported)
+
+    def _clear_pending(self, stack: auto.Stack) -> None:
+        """Forget operations that were cut off: all of ours can be done again, and a create adopts what is there."""
+        if read_state(self.site, stack.name).pending:
+            self.edit(stack, lambda resources: resources)
+
+    def clear_remains(self) -> None:
+        """End engines of killed commands and remove the locks of dead processes.
+
+        Raises:
+            LockedError: somebody uses the state with the ordinary `pulumi` command.
+        """
+        orphans = list(_orphans(self.site))
+        for pid in orphans:
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _END_S
+        while any(True for _ in _orphans(self.site)):
+            if time.monotonic() > deadline:
+                raise LockedError("processes of a killed command do not end", got=orphans)
+            time.sleep(0.1)
+        for path in locks_dir(self.site).rglob("*.json"):
+            holder = json.loads(path.read_bytes() or b"{}")
+            pid = int(holder.get("pid", 0))
+            if holder.get("hostname") == os.uname().nodename and not _is_pulumi(pid):
+                path.unlink(missing_ok=True)
+            else:
+                raise LockedError(
+                    "the Pulumi state is in use",
+                    got=f"process {pid} of {holder.get('username')} on {holder.get('hostname')}",
+                    hint="wait for it to end, or see docs/stacks.md on removing a lock",
+                )
+
+
+def environment(site: Site, pulumi: Path) -> dict[str, str]:
+    """Variables for the ordinary `pulumi` command on the site's state; docs/stacks.md names them."""
+    path = [str(_plugin_folder()), str(pulumi.parent), os.environ.get("PATH", "")]
+    return {
+        "PATH": os.pathsep.join(path),
+        "PULUMI_BACKEND_URL": f"file://{site.state_dir}",
+        "PULUMI_CONFIG_PASSPHRASE_FILE": str(site.passphrase_file),
+        "PULUMI_HOME": str(cache_dir() / "pulumi"),
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+        "PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS": "true",
+        "PULUMI_OPTION_NON_INTERACTIVE": "true",
+        "NO_COLOR": "1",
+        MARK: str(site.root),
+    }
+
+
+def run(stack: auto.Stack, operation: str, events: Events, **options: Any) -> Any:
+    """Run `up`, `preview` or `destroy` of `stack`, reporting to `events`.
+
+    Raises:
+        DeployError: it failed; the message has the object and the reason, not the engine's pages.
+    """
+    call = getattr(stack, operation)
+    try:
+        return call(on_event=events, on_output=_ignore, on_error=_ignore, parallel=PARALLEL, color="never", **options)
+    except CommandError as error:
+        reasons = events.errors or [_last_lines(str(error))]
+        raise DeployError(
+            f"{operation} of stack {stack.name} failed:\n  " + "\n  ".join(dict.fromkeys(reasons)),
+            hint="what was made stays; the same command goes on from there",
+        ) from error
+
+
+def _plugin_folder() -> Path:
+    folder = Path(sys.prefix) / "bin"
+    if (folder / PLUGIN).is_file():
+        return folder
+    found = shutil.which(PLUGIN)
+    if found is None:
+        raise ToolError(f"{PLUGIN} is not there", expected=folder / PLUGIN, hint="reinstall the kit (make setup)")
+    return Path(found).parent
+
+
+def _orphans(site: Site) -> Iterator[int]:
+    """Processes of Pulumi that a command of this site started; the caller's own come later, as it holds the lock."""
+    mark = f"{MARK}={site.root}".encode()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and (command := _command(folder)):
+            programs = {Path(part).name for part in command[:2]}
+            if programs & {"pulumi", PLUGIN}:
+                try:
+                    if mark in (folder / "environ").read_bytes().split(b"\0"):
+                        yield int(folder.name)
+                except OSError:
+                    continue
+
+
+def _command(folder: Path) -> list[str]:
+    try:
+        return (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def _is_pulumi(pid: int) -> bool:
+    command = _command(Path("/proc") / str(pid))
+    return bool(command) and Path(command[0]).name == "pulumi"
+
+
+def _last_lines(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(" code:")]
+    return "\n  ".join(lines[-6:])
+
+
+def _ignore(_: str) -> None:
+    """Swallow the engine's pages; events say the same."""
+
+
+def _nothing() -> None:
+    """The program of operations that need none."""

@@ -1,0 +1,140 @@
+"""From a site and its profile to what is deployed and where: programs, images, runtime, node, keys. No pulumi."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sovereign.errors import SiteError
+from sovereign.plan import Plan
+from sovereign.profile import EmbeddedTarget, KubeconfigTarget, Profile
+from sovereign.runtime import Runtime, current_runtime
+from sovereign.site import Site
+from sovereign.tools import ensure_tools, find_data, find_tool, load_tools
+from sovereign.workload import PodRuntime, embedded_runtime, image_runtime
+from stacks.kueue import kueue_objects
+from stacks.node.spec import PROGRAMS, BinaryImage, NodeSpec
+from stacks.objects import Platform
+
+_IMAGES: Mapping[str, tuple[str, str]] = {
+    "kueue": ("registry.k8s.io/kueue/kueue", "/manager"),
+    "versitygw": ("ghcr.io/versity/versitygw", "/versitygw"),
+}
+"""Upstream image of each program that runs in an image of its own, and where the program lies in it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The cluster: a kubeconfig, and the node behind it when it is ours."""
+
+    kubeconfig: Path
+    context: str | None
+    node: NodeSpec | None
+    """The embedded node; None for an existing cluster."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What is deployed, and where."""
+
+    platform: Platform
+    target: Target
+    programs: Mapping[str, Path]
+    """Paths of upstream programs by name."""
+
+
+def resolve(
+    site: Site,
+    profile: Profile,
+    plan: Plan,
+    *,
+    champion: str | None = None,
+    runtime: Runtime | None = None,
+    build: Callable[[str, float], None] | None = None,
+) -> Deployment:
+    """Resolve the deployment of `site`.
+
+    Args:
+        site: the site.
+        profile: its profile.
+        plan: the profile's plan.
+        champion: digest of the model to serve.
+        runtime: the runtime that pods of an embedded node use; by default this process's own.
+        build: called with progress while missing programs are built; None refuses instead.
+
+    Raises:
+        ToolError: a program is missing and cannot be built, or this Python is no runtime.
+        SiteError: the site has no passphrase.
+    """
+    names = [*PROGRAMS, *_IMAGES] if isinstance(profile.target, EmbeddedTarget) else ["kubectl", "kueue"]
+    names.append("pulumi")
+    programs = ensure_tools(names, build) if build else {name: find_tool(name) for name in names}
+    versions = {name: load_tools()[name].version for name in _IMAGES}
+    if isinstance(profile.target, EmbeddedTarget):
+        used = runtime or current_runtime()
+        node = _node_spec(site, profile.target, used, programs, versions)
+        target = Target(node.kubeconfig, None, node)
+        images = {image.name: image.reference for image in node.images}
+        pods = embedded_runtime(used, node.host_volume, node.volumes_dir)
+    else:
+        target = Target(profile.target.path, profile.target.context, None)
+        images = {name: f"{upstream}:v{versions[name]}" for name, (upstream, _) in _IMAGES.items()}
+        pods = image_runtime(profile.target)
+    platform = Platform(
+        profile=profile,
+        plan=plan,
+        runtime=pods,
+        images=images,
+        kueue=lambda: kueue_objects(
+            programs["kubectl"], find_data("kueue", "config"), image=images["kueue"], pull_policy=pods.pull_policy
+        ),
+        overlays=(site.overlays_dir,),
+        s3_secret_key=secret_key(site, "s3 root key"),
+        champion=champion,
+    )
+    return Deployment(platform, target, programs)
+
+
+def _node_spec(
+    site: Site, target: EmbeddedTarget, runtime: Runtime, programs: Mapping[str, Path], versions: Mapping[str, str]
+) -> NodeSpec:
+    return NodeSpec(
+        instance=target.instance,
+        state_dir=site.node_dir,
+        pod_cidr=target.pod_cidr,
+        service_cidr=target.service_cidr,
+        link_cidr=target.link_cidr,
+        binaries={name: programs[name] for name in PROGRAMS},
+        binds=runtime.binds,
+        images=tuple(
+            BinaryImage(name, f"v{versions[name]}", programs[name], (program,))
+            for name, (_, program) in _IMAGES.items()
+        ),
+    )
+
+
+def secret_key(site: Site, purpose: str) -> str:
+    """A key of the site for `purpose`, 40 hex digits: derived from the passphrase, so that it is kept nowhere else.
+
+    Raises:
+        SiteError: the passphrase cannot be read.
+    """
+    try:
+        passphrase = site.passphrase_file.read_bytes().strip()
+    except OSError as error:
+        raise SiteError(f"the site's passphrase cannot be read: {error}", hint="restore it from a backup") from error
+    return hmac.new(passphrase, f"sovereign/v1 {purpose}".encode(), hashlib.sha256).hexdigest()[:40]
+
+
+def pod_runtime(site: Site, profile: Profile, runtime: Runtime | None = None) -> PodRuntime:
+    """How Jobs of this site get their programs, without looking for upstream programs.
+
+    Raises:
+        ToolError: the target is embedded and this Python is no runtime.
+    """
+    if isinstance(profile.target, KubeconfigTarget):
+        return image_runtime(profile.target)
+    return embedded_runtime(runtime or current_runtime(), site.node_dir / "host", site.node_dir / "volumes")

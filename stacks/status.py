@@ -1,0 +1,127 @@
+"""The quick comparison: is everything that should be deployed there as it should be? Asks the cluster, not the engine.
+
+It renders what a deploy would apply, lets the API server compare each object (a server-side dry run), and looks at the
+node's health and at the names in the Pulumi state. Changes nothing. Imports no pulumi.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+from sovereign.errors import ClusterError
+from sovereign.plan import Plan
+from sovereign.profile import Profile
+from sovereign.render import Object
+from sovereign.runtime import Runtime
+from sovereign.site import Site
+from stacks.kube import Cluster
+from stacks.node import lifecycle
+from stacks.node.spec import NodeSpec
+from stacks.objects import STACKS, objects_for, resource_name
+from stacks.resolve import Deployment, resolve
+from stacks.state import StackState, read_state
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One difference between what is and what should be."""
+
+    stack: str
+    object: str
+    """Kind, namespace and name; `node` for the embedded node, `state` for the Pulumi state."""
+    fields: tuple[str, ...]
+    """What differs, each with the live and the wanted value where that is no secret."""
+
+
+@dataclass(frozen=True)
+class StatusResult:
+    """The comparison of some stacks."""
+
+    drift: tuple[Drift, ...]
+    num_objects: int
+    """Managed objects that were compared."""
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether a deploy would change nothing."""
+        return not self.drift
+
+
+def status(
+    site: Site,
+    profile: Profile,
+    plan: Plan,
+    stacks: Sequence[str] = STACKS,
+    *,
+    champion: str | None = None,
+    runtime: Runtime | None = None,
+) -> StatusResult:
+    """Compare `stacks` with what a deploy with the same arguments would make.
+
+    Args:
+        site: the site.
+        profile: its profile.
+        plan: the profile's plan.
+        stacks: some of `STACKS`.
+        champion: digest of the model to serve; None is the one that is served.
+        runtime: what pods of the embedded node run; by default this process's own.
+
+    Raises:
+        SovereignError: a program is missing, or a template is wrong. A dead cluster is drift, not an error.
+    """
+    states = {stack: read_state(site, stack) for stack in stacks}
+    served = read_state(site, "serving").outputs.get("champion")
+    deployment = resolve(site, profile, plan, champion=champion or served, runtime=runtime)
+    recorded = read_state(site, "cluster").outputs.get("cluster_uid")
+    drift = list(_node_drift(deployment.target.node)) if "cluster" in stacks and deployment.target.node else []
+    wanted = {stack: objects_for(stack, deployment.platform) for stack in stacks}
+    for stack in stacks:
+        drift += _state_drift(stack, states[stack], {resource_name(item) for item in wanted[stack]})
+    if not drift:
+        drift = _object_drift(deployment, recorded, wanted)
+    return StatusResult(tuple(drift), sum(map(len, wanted.values())))
+
+
+def _node_drift(spec: NodeSpec) -> Iterator[Drift]:
+    known = NodeSpec.load(spec.state_dir)
+    if known is None:
+        yield Drift("cluster", "node", ("the embedded node is not there",))
+    elif known.digest != spec.digest:
+        changed = [field.name for field in fields(spec) if getattr(spec, field.name) != getattr(known, field.name)]
+        yield Drift("cluster", "node", tuple(f"spec.{name}" for name in changed))
+    elif not (health := lifecycle.health(spec)).healthy:
+        yield Drift("cluster", "node", (health.summary,))
+
+
+def _state_drift(stack: str, state: StackState, wanted: set[str]) -> Iterator[Drift]:
+    if not state.deployed:
+        yield Drift(stack, "state", ("never deployed",))
+        return
+    if state.pending:
+        yield Drift(stack, "state", ("an operation was cut off",))
+    recorded = set(state.resources) - {"node"}
+    for name in sorted(wanted - recorded):
+        yield Drift(stack, name, ("not deployed yet",))
+    for name in sorted(recorded - wanted):
+        yield Drift(stack, name, ("not wanted any more",))
+
+
+def _object_drift(deployment: Deployment, recorded: str | None, wanted: dict[str, list[Object]]) -> list[Drift]:
+    target = deployment.target
+    pairs = [(stack, item) for stack, items in wanted.items() for item in items]
+    try:
+        cluster = Cluster(target.kubeconfig, target.context, recorded)
+    except ClusterError as error:
+        return [Drift("cluster", "cluster", (str(error),))]
+    try:
+        compared = cluster.compare([item for _, item in pairs])
+    finally:
+        cluster.close()
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    for (stack, item), comparison in zip(pairs, compared, strict=True):
+        if comparison.error is not None:
+            found[stack, resource_name(item)] = (comparison.error.message,)
+        elif comparison.changes:
+            found[stack, resource_name(item)] = tuple(map(str, comparison.changes))
+    return [Drift(stack, name, differences) for (stack, name), differences in found.items()]
