@@ -40,7 +40,7 @@ class ClusterApi(Protocol):
         """The live object."""
         ...
 
-    def list(self, api_version: str, kind: str, namespace: str = "", **selectors: str) -> list[Object]:
+    def find(self, api_version: str, kind: str, namespace: str = "", **selectors: str) -> list[Object]:
         """Objects of a kind."""
         ...
 
@@ -131,7 +131,7 @@ class JobRunner:
     def _workload(self, name: str) -> Object:
         job = self.cluster.get(job_object(self.profile.name, name))
         uid = job["metadata"]["uid"] if job is not None else "none"
-        found = self.cluster.list(QUEUE_API, "Workload", NAMESPACE, labelSelector=f"kueue.x-k8s.io/job-uid={uid}")
+        found = self.cluster.find(QUEUE_API, "Workload", NAMESPACE, labelSelector=f"kueue.x-k8s.io/job-uid={uid}")
         if not found:
             raise StageError(f"stage {name} is not in the queue", hint=f"sovereign stage {name} PROFILE")
         return found[0]
@@ -194,7 +194,7 @@ class _Follower:
     def _pods(self) -> list[Object]:
         name = self.job["metadata"]["name"]
         selector = f"batch.kubernetes.io/job-name={name},batch.kubernetes.io/job-completion-index=0"
-        pods = self.cluster.list("v1", "Pod", NAMESPACE, labelSelector=selector)
+        pods = self.cluster.find("v1", "Pod", NAMESPACE, labelSelector=selector)
         return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
     def _read_log(self, pod: Object) -> None:

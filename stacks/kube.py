@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +137,15 @@ class Cluster:
             return []
         items: list[Object] = answer.get("items") or []
         return [{"apiVersion": api_version, "kind": kind, **item} for item in items]
+
+    def follow_log(self, namespace: str, pod: str) -> Iterator[str]:
+        """Lines that the pod wrote, from the first on, until its container ends.
+
+        Raises:
+            ClusterError: as for `get`; also when the pod has no container that runs or ran.
+        """
+        path = f"{self._path(ObjectRef('v1', 'Pod', pod, namespace))}/log"
+        return self._session.lines(path, {"follow": "true"}, f"log of Pod {namespace}/{pod}")
 
     def apply(self, obj: Object, *, dry_run: bool = False, timeout_s: float = 60.0) -> Object:
         """Create or change the object so that it holds what `obj` says, and give back what the server made of it.

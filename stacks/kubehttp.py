@@ -8,9 +8,12 @@ Nothing is retried here; temporary failures are raised as TemporaryClusterError,
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from stacks.fields import Object
 MAX_CONNECTIONS = 32
 _MAX_CAUSE = 240  # characters
 _TIMEOUT_S = (5.0, 60.0)  # to connect, to read
+_STREAM_TIMEOUT_S = (5.0, 120.0)
 _FILES = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
 _IMMUTABLE = re.compile(
     r"immutable|may not (be )?change|cannot (be )?change|updates to .* forbidden",
@@ -110,7 +114,37 @@ class Session:
             ClusterError: any other refusal.
         """
         content = "application/apply-patch+yaml" if method == "PATCH" else "application/json"
-        headers = {"Accept": "application/json", "Content-Type": content, "User-Agent": "sovereign"}
+        with self._call(method, path, query, body, content, _TIMEOUT_S) as response:
+            data = response.data
+        if 200 <= response.status < 300:
+            answer: Object = json.loads(data)
+            return answer
+        raise refusal(response.status, data, what or path)
+
+    def lines(self, path: str, query: dict[str, str], what: str) -> Iterator[str]:
+        """Lines of an answer that may take long to end, such as a log that is followed.
+
+        Raises:
+            TemporaryClusterError: no connection, or no line for `_STREAM_TIMEOUT_S`.
+            ClusterError: a refusal, as for `request`.
+        """
+        with self._call("GET", path, query, None, "application/json", _STREAM_TIMEOUT_S) as response:
+            if response.status != 200:
+                raise refusal(response.status, response.data, what)
+            response.auto_close = False
+            yield from io.TextIOWrapper(response, encoding="utf-8", errors="replace")
+
+    @contextmanager
+    def _call(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None,
+        body: Object | None,
+        content: str,
+        timeout_s: tuple[float, float],
+    ) -> Iterator[urllib3.HTTPResponse]:
+        headers = {"Accept": "application/json, */*", "Content-Type": content, "User-Agent": "sovereign"}
         request = self._api.param_serialize(
             method,
             path,
@@ -119,22 +153,16 @@ class Session:
             body=body,
             auth_settings=["BearerToken"],
         )
+        host = self._api.configuration.host
         try:
-            response = self._api.call_api(*request, _request_timeout=_TIMEOUT_S)
-            data = response.response.data
+            response = self._api.call_api(*request, _request_timeout=timeout_s).response
+            yield response
+            response.release_conn()
         except ApiException as error:  # TLS: the only thing that call_api raises itself
-            raise ClusterError(
-                f"no trusted connection to {self._api.configuration.host}",
-                got=error.reason,
-                hint="does the kubeconfig belong to this cluster?",
-            ) from error
+            hint = "does the kubeconfig belong to this cluster?"
+            raise ClusterError(f"no trusted connection to {host}", got=error.reason, hint=hint) from error
         except urllib3.exceptions.HTTPError as error:
-            host = self._api.configuration.host
             raise TemporaryClusterError(f"the API server {host} does not answer", got=_innermost(error)) from error
-        if 200 <= response.status < 300:
-            answer: Object = json.loads(data)
-            return answer
-        raise refusal(response.status, data, what or path)
 
     def _with_files(self, config: dict[str, Any], folder: Path) -> dict[str, Any]:
         """`config` with relative paths resolved, and inline certificates and keys behind /proc/self/fd.

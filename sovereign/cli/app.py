@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sovereign.cli.console import Board, say, table
+from sovereign.cli.console import Board, say, table, write_json
 from sovereign.cli.sites import find_profile, site_of
 
 app = typer.Typer(
@@ -26,11 +25,6 @@ ProfileArgument = Annotated[
 SiteOption = Annotated[Path | None, typer.Option("--site", help="The site's folder; default: sites/<profile name>.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 LocalOption = Annotated[bool, typer.Option("--local", help="On this machine, without a cluster.")]
-
-
-def write_json(value: object) -> None:
-    """Data for programs, on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
 
 
 @app.command()
@@ -131,6 +125,66 @@ def ask(
     from sovereign.cli.work import ask_model
 
     sys.stdout.write(ask_model(site_of(profile, site_dir), question) + "\n")
+
+
+StackOption = Annotated[list[str] | None, typer.Option("--stack", help="cluster, datalake or serving; default all.")]
+
+
+@app.command()
+def preview(
+    profile: ProfileArgument, site_dir: SiteOption = None, stack: StackOption = None, as_json: JsonOption = False
+) -> None:
+    """What a deploy would do; works before the cluster exists."""
+    from sovereign.cli.platform import run_preview
+
+    run_preview(site_of(profile, site_dir), stack, as_json=as_json)
+
+
+@app.command()
+def deploy(
+    profile: ProfileArgument, site_dir: SiteOption = None, stack: StackOption = None, as_json: JsonOption = False
+) -> None:
+    """Bring the stacks to what profile and overlays say."""
+    from sovereign.cli.platform import run_deploy
+
+    run_deploy(site_of(profile, site_dir), stack, as_json=as_json)
+
+
+@app.command()
+def status(
+    profile: ProfileArgument, site_dir: SiteOption = None, stack: StackOption = None, as_json: JsonOption = False
+) -> None:
+    """Compare every managed object with the live one; exit code 3 when anything differs."""
+    from sovereign.cli.platform import run_status
+
+    if not run_status(site_of(profile, site_dir), stack, as_json=as_json):
+        raise typer.Exit(3)
+
+
+@app.command()
+def destroy(
+    profile: ProfileArgument,
+    site_dir: SiteOption = None,
+    stack: StackOption = None,
+    delete_data: Annotated[bool, typer.Option("--delete-data", help="Delete the lake and MLflow's data too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take the stacks away; the machine is as it was before. Data stays without --delete-data."""
+    from sovereign.cli.platform import run_destroy
+
+    run_destroy(site_of(profile, site_dir), stack, delete_data=delete_data, as_json=as_json)
+
+
+@app.command()
+def doctor(
+    profile: Annotated[Path | None, typer.Argument(metavar="[PROFILE]", help="Also check what it needs.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What is there and what is missing, with a fix for each; exit code 3 when something is missing."""
+    from sovereign.cli.platform import run_doctor
+
+    if not run_doctor(profile, as_json=as_json):
+        raise typer.Exit(3)
 
 
 tools_app = typer.Typer(help="Upstream programs: found on PATH or built from pinned sources.", no_args_is_help=True)

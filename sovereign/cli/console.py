@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -93,6 +94,10 @@ class Board:
             percent = "" if fraction is None else f"{100 * fraction:3.0f}% "
             say(f"{name}: {percent}{text}")
 
+    def deployment(self, stack: str, message: str, done: int, total: int) -> None:
+        """Show a deployment's progress: `done` of `total` objects."""
+        self.update(stack, f"{done}/{total} {message}", done / total if total else None)
+
     def stage(self, event: StageEvent) -> None:
         """Show a stage's progress line."""
         fraction = event.done / event.total if event.total and event.done is not None else None
@@ -108,3 +113,8 @@ def table(title: str, rows: list[tuple[str, str]]) -> None:
     for name, value in rows:
         grid.add_row(name, value)
     Console(file=sys.stdout, highlight=False).print(grid)
+
+
+def write_json(value: object) -> None:
+    """Data for programs, on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")

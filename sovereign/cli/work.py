@@ -73,7 +73,7 @@ def write_logs(site: Site, name: str, stream: TextIO) -> None:
 
     with open_target(site) as target:
         selector = f"batch.kubernetes.io/job-name={job_object(site.profile.name, name)['metadata']['name']}"
-        pods = target.cluster.list("v1", "Pod", NAMESPACE, labelSelector=selector)
+        pods = target.cluster.find("v1", "Pod", NAMESPACE, labelSelector=selector)
         if not pods:
             raise StageError(f"stage {name} has no pods now", hint=f"sovereign stage {name} {site.root}")
         for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"])):

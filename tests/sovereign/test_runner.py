@@ -20,6 +20,10 @@ def local_runner(folder: Path) -> LocalRunner:
     return LocalRunner(load_profile(path), path, folder)
 
 
+def ignore(_event: StageEvent) -> None:
+    """No progress wanted."""
+
+
 def test_progress_is_told_apart_from_other_lines() -> None:
     events: list[StageEvent] = []
     line = json.dumps(
@@ -35,7 +39,7 @@ def test_progress_is_told_apart_from_other_lines() -> None:
 def after_corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Receipt]:
     """A local lake in which stage corpus has run, and its receipt."""
     folder = tmp_path_factory.mktemp("lake")
-    return folder, local_runner(folder).run("corpus", lambda event: None)
+    return folder, local_runner(folder).run("corpus", ignore)
 
 
 @pytest.fixture
@@ -56,20 +60,20 @@ def test_lost_output_is_made_again_the_same(runner: LocalRunner, after_corpus: t
     lost = sorted(after_corpus[1].outputs)[0]
     runner.store.delete(lost)
     assert runner.current("corpus") is None
-    assert runner.run("corpus", lambda event: None).outputs == after_corpus[1].outputs
+    assert runner.run("corpus", ignore).outputs == after_corpus[1].outputs
     assert runner.store.exists(lost)
 
 
 def test_stage_without_the_one_before_says_so(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="needs stage corpus"):
-        local_runner(tmp_path).run("curate", lambda event: None)
+        local_runner(tmp_path).run("curate", ignore)
 
 
 def test_damaged_input_is_refused_with_its_digest(runner: LocalRunner, after_corpus: tuple[Path, Receipt]) -> None:
     questions = next(key for key in after_corpus[1].outputs if key.endswith("questions.jsonl"))
     runner.store.put_bytes(questions, b"{}")
     with pytest.raises(StageError, match="not what its receipt says"):
-        runner.run("curate", lambda event: None)
+        runner.run("curate", ignore)
 
 
 def test_receipts_are_kept_for_people(after_corpus: tuple[Path, Receipt], tmp_path: Path) -> None:

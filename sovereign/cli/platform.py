@@ -1,0 +1,121 @@
+"""The platform's commands: preview, deploy, status, destroy, doctor."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sovereign.cli.console import Board, say, table, write_json
+from sovereign.cli.sites import find_profile
+from sovereign.plan import plan
+from sovereign.profile import load_profile
+from sovereign.site import Site
+
+if TYPE_CHECKING:
+    from stacks.deploy import DeployResult
+
+
+def run_preview(site: Site, names: list[str] | None, *, as_json: bool) -> None:
+    """Show what a deploy would do."""
+    from stacks.deploy import preview
+    from stacks.objects import STACKS
+
+    profile = site.profile
+    with site.lock("preview"), Board() as board:
+        result = preview(site, profile, plan(profile), names or STACKS, board.deployment)
+    _show(result, as_json=as_json, nothing="no changes")
+
+
+def run_deploy(site: Site, names: list[str] | None, *, as_json: bool) -> None:
+    """Deploy."""
+    from stacks.deploy import deploy
+    from stacks.objects import STACKS
+
+    profile = site.profile
+    with site.lock("deploy"), Board() as board:
+        result = deploy(site, profile, plan(profile), names or STACKS, board.deployment)
+    _show(result, as_json=as_json, nothing="nothing to change")
+
+
+def run_destroy(site: Site, names: list[str] | None, *, delete_data: bool, as_json: bool) -> None:
+    """Remove."""
+    from stacks.deploy import destroy
+    from stacks.objects import STACKS
+
+    profile = site.profile
+    with site.lock("destroy"), Board() as board:
+        result = destroy(site, profile, plan(profile), names or STACKS, board.deployment, delete_data=delete_data)
+    _show(result, as_json=as_json, nothing="nothing was deployed")
+    if not names:
+        kept = "the site's folder stays" if delete_data else "its data stays in node/volumes"
+        say(f"removed; {kept}: {site.root}")
+
+
+def run_status(site: Site, names: list[str] | None, *, as_json: bool) -> bool:
+    """Show every difference; whether there is none."""
+    from stacks.objects import STACKS
+    from stacks.status import status
+
+    profile = site.profile
+    result = status(site, profile, plan(profile), names or STACKS)
+    if as_json:
+        write_json(
+            {
+                "unchanged": result.unchanged,
+                "num_objects": result.num_objects,
+                "drift": [asdict(d) for d in result.drift],
+            }
+        )
+    elif result.unchanged:
+        say(f"{result.num_objects} objects are as deployed")
+    else:
+        table("Differs", [(f"{item.stack}: {item.object}", "\n".join(item.fields)) for item in result.drift])
+        say(f"`sovereign deploy {site.root}` repairs this")
+    return result.unchanged
+
+
+def run_doctor(profile: Path | None, *, as_json: bool) -> bool:
+    """Show the checks; whether all are well."""
+    from sovereign.tools import list_tools
+    from stacks.node.doctor import checks
+
+    if profile is not None:
+        load_profile(profile / "profile.yaml" if profile.is_dir() else find_profile(profile))
+    found = checks(None)
+    missing = [tool.name for tool in list_tools() if tool.path is None]
+    if as_json:
+        write_json({"checks": [asdict(check) for check in found], "missing_tools": missing})
+    else:
+        rows = [
+            (("ok  " if check.ok else "FAIL") + f" {check.name}", _detail(check.detail, "" if check.ok else check.fix))
+            for check in found
+        ]
+        text = (
+            "all found or built" if not missing else f"not built yet: {', '.join(missing)}\nfix: sovereign tools build"
+        )
+        table("Doctor", [*rows, ("ok   tools" if not missing else "FAIL tools", text)])
+    if os.geteuid() != 0:
+        say("without root the embedded node does not work; an existing cluster (target: kubeconfig) and --local do")
+    return all(check.ok for check in found) and not missing
+
+
+def _detail(detail: str, fix: str) -> str:
+    return f"{detail}\nfix: {fix}" if fix else detail
+
+
+def _show(result: DeployResult, *, as_json: bool, nothing: str) -> None:
+    for warning in result.warnings:
+        say(f"warning: {warning}", "yellow")
+    if as_json:
+        write_json({"stacks": [asdict(stack) for stack in result.stacks]})
+    elif result.changed:
+        rows = [
+            (f"{stack.stack}: {operation}", name + (f" ({', '.join(fields)})" if fields else ""))
+            for stack in result.stacks
+            for operation, name, fields in stack.steps
+        ]
+        table("Changes", rows)
+    else:
+        say(nothing)

@@ -1,0 +1,96 @@
+"""The site's cluster as commands use it: its API, the lake, the job runner, addresses that this machine can reach."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sovereign.errors import ClusterError
+from sovereign.jobs import JobRunner, job_name
+from sovereign.profile import EmbeddedTarget
+from sovereign.render import Object, render_template
+from sovereign.site import Site
+from sovereign.store import S3Store
+from sovereign.workload import PORTS, job_context
+
+if TYPE_CHECKING:
+    from stacks.kube import Cluster
+
+
+@dataclass(frozen=True)
+class OpenTarget:
+    """A cluster that a command works with."""
+
+    site: Site
+    cluster: Cluster
+    store: S3Store
+    runner: JobRunner
+
+    @contextmanager
+    def endpoint(self, namespace: str, service: str, port: int) -> Iterator[str]:
+        """Address of a service as seen from this machine."""
+        with _endpoint(self.site, self.cluster, namespace, service, port) as url:
+            yield url
+
+
+@contextmanager
+def open_target(site: Site) -> Iterator[OpenTarget]:
+    """Open the cluster that the site's profile names.
+
+    Raises:
+        ClusterError: it cannot be reached, or nothing is deployed there.
+    """
+    from stacks.kube import Cluster
+    from stacks.resolve import pod_runtime, secret_key
+
+    profile = site.profile
+    if isinstance(profile.target, EmbeddedTarget):
+        cluster = Cluster(site.node_dir / "admin.conf")
+    else:
+        cluster = Cluster(profile.target.path, profile.target.context)
+    runtime = pod_runtime(site, profile)
+    profile_text = site.profile_path.read_text(encoding="utf-8")
+    with ExitStack() as stack:
+        stack.callback(cluster.close)
+        endpoint = stack.enter_context(_endpoint(site, cluster, "lake", "s3", PORTS["s3"]))
+        store = S3Store.connect(endpoint, "sovereign", secret_key(site, "s3 root key"))
+
+        def render(stage: str, key: str) -> list[Object]:
+            name = job_name(profile.name, stage)
+            context = job_context(
+                profile, runner.plan, runtime, name=name, stage=stage, key=key, profile_text=profile_text
+            )
+            return render_template("training/job", context, [site.overlays_dir])
+
+        runner = JobRunner(cluster, profile, store, render)
+        yield OpenTarget(site, cluster, store, runner)
+
+
+@contextmanager
+def _endpoint(site: Site, cluster: Cluster, namespace: str, service: str, port: int) -> Iterator[str]:
+    """The service's own address on the embedded node, whose services this machine can reach; else a port-forward."""
+    metadata = {"name": service, "namespace": namespace}
+    live = cluster.get({"apiVersion": "v1", "kind": "Service", "metadata": metadata})
+    if live is None:
+        raise ClusterError(f"service {namespace}/{service} is not there", hint=f"sovereign deploy {site.root}")
+    target = site.profile.target
+    if isinstance(target, EmbeddedTarget):
+        yield f"http://{live['spec']['clusterIP']}:{port}"
+        return
+    from sovereign.tools import find_tool
+
+    command = [str(find_tool("kubectl")), "--kubeconfig", str(target.path), "--context", target.context]
+    command += ["port-forward", "--namespace", namespace, f"service/{service}", f":{port}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()  # "Forwarding from 127.0.0.1:40421 -> 7070"
+            address = line.removeprefix("Forwarding from ").split(" ")[0]
+            if not line.startswith("Forwarding from "):
+                raise ClusterError(f"no way to service {namespace}/{service}", got=line.strip())
+            yield f"http://{address}"
+        finally:
+            process.terminate()

@@ -1,0 +1,124 @@
+"""`sovereign up`: the whole way from a profile to an answer of the served model.
+
+Every step compares first and does only what differs, so that the same command goes on after it was killed, and a second
+run changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+from sovereign.cli.console import Board, say, table
+from sovereign.cli.summary import Summary, plan_rows, summary_rows
+from sovereign.cli.target import OpenTarget, open_target
+from sovereign.cli.work import run_stages
+from sovereign.plan import Plan, plan
+from sovereign.profile import Profile
+from sovereign.runner import LocalRunner
+from sovereign.site import Site
+from sovereign.stages import STAGES
+from sovereign.workload import PORTS
+
+PLATFORM_STACKS = ("cluster", "datalake")
+"""Stacks that stages need; serving comes when there is a champion."""
+
+
+def run_up(site: Site, *, local: bool) -> Summary:
+    """Go the whole way for `site`, here (`local`: without a cluster, and without serving) or in its cluster."""
+    profile = site.profile
+    resolved = plan(profile)
+    table(f"Plan of {profile.name}", plan_rows(resolved))
+    with site.lock("up"):
+        summary = _up_local(site, profile) if local else _up(site, profile, resolved)
+    table(f"{profile.name}: {'unchanged' if summary.unchanged else 'done'}", summary_rows(summary))
+    return summary
+
+
+def _up_local(site: Site, profile: Profile) -> Summary:
+    runner = LocalRunner(profile, site.profile_path, site.data_dir)
+    unchanged = all(runner.current(name) for name in STAGES)
+    with Board() as board:
+        receipts = run_stages(site, runner, STAGES, board)
+    return Summary(
+        profile=profile.name,
+        unchanged=unchanged,
+        mlflow=runner.tracking_uri,
+        metrics={name: receipt.metrics for name, receipt in receipts.items()},
+        seconds={name: receipt.seconds for name, receipt in receipts.items()},
+        site=str(site.root),
+        remove=f"rm -r {site.root}",
+    )
+
+
+def _up(site: Site, profile: Profile, resolved: Plan) -> Summary:
+    seconds: dict[str, float] = {}
+    with Board() as board:
+        changed = _deploy(site, profile, resolved, PLATFORM_STACKS, board, seconds)
+        with open_target(site) as target:
+            changed |= any(target.runner.current(name) is None for name in STAGES)
+            receipts = run_stages(site, target.runner, STAGES, board)
+            with target.endpoint("lake", "mlflow", PORTS["mlflow"]) as mlflow:
+                digest = _champion(mlflow, profile.name)
+                changed |= _deploy(site, profile, resolved, ("serving",), board, seconds, champion=digest)
+                with target.endpoint("serving", "model", PORTS["model"]) as api:
+                    question, answer, expected = _ask(api, profile, target)
+                    seconds |= {name: receipt.seconds for name, receipt in receipts.items()}
+                    return Summary(
+                        profile=profile.name,
+                        unchanged=not changed,
+                        api=api,
+                        model=f"sovereign/{profile.name}",
+                        mlflow=mlflow,
+                        question=question,
+                        answer=answer,
+                        expected=expected,
+                        metrics={name: receipt.metrics for name, receipt in receipts.items()},
+                        seconds=seconds,
+                        site=str(site.root),
+                        remove=f"sovereign destroy {site.root} --delete-data",
+                    )
+
+
+def _deploy(
+    site: Site,
+    profile: Profile,
+    resolved: Plan,
+    stacks: tuple[str, ...],
+    board: Board,
+    seconds: dict[str, float],
+    *,
+    champion: str | None = None,
+) -> bool:
+    """Compare `stacks` with the live objects and deploy them when anything differs; whether it did."""
+    from stacks.deploy import deploy
+    from stacks.status import status
+
+    if status(site, profile, resolved, stacks, champion=champion).unchanged:
+        return False
+    for stack in stacks:
+        start = time.monotonic()
+        with board.task(stack):
+            result = deploy(site, profile, resolved, [stack], board.deployment, champion=champion)
+        for warning in result.warnings:
+            say(f"warning: {warning}", "yellow")
+        seconds[stack] = round(time.monotonic() - start, 1)
+    return True
+
+
+def _champion(mlflow: str, name: str) -> str:
+    from training.registry import champion
+
+    return champion(mlflow, name).digest
+
+
+def _ask(api: str, profile: Profile, target: OpenTarget) -> tuple[str, str, str | None]:
+    """A held-out question, the served model's answer, and the right one; for real text the beginning of a sentence."""
+    from sovereign.serving.client import ask
+
+    key = f"curated/{profile.name}/questions.jsonl"
+    lines = target.store.get_bytes(key).decode().splitlines()
+    rows = [json.loads(line) for line in lines]
+    heldout = [row for row in rows if row["split"] == "heldout" and row["language"] == "en"] or rows
+    question, expected = (heldout[0]["question"], heldout[0]["answer"]) if heldout else ("What is a list?", None)
+    return question, ask(api, f"sovereign/{profile.name}", question), expected
