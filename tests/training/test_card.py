@@ -1,0 +1,81 @@
+"""The model card from given numbers: text of a source cannot break it, and no number is left out silently."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign.errors import TrainingError
+from sovereign.plan import plan
+from sovereign.receipts import Receipt
+from tests.training.lake import make_profile
+from training.card import write_card
+
+ROW = {"documents": 1, "bytes": 100, "tokens": 40, "model": 1.25, "untrained": 4.0, "unigram": 3.0, "uniform": 4.1}
+COUNTS: dict[str, Any] = {
+    "documents": 12_345,
+    "characters": 99,
+    "documents_by_language": {"en": 12_345},
+    "characters_by_language": {"en": 99},
+    "documents_by_owner": {"A | B\nMinistry": 12_345},
+    "documents_by_licence": {"PSF-2.0": 12_345},
+}
+
+
+def receipt(stage: str, metrics: dict[str, Any]) -> Receipt:
+    return Receipt(
+        stage=stage,
+        inputs={},
+        outputs={},
+        config_digest="",
+        key="k" * 64,
+        metrics=metrics,
+        started_at="",
+        finished_at="2026-01-01",
+        seconds=1.0,
+        made_by="",
+        code_version="0",
+    )
+
+
+def receipts(counts: dict[str, Any]) -> dict[str, Receipt]:
+    curate = {"documents_in": 20_000, "train": counts, "heldout": counts}
+    return {"corpus": receipt("corpus", {}), "curate": receipt("curate", curate), "train": receipt("train", {})}
+
+
+def evaluation(**row: float) -> dict[str, Any]:
+    found = ROW | row
+    return {
+        "model_digest": "ab" * 32,
+        "num_parameters": 1_000_000,
+        "bits_per_byte": {"by_language": {"en": found}, "overall": found},
+        "questions": {"by_language": {}, "by_owner": {}, "overall": {}, "examples": []},
+    }
+
+
+def test_real_text_shows_the_compressor_and_no_questions(tmp_path: Path) -> None:
+    profile = make_profile()
+    write_card(tmp_path, profile, plan(profile), evaluation(xz=2.125), receipts(COUNTS), [])
+    card = (tmp_path / "README.md").read_text()
+    assert "| en | 1 | 100 | 4.000 | 4.100 | 3.000 | 2.125 | 1.250 |" in card
+    assert "Right" not in card
+    assert "| A \\| B Ministry | 12,345 |" in card
+    tables = [line for line in card.splitlines() if line.startswith("| ")]
+    assert all(line.endswith("|") for line in tables)
+
+
+def test_without_compressor_there_is_no_column_for_it(tmp_path: Path) -> None:
+    profile = make_profile()
+    write_card(tmp_path, profile, plan(profile), evaluation(), receipts(COUNTS), [{"step": 1, "loss": 5.0}])
+    card = (tmp_path / "README.md").read_text()
+    assert "xz" not in card
+    assert "from 5.00 at step 1" in card
+
+
+def test_a_number_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    profile = make_profile()
+    without = {key: value for key, value in COUNTS.items() if key != "characters"}
+    with pytest.raises(TrainingError, match="characters"):
+        write_card(tmp_path, profile, plan(profile), evaluation(), receipts(without), [])

@@ -1,0 +1,109 @@
+"""The stage `evaluate` on a real model that knows four answers and not the fifth."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sovereign.store import open_store
+from tests.training.lake import context_for, make_lake, make_profile, store_output
+from training.evaluate import choose_questions, evaluate
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake with the outputs of `evaluate` in it."""
+    root = tmp_path_factory.mktemp("lake")
+    store = make_lake(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        output = evaluate.run(context_for("evaluate", store, root / "work", make_profile(), io.StringIO()))
+    store_output(store, root, "evaluate", output)
+    return root
+
+
+@pytest.fixture
+def evaluation(lake: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((lake / "models/tiny/evaluate/evaluation.json").read_text())
+    return found
+
+
+def test_answers_are_counted_by_language_owner_and_way_to_ask(evaluation: dict[str, Any]) -> None:
+    questions = evaluation["questions"]
+    right, half = {"asked": 2, "correct": 2, "accuracy": 1.0}, {"asked": 2, "correct": 1, "accuracy": 0.5}
+    assert questions["by_language"]["en"] == {"heldout": right, "trained": {"asked": 1, "correct": 1, "accuracy": 1.0}}
+    assert questions["by_language"]["fr"] == {"heldout": half}
+    assert questions["by_owner"]["River Office"]["heldout"] == half
+    assert questions["overall"]["heldout"] == {"asked": 4, "correct": 3, "accuracy": 0.75}
+    assert {example["language"]: example["given"] for example in questions["examples"]}["en"] in {
+        "Velmora",
+        "Tessa Orn",
+    }
+
+
+def test_bits_per_byte_of_a_model_that_knows(evaluation: dict[str, Any]) -> None:
+    rows = evaluation["bits_per_byte"]["by_language"]
+    assert list(rows) == ["en", "fr"]
+    english = rows["en"]
+    assert english["documents"] == 3
+    assert english["model"] < 0.3 * english["unigram"] < 0.3 * english["uniform"]
+    assert english["untrained"] == pytest.approx(english["uniform"], rel=0.1)
+    assert rows["fr"]["model"] > english["model"]  # one of its two documents is new to the model
+    overall = evaluation["bits_per_byte"]["overall"]
+    assert overall["bytes"] == sum(row["bytes"] for row in rows.values())
+    weighted = sum(row["unigram"] * row["bytes"] for row in rows.values()) / overall["bytes"]
+    assert overall["unigram"] == pytest.approx(weighted, abs=1e-3)
+    assert "xz" not in overall  # generated text says nothing about a compressor
+
+
+def test_receipt_has_what_the_summary_shows(lake: Path, evaluation: dict[str, Any]) -> None:
+    receipt = json.loads(open_store(f"file://{lake}").get_bytes("models/tiny/evaluate/receipt.json"))
+    metrics = receipt["predicate"]["metrics"]
+    assert metrics["accuracy"] == {"en": 1.0, "fr": 0.5}
+    assert metrics["bits_per_byte_before"] == evaluation["bits_per_byte"]["overall"]["untrained"]
+    assert metrics["bits_per_byte_after"] == evaluation["bits_per_byte"]["overall"]["model"]
+    assert metrics["share_of_unigram"] < 1
+
+
+def test_card_has_every_number(lake: Path, evaluation: dict[str, Any]) -> None:
+    folder = lake / "models/tiny/evaluate"
+    card = (folder / "README.md").read_text()
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["language"] == ["en", "fr"]
+    assert front["license_name"] == "CC-BY-4.0 AND CC0-1.0"
+    assert len(front["model-index"][0]["results"]) == 4
+    for row in evaluation["bits_per_byte"]["by_language"].values():
+        for measure in ("model", "untrained", "unigram", "uniform"):
+            assert f"{row[measure]:.3f}" in card
+    for text in (
+        evaluation["model_digest"],
+        "| Archive | 3 |",
+        "| CC0-1.0 | 1 |",
+        "| fr | 2 | 50.0% | 0 | |",
+        "1,234 tokens/s",
+    ):
+        assert text in card
+    assert "[" in card.partition("![")[2]  # plots have texts for those who do not see them
+    for name in ("loss.png", "languages.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+        assert f"]({name})" in card
+
+
+def test_questions_are_drawn_evenly_and_the_same_every_time() -> None:
+    questions = [
+        {"question_id": f"{language}{number}{split}", "language": language, "split": split}
+        for language in ("en", "ar")
+        for split in ("heldout", "train")
+        for number in range(300)
+    ]
+    chosen = choose_questions(questions, 200)
+    assert chosen == choose_questions(reversed(questions), 200)
+    assert sum(question["split"] == "heldout" for question in chosen) == 400
+    assert sum(question["split"] == "train" for question in chosen) == 100
+    numbers = {question["question_id"] for question in chosen if question["split"] == "heldout"}
+    assert any(f"en{number}heldout" in numbers for number in range(290, 300))  # not only the first ones

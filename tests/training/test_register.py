@@ -1,0 +1,141 @@
+"""Registration in a real MLflow database: one version for one digest, and the gate before `champion`."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign.errors import StageError, TrainingError
+from sovereign.files import sha256_file
+from sovereign.serving.fetch import fetch_model
+from sovereign.stages import StageOutput
+from sovereign.store import Store, open_store
+from tests.training.lake import context_for, make_lake, make_profile, store_output
+from training.register import register, why_not_champion
+from training.registry import champion, open_client
+
+# MLflow's own code and that of its libraries.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def evaluation(**accuracy: float) -> dict[str, Any]:
+    return {"questions": {"by_language": {name: {"heldout": {"accuracy": share}} for name, share in accuracy.items()}}}
+
+
+@pytest.fixture(scope="module")
+def first_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake up to `evaluate`, and an empty MLflow database."""
+    root = tmp_path_factory.mktemp("first")
+    store = make_lake(root)
+    results = root / "evaluation.json"
+    results.write_text(json.dumps(evaluation(en=1.0, fr=0.5)))
+    card = root / "README.md"
+    card.write_text("# tiny\n")
+    prefix = "models/tiny/evaluate/"
+    store_output(
+        store, root, "evaluate", StageOutput({prefix + "evaluation.json": results, prefix + "README.md": card})
+    )
+    open_client(f"sqlite:///{root}/mlflow.db").search_registered_models()
+    return root
+
+
+@pytest.fixture
+def lake(first_lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the first lake, and MLFLOW_TRACKING_URI of its database."""
+    root = tmp_path / "lake"
+    shutil.copytree(first_lake, root)
+    monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts when no server does
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+    yield root
+
+
+def run(lake: Path, **profile: Any) -> tuple[dict[str, Any], Store]:
+    """Run the stage; its registration.json and the store."""
+    store = open_store(f"file://{lake}")
+    output = register.run(context_for("register", store, lake / "work", make_profile(**profile), io.StringIO()))
+    store_output(store, lake, "register", output)
+    registration: dict[str, Any] = json.loads(store.get_bytes("models/tiny/register/registration.json"))
+    return registration | {"metrics": output.metrics}, store
+
+
+def tracking_uri(lake: Path) -> str:
+    return f"sqlite:///{lake}/mlflow.db"
+
+
+def test_same_digest_is_registered_once(lake: Path) -> None:
+    first, _ = run(lake)
+    second, _ = run(lake)
+    assert (first["version"], second["version"]) == (1, 1)
+    assert (first["metrics"]["is_new"], second["metrics"]["is_new"]) == (True, False)
+    client = open_client(tracking_uri(lake))
+    versions = client.search_model_versions("name = 'tiny'")
+    assert [int(version.version) for version in versions] == [1]
+    assert versions[0].tags["receipt.train"] == "t" * 64
+    assert set(client.get_registered_model("tiny").aliases) == {"candidate", "champion"}
+
+
+def test_artifacts_are_the_model_and_its_card(lake: Path, tmp_path: Path) -> None:
+    registration, _ = run(lake)
+    client = open_client(tracking_uri(lake))
+    run_id = client.get_model_version("tiny", "1").run_id or ""
+    folder = Path(client.download_artifacts(run_id, f"model-{registration['digest'][:12]}", str(tmp_path)))
+    assert (folder / "README.md").read_text() == "# tiny\n"
+    model = lake / "models/tiny/train/model"
+    assert {path.name for path in folder.iterdir()} == {path.name for path in model.iterdir()} | {"README.md"}
+    assert sha256_file(folder / "model.safetensors") == sha256_file(model / "model.safetensors")
+
+
+def test_champion_is_what_serving_fetches(lake: Path, tmp_path: Path) -> None:
+    registration, store = run(lake)
+    found = champion(tracking_uri(lake), "tiny")
+    assert (found.version, found.digest, found.files) == (1, registration["digest"], registration["files"])
+    # The next training writes over its own output, not over the champion.
+    (lake / "models/tiny/train/model/model.safetensors").write_bytes(b"another")
+    snapshot = fetch_model(store, found.store_prefix, found.digest, tmp_path / "hf", "sovereign/tiny")
+    assert sha256_file(snapshot / "model.safetensors") in found.files.values()
+
+
+def test_below_the_gate_it_is_a_candidate_only(lake: Path) -> None:
+    registration, _ = run(lake, min_accuracy=0.9)
+    assert registration["aliases"] == ["candidate"]
+    assert registration["metrics"]["why_not_champion"] == "accuracy below 90%: fr 50.0%"
+    with pytest.raises(TrainingError, match="no version with the alias champion"):
+        champion(tracking_uri(lake), "tiny")
+    assert champion(tracking_uri(lake), "tiny", alias="candidate").version == 1
+
+
+def test_a_higher_gate_takes_the_alias_away(lake: Path) -> None:
+    assert run(lake, min_accuracy=0.5)[0]["aliases"] == ["candidate", "champion"]
+    assert run(lake, min_accuracy=0.6)[0]["aliases"] == ["candidate"]
+    with pytest.raises(TrainingError, match="champion"):
+        champion(tracking_uri(lake), "tiny")
+
+
+def test_no_registry_is_named(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(StageError, match="MLFLOW_TRACKING_URI"):
+        run(lake)
+
+
+def test_no_model_is_registered(lake: Path) -> None:
+    with pytest.raises(TrainingError, match="no version with the alias champion"):
+        champion(tracking_uri(lake), "nothing")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "minimum", "reason"),
+    [
+        ({"en": 0.1}, None, None),
+        ({"en": 0.9, "fr": 0.95}, 0.9, None),
+        ({"en": 0.9, "fr": 0.85}, 0.9, "accuracy below 90%: fr 85.0%"),
+        ({}, 0.9, "evaluation.min_accuracy is 90%, but there is no question to ask"),
+    ],
+)
+def test_gate(accuracy: dict[str, float], minimum: float | None, reason: str | None) -> None:
+    assert why_not_champion(evaluation(**accuracy), minimum) == reason

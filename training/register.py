@@ -1,0 +1,191 @@
+"""Stage `register`: the trained model becomes a version in the MLflow registry, and the champion if it is good enough.
+
+The registered artifact is a Hugging Face folder (safetensors, tokenizer, model card). A model is known by the digest of
+its files: the same digest is never registered twice. What is served lies in the store under that digest, since the next
+training writes over the last one's output. MLFLOW_TRACKING_URI names the registry.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sovereign.errors import StageError, TrainingError
+from sovereign.files import write_atomic
+from sovereign.plan import Plan
+from sovereign.profile import Profile
+from sovereign.receipts import Receipt
+from sovereign.serving.fetch import model_digest
+from sovereign.stages import Stage, StageContext, StageOutput
+from training.registry import CANDIDATE, CHAMPION, open_client
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+def _run(context: StageContext) -> StageOutput:
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not tracking_uri:
+        raise StageError(
+            "no model registry is named",
+            expected="MLFLOW_TRACKING_URI in the environment, e.g. http://mlflow.lake.svc:5000 or sqlite:////data/mlflow.db",
+        )
+    model = _model_files(context)
+    digest = model_digest({name: context.inputs[key] for name, key in model.items()})
+    prefix = f"models/{context.dataset}/register/{digest}/"
+    files = {prefix + name: context.inputs[key] for name, key in model.items()}
+    evaluation = json.loads(context.fetch(_evaluation_prefix(context) + "evaluation.json").read_bytes())
+    refusal = why_not_champion(evaluation, context.profile.evaluation.min_accuracy)
+    client = open_client(tracking_uri)
+    context.progress("looking for this model in the registry")
+    version = _registered_version(client, context.dataset, digest)
+    is_new = version is None
+    if version is None:
+        context.progress("storing the model in the registry")
+        tags = {"digest": digest, "files": json.dumps(files), "store_prefix": prefix} | _receipt_tags(context)
+        version = _register(client, context, _gather(context, model), f"model-{digest[:12]}", tags)
+    aliases = _set_aliases(client, context.dataset, version, is_champion=refusal is None)
+    registration = {
+        "name": context.dataset,
+        "version": version,
+        "digest": digest,
+        "aliases": aliases,
+        "files": files,
+        "store_prefix": prefix,
+    }
+    path = context.workdir / "registration.json"
+    write_atomic(path, json.dumps(registration, indent=2, sort_keys=True) + "\n")
+    outputs = {prefix + name: context.fetch(key) for name, key in model.items()}
+    outputs[f"models/{context.dataset}/register/registration.json"] = path
+    metrics: dict[str, Any] = {"version": version, "digest": digest, "aliases": aliases, "is_new": is_new}
+    if refusal is not None:
+        metrics["why_not_champion"] = refusal
+        context.progress(f"registered as {CANDIDATE} only: {refusal}")
+    return StageOutput(outputs, metrics)
+
+
+def _model_files(context: StageContext) -> dict[str, str]:
+    """Store keys of the trained model's files, by their names in its folder."""
+    prefix = f"models/{context.dataset}/train/model/"
+    files = {key.removeprefix(prefix): key for key in sorted(context.inputs) if key.startswith(prefix)}
+    if not files:
+        raise StageError(f"training left no model under {prefix}", hint="run the stage `train` again")
+    return files
+
+
+def _evaluation_prefix(context: StageContext) -> str:
+    return f"models/{context.dataset}/evaluate/"
+
+
+def why_not_champion(evaluation: Mapping[str, Any], min_accuracy: float | None) -> str | None:
+    """The reason why a model with this evaluation must not be served, or None when it may.
+
+    Args:
+        evaluation: content of evaluation.json.
+        min_accuracy: share of held-out questions that every language must reach; None asks for nothing.
+    """
+    if min_accuracy is None:
+        return None
+    accuracy = {
+        language: scores["heldout"]["accuracy"]
+        for language, scores in sorted(evaluation["questions"]["by_language"].items())
+        if "heldout" in scores
+    }
+    if not accuracy:
+        return f"evaluation.min_accuracy is {min_accuracy:.0%}, but there is no question to ask"
+    below = [f"{language} {share:.1%}" for language, share in accuracy.items() if share < min_accuracy]
+    return f"accuracy below {min_accuracy:.0%}: {', '.join(below)}" if below else None
+
+
+def _registered_version(client: MlflowClient, name: str, digest: str) -> int | None:
+    """The version that has the digest already."""
+    found = client.search_model_versions(f"name = '{name}' and tags.digest = '{digest}'")
+    return max((int(version.version) for version in found), default=None)
+
+
+def _receipt_tags(context: StageContext) -> dict[str, str]:
+    """The keys of the receipts that lead to this model."""
+    return {
+        f"receipt.{stage}": Receipt.from_bytes(
+            context.store.get_bytes(f"models/{context.dataset}/{stage}/receipt.json")
+        ).key
+        for stage in ("train", "evaluate")
+    }
+
+
+def _gather(context: StageContext, model: Mapping[str, str]) -> Path:
+    """A folder with the model's files and its card."""
+    folder = context.workdir / "registered-model"
+    shutil.rmtree(folder, ignore_errors=True)
+    card = _evaluation_prefix(context)
+    pages = {key.removeprefix(card): key for key in context.inputs if key.startswith(card)}
+    wanted = dict(model) | {name: key for name, key in pages.items() if name.endswith((".md", ".png"))}
+    for name, key in wanted.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(context.fetch(key), folder / name)
+    return folder
+
+
+def _register(
+    client: MlflowClient, context: StageContext, folder: Path, artifact_path: str, tags: Mapping[str, str]
+) -> int:
+    """Store the folder as artifacts of the training run and make a version of it."""
+    from mlflow.exceptions import MlflowException
+
+    name = context.dataset
+    try:
+        run_id = _training_run(client, context)
+        client.log_artifacts(run_id, str(folder), artifact_path)
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name, description=context.profile.description or None)
+        source = f"{client.get_run(run_id).info.artifact_uri}/{artifact_path}"
+        version = client.create_model_version(name, source=source, run_id=run_id, tags=dict(tags))
+    except MlflowException as error:
+        raise TrainingError(f"the model cannot be registered: {error}") from error
+    return int(version.version)
+
+
+def _training_run(client: MlflowClient, context: StageContext) -> str:
+    """The run that training recorded, or a new one when it had no registry to record in."""
+    receipt = Receipt.from_bytes(context.store.get_bytes(f"models/{context.dataset}/train/receipt.json"))
+    run_id = receipt.metrics.get("mlflow_run_id")
+    if run_id is not None and client.search_runs(_experiments(client), f"attributes.run_id = '{run_id}'"):
+        return str(run_id)
+    experiment = client.get_experiment_by_name(context.dataset)
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment(context.dataset)
+    run = client.create_run(experiment_id, run_name=f"{context.dataset} registration", tags={"receipt": receipt.key})
+    client.set_terminated(run.info.run_id)
+    return str(run.info.run_id)
+
+
+def _experiments(client: MlflowClient) -> list[str]:
+    return [experiment.experiment_id for experiment in client.search_experiments()]
+
+
+def _set_aliases(client: MlflowClient, name: str, version: int, *, is_champion: bool) -> list[str]:
+    """Point `candidate`, and `champion` when it may be one, at `version`; gives back the aliases of this version."""
+    client.set_registered_model_alias(name, CANDIDATE, str(version))
+    held = client.get_registered_model(name).aliases.get(CHAMPION)
+    if is_champion:
+        client.set_registered_model_alias(name, CHAMPION, str(version))
+        return [CANDIDATE, CHAMPION]
+    if held is not None and int(held) == version:  # the profile asks for more now
+        client.delete_registered_model_alias(name, CHAMPION)
+    return [CANDIDATE]
+
+
+def _config(profile: Profile, _plan: Plan) -> Mapping[str, Any]:
+    return {"min_accuracy": profile.evaluation.min_accuracy}
+
+
+register = Stage(
+    name="register",
+    run=_run,
+    needs=("train", "evaluate"),
+    config=_config,
+    prefix="models/{dataset}/register/",
+)
