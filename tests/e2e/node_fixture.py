@@ -1,0 +1,91 @@
+"""The session's embedded node: an instance of its own with ranges that are free, removed at the end.
+
+conftest.py imports the fixture `cluster`. What a killed session left is removed by the next.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from sovereign.errors import NodeError
+from sovereign.tools import find_tool
+from stacks.node import lifecycle, network, processes
+from stacks.node.lifecycle import NodeInfo
+from stacks.node.spec import PROGRAMS, NodeSpec
+
+_INSTANCE = re.compile(r"[a-z](\d+)")
+
+
+@dataclass(frozen=True)
+class RunningNode:
+    """A node that is up."""
+
+    spec: NodeSpec
+    info: NodeInfo
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.info.kubeconfig
+
+    @property
+    def uid(self) -> str:
+        """UID of kube-system."""
+        return self.info.cluster_uid
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Standard output of kubectl; its failure fails the test with what it said."""
+        cache = self.spec.state_dir / "kubectl-cache"
+        command = [str(self.spec.binaries["kubectl"]), f"--kubeconfig={self.kubeconfig}", f"--cache-dir={cache}"]
+        done = subprocess.run([*command, *arguments], input=stdin, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+def free_spec(prefix: str, folder: Path) -> NodeSpec:
+    """A spec whose ranges nothing on this machine uses; the instance is named by this process."""
+    binaries = {name: find_tool(name) for name in PROGRAMS}
+    instance = f"{prefix}{os.getpid()}"
+    for second in range(200, 240):
+        base = f"10.{second}"
+        spec = NodeSpec(instance, folder, f"{base}.0.0/24", f"{base}.128.0/20", f"{base}.255.252/30", binaries)
+        try:
+            network.check_free(spec)
+        except NodeError:
+            continue
+        return spec
+    raise AssertionError("no free range in 10.200.0.0 to 10.239.255.255")
+
+
+def python_folders() -> tuple[Path, ...]:
+    """What a pod needs to see to run this Python."""
+    usr, prefix = Path("/usr"), Path(sys.base_prefix)
+    return (usr,) if prefix.is_relative_to(usr) else (usr, prefix)
+
+
+def remove_remains_of_dead_sessions() -> None:
+    for supervisor in processes.supervisors():
+        spec = NodeSpec.load(supervisor.state_dir)
+        match = _INSTANCE.fullmatch(spec.instance) if spec else None
+        if spec and match and not Path("/proc", match[1]).exists():
+            lifecycle.remove(spec, delete_data=True, progress=print)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    """A healthy node that sees the host's /usr and the tests' Python."""
+    assert os.geteuid() == 0, "the e2e tests need root"
+    remove_remains_of_dead_sessions()
+    spec = free_spec("t", tmp_path_factory.mktemp("node"))
+    spec = replace(spec, binds=python_folders())
+    try:
+        yield RunningNode(spec, lifecycle.ensure(spec, print))
+    finally:
+        lifecycle.remove(spec, delete_data=True, progress=print)
