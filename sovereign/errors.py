@@ -30,6 +30,9 @@ class SovereignError(Exception):
         hint: the next thing for the user to do.
     """
 
+    exit_code = 1
+    """Exit code of a process that ends with this error."""
+
     def __init__(self, message: str, *, got: object = None, expected: object = None, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message

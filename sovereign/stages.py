@@ -10,7 +10,9 @@ configuration, and whose outputs are still there, is skipped.
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -184,9 +186,14 @@ def _current(store: Store, stage: Stage, profile: Profile, resolved: Plan, input
 def run_stage(stage: Stage, profile: Profile, store: Store, workdir: Path, stream: TextIO) -> Receipt:
     """Run one stage here, or skip it when its receipt is current; store its files, then its receipt.
 
+    Where several processes run one stage together (RANK in the environment), rank 0 alone reports and stores.
+
     Raises:
         SovereignError: what the stage raises.
     """
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
+        stream, workdir = io.StringIO(), workdir / f"rank-{rank}"  # on one machine all ranks are given the same folder
     progress = Progress(stage.name, stream)
     resolved = plan(profile)
     inputs = collect_inputs(store, stage, profile)
@@ -211,7 +218,8 @@ def run_stage(stage: Stage, profile: Profile, store: Store, workdir: Path, strea
         made_by=made_by(),
         code_version=code_version(),
     )
-    _store_result(store, stage, profile, output, receipt)
+    if rank == "0":
+        _store_result(store, stage, profile, output, receipt)
     progress("done", done=1, total=1, metrics=output.metrics)
     return receipt
 
@@ -230,7 +238,7 @@ def _store_result(store: Store, stage: Stage, profile: Profile, output: StageOut
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """A stage's process; exit code 0, 1 (an error of the kit, told on stderr) or 2 (wrong arguments)."""
+    """A stage's process; exit code 0, the error's (told on stderr; 143 when it was asked to stop) or 2 (arguments)."""
     parser = argparse.ArgumentParser(prog="python -m sovereign.stages", description="Run one stage.")
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run")
@@ -246,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_stage(load_stage(options.name), profile, store, options.workdir, stream)
     except SovereignError as error:
         sys.stderr.write(f"error: {error}\n")
-        return 1
+        return error.exit_code
     return 0
 
 
