@@ -1,0 +1,135 @@
+"""The process environment that torch, DeepSpeed and MLflow find when they are imported: call `prepare` before.
+
+Nothing here imports torch. A pod has a read-only root file system and a user without a name or a home, and must not
+look for the internet, for MPI or for a compiler cache in places that it cannot write to.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sovereign.errors import TrainingError
+
+RENDEZVOUS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What DeepSpeed needs, or else it imports mpi4py (deepspeedai/DeepSpeed#8444)."""
+
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "TOKENIZERS_PARALLELISM": "true",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+_NAME_WAIT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+
+    @property
+    def is_first(self) -> bool:
+        """Rank 0 reports, stores and keeps the run's record."""
+        return self.rank == 0
+
+
+def prepare(workdir: Path, *, threads: int, world_size: int) -> Ranks:
+    """Set what is missing in the environment.
+
+    Args:
+        workdir: a folder that can be written to, for caches.
+        threads: compute threads of a process on CPU; 0 with GPUs, and where torch is not used.
+        world_size: processes that train together by the plan.
+
+    Raises:
+        TrainingError: the environment's WORLD_SIZE is not `world_size`, or rank 0's address cannot be found.
+    """
+    for name, value in OFFLINE.items():
+        os.environ.setdefault(name, value)
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a busy machine
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    _give_a_home(workdir)
+    given = [name for name in RENDEZVOUS if name in os.environ]
+    if given and len(given) < len(RENDEZVOUS):
+        raise TrainingError(
+            "the rendezvous variables are incomplete",
+            got=", ".join(given),
+            expected=f"all of {', '.join(RENDEZVOUS)}, or none for a process alone",
+        )
+    if not given:
+        alone = ("0", "1", "0", "127.0.0.1", str(_free_port()))
+        os.environ.update(zip(RENDEZVOUS, alone, strict=True))
+    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
+    if ranks.world_size != world_size:
+        raise TrainingError(
+            "the number of training processes is not the plan's",
+            got=f"WORLD_SIZE={ranks.world_size}",
+            expected=f"{world_size}",
+            hint="start one process for each of training.pods (or GPU), or change the profile",
+        )
+    if ranks.world_size > 1 and "GLOO_SOCKET_IFNAME" not in os.environ:
+        os.environ["GLOO_SOCKET_IFNAME"] = _interface_towards(os.environ["MASTER_ADDR"])
+    return ranks
+
+
+def _give_a_home(workdir: Path) -> None:
+    """A user without an entry in passwd has no name and no home; caches must lie where it can write."""
+    cache = workdir / "cache"
+    home = Path(os.environ.get("HOME", "/nonexistent"))
+    if not os.access(home, os.W_OK):
+        home = cache / "home"
+        home.mkdir(parents=True, exist_ok=True)
+        os.environ["HOME"] = str(home)
+    for name in ("USER", "LOGNAME"):
+        os.environ.setdefault(name, "sovereign")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(cache / "triton"))
+    os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _interface_towards(host: str) -> str:
+    """Name of the network interface by which `host` is reached: gloo's own choice needs a hostname that resolves.
+
+    Waits for the name of rank 0's pod, which appears in DNS only when that pod runs.
+    """
+    import psutil  # type: ignore[import-untyped]
+
+    deadline = time.monotonic() + _NAME_WAIT_S
+    while True:
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+            break
+        except socket.gaierror as error:
+            if time.monotonic() > deadline:
+                raise TrainingError(
+                    f"the address of rank 0 cannot be found: {error}",
+                    got=f"MASTER_ADDR={host}",
+                    hint="does its pod run, and does the Job's headless Service exist?",
+                ) from error
+            time.sleep(1.0)
+    with socket.socket(family, kind) as probe:
+        probe.connect(address)  # a datagram socket: chooses the route, sends nothing
+        own = probe.getsockname()[0]
+    for interface, addresses in psutil.net_if_addrs().items():
+        if any(entry.address.partition("%")[0] == own for entry in addresses):
+            return str(interface)
+    raise TrainingError("no network interface has the address that leads to rank 0", got=own)

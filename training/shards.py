@@ -1,0 +1,191 @@
+"""Token shards: documents as token ids in one memory-mapped file, with their ends, ids, languages and owners.
+
+File, little-endian: a header of 64 bytes (`_HEADER`: magic, version, bytes per token, offset and length of the index,
+its SHA-256); the tokens, every document followed by the end-of-text mark; arrays by document; the index, JSON: counts,
+languages, owners, and where each array is. The writer needs memory for the documents' ends and ids only; a file gets
+its name when it is complete. Whether the tokens are the right ones is known from the digest in the stage's receipt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from sovereign.errors import TrainingError
+from sovereign.files import sync_folder
+
+MAGIC = b"SOVTOKEN"
+VERSION = 1
+_HEADER = struct.Struct("<8sIIQQ32s")
+_ARRAYS = {
+    "ends": "<u8",
+    "num_bytes": "<u8",
+    "languages": "<u2",
+    "owner_ends": "<u8",
+    "owners": "<u4",
+    "id_ends": "<u8",
+}
+_TYPECODES = {"<u8": "Q", "<u4": "I", "<u2": "H"}
+
+
+class ShardWriter:
+    """Writes one shard; a context manager. Nothing is at `path` until it ends without an error."""
+
+    def __init__(self, path: Path, vocab_size: int, end_of_text: int) -> None:
+        self.num_tokens = 0
+        self._path, self._end = path, end_of_text
+        self._temporary = path.with_name(f".{path.name}.part")
+        self._dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+        self._arrays = {name: array(_TYPECODES[kind]) for name, kind in _ARRAYS.items()}
+        self._ids = bytearray()
+        self._names: dict[str, dict[str, int]] = {"languages": {}, "owners": {}}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._temporary.open("wb")
+        self._file.write(bytes(_HEADER.size))
+
+    def add(self, tokens: Sequence[int], *, doc_id: str, language: str, owners: Sequence[str], num_bytes: int) -> None:
+        """Append a document; the end-of-text mark is added. `num_bytes` is the length of its text in UTF-8."""
+        self._file.write(np.array([*tokens, self._end], dtype=self._dtype).tobytes())
+        self.num_tokens += len(tokens) + 1
+        self._arrays["ends"].append(self.num_tokens)
+        self._arrays["num_bytes"].append(num_bytes)
+        self._arrays["languages"].append(self._number("languages", language))
+        self._arrays["owners"].extend(self._number("owners", owner) for owner in owners)
+        self._arrays["owner_ends"].append(len(self._arrays["owners"]))
+        self._ids += doc_id.encode()
+        self._arrays["id_ends"].append(len(self._ids))
+
+    def _number(self, kind: str, name: str) -> int:
+        names = self._names[kind]
+        return names.setdefault(name, len(names))
+
+    def _finish(self) -> None:
+        blocks: dict[str, bytes] = {
+            name: np.array(values, dtype=_ARRAYS[name]).tobytes() for name, values in self._arrays.items()
+        }
+        blocks["ids"] = bytes(self._ids)
+        places = {}
+        for name, block in blocks.items():
+            self._file.write(bytes(-self._file.tell() % 8))  # aligned, so that it can be mapped
+            places[name] = [self._file.tell(), len(block)]
+            self._file.write(block)
+        index = {
+            "num_tokens": self.num_tokens,
+            "num_documents": len(self._arrays["ends"]),
+            "languages": list(self._names["languages"]),
+            "owners": list(self._names["owners"]),
+            "arrays": places,
+        }
+        text, offset = json.dumps(index).encode(), self._file.tell()
+        self._file.write(text)
+        self._file.seek(0)
+        digest = hashlib.sha256(text).digest()
+        self._file.write(_HEADER.pack(MAGIC, VERSION, self._dtype.itemsize, offset, len(text), digest))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file:
+            if kind is None:
+                self._finish()
+        if kind is None:
+            self._temporary.replace(self._path)
+            sync_folder(self._path.parent)
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+
+class Shard:
+    """One shard, memory-mapped: opening it costs nothing, whatever its size."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file at `path`.
+
+        Raises:
+            TrainingError: not a shard of this version, or cut off, or its header or index is damaged.
+        """
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                index, width = self._read_index(file.read(_HEADER.size), file, path.stat().st_size)
+        except OSError as error:
+            raise TrainingError(f"cannot read shard {path}: {error}") from error
+        self.num_tokens: int = index["num_tokens"]
+        self.num_documents: int = index["num_documents"]
+        self.language_names: list[str] = index["languages"]
+        """Languages by the numbers in `languages`."""
+        self.owner_names: list[str] = index["owners"]
+        """Owners by the numbers that `owners_of` gives."""
+        self._places: dict[str, tuple[int, int]] = index["arrays"]
+        self.tokens = self._map(_HEADER.size, f"<u{width}", self.num_tokens)
+        """All tokens, documents one after the other."""
+        self.ends = self._array("ends").astype(np.int64)
+        """Where each document ends in `tokens`, its end-of-text mark included."""
+        self.num_bytes = self._array("num_bytes")
+        """Length of each document's text, UTF-8 bytes."""
+        self.languages = self._array("languages")
+        """Number of each document's language."""
+
+    def _read_index(self, header: bytes, file: Any, size: int) -> tuple[dict[str, Any], int]:
+        if len(header) < _HEADER.size or not header.startswith(MAGIC):
+            raise self._damaged("no header of a token shard")
+        _, version, width, offset, length, digest = _HEADER.unpack(header)
+        if version != VERSION:
+            raise TrainingError(
+                f"{self.path} has another format", got=version, expected=VERSION, hint="run stage tokenize"
+            )
+        file.seek(offset)
+        text = file.read(length) if offset + length == size else b""
+        if hashlib.sha256(text).digest() != digest:
+            raise self._damaged("its index is not the one that was written")
+        index: dict[str, Any] = json.loads(text)
+        return index, width
+
+    def _damaged(self, reason: str) -> TrainingError:
+        return TrainingError(f"{self.path} is damaged: {reason}", hint="remove it and run stage tokenize again")
+
+    def _map(self, offset: int, dtype: str, count: int) -> npt.NDArray[Any]:
+        if count == 0:
+            return np.empty(0, dtype)
+        return np.memmap(self.path, dtype=dtype, mode="r", offset=offset, shape=(count,))
+
+    def _array(self, name: str) -> npt.NDArray[Any]:
+        offset, num_bytes = self._places[name]
+        return self._map(offset, _ARRAYS[name], num_bytes // np.dtype(_ARRAYS[name]).itemsize)
+
+    def document_id(self, number: int) -> str:
+        """Id of document `number`."""
+        ends = self._array("id_ends")
+        start, end = int(ends[number - 1]) if number else 0, int(ends[number])
+        return bytes(self._map(self._places["ids"][0] + start, "<u1", end - start)).decode()
+
+    def owners_of(self, number: int) -> list[int]:
+        """Numbers of the owners of document `number`."""
+        ends = self._array("owner_ends")
+        start, end = int(ends[number - 1]) if number else 0, int(ends[number])
+        return [int(owner) for owner in self._array("owners")[start:end]]
+
+    def by_language(self, values: npt.NDArray[Any]) -> dict[str, int]:
+        """Sums of `values` (one for each document) by language."""
+        sums = np.bincount(self.languages, weights=values, minlength=len(self.language_names))
+        return {language: int(total) for language, total in zip(self.language_names, sums, strict=True)}
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each document, its end-of-text mark included."""
+        return np.diff(self.ends, prepend=0)
