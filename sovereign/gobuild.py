@@ -138,6 +138,7 @@ def _go(build: GoBuild, arguments: Sequence[str], on_line: Callable[[str], None]
             stdout=output,
             stderr=subprocess.PIPE,
             text=True,
+            close_fds=False,  # shares the lock of whoever builds: see sovereign.locks
         )
         assert process.stderr is not None
         with process:

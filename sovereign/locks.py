@@ -1,8 +1,13 @@
-"""A lock between processes that ends with its holder, however that ends. Standard library only."""
+"""A lock between processes that ends with its holder, however that ends. Standard library only.
+
+A program started with ``close_fds=False`` while the lock is held shares it: when its parent is killed, the next holder
+waits until that program, which may still be writing, has ended too.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,4 +23,5 @@ def hold(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         except BlockingIOError:
             on_wait()
             fcntl.flock(file, fcntl.LOCK_EX)
+        os.set_inheritable(file.fileno(), True)
         yield

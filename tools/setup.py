@@ -285,7 +285,13 @@ def run(command: Sequence[str | Path], what: str, *, cwd: Path | None = None, gr
     started, free_before = time.monotonic(), shutil.disk_usage(growth_of or "/").free
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
-            command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            close_fds=False,  # shares the set-up's lock: see sovereign.locks
         )
         try:
             while True:

@@ -20,6 +20,7 @@ from sovereign.tools import Tool, build_tool, ensure_tools, find_tool, list_tool
 
 needs_go = pytest.mark.skipif(shutil.which("go") is None, reason="builds need Go")
 
+ROOT = Path(__file__).parents[2]
 REGISTRY = """
 [tiny]
 version = "1.2.3"
@@ -69,7 +70,7 @@ def tiny(registry: Path) -> Tool:
 
 def builder(registry: Path, block_at: str = "") -> subprocess.Popen[str]:
     command = [sys.executable, "-c", BUILDER, str(registry), block_at]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
@@ -170,6 +171,29 @@ def test_two_builds_at_once_build_once(registry: Path, tmp_path: Path) -> None:
     assert [process.returncode for process in both] == [0, 0]
     assert talks[0][-1] == talks[1][-1]
     assert sum("fetching modules" in talk for talk in talks) == 1
+
+
+def test_lock_outlives_its_killed_holder_while_what_it_started_runs(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    code = (
+        "import subprocess, sys; from pathlib import Path; from sovereign.locks import hold\n"
+        "with hold(Path(sys.argv[1]), lambda: None):\n"
+        "    child = subprocess.Popen(['sleep', '600'], stdout=subprocess.DEVNULL, close_fds=False)\n"
+        "    print(child.pid, flush=True); child.wait()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, str(lock)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as holder:
+        writer = int(first_line(holder))
+        holder.kill()
+    waited: list[int] = []
+
+    def end_writer() -> None:
+        waited.append(writer)
+        os.kill(writer, signal.SIGKILL)
+
+    with hold(lock, end_writer):
+        assert waited == [writer]
 
 
 @needs_go
