@@ -8,7 +8,10 @@ batch = 327,680 (N/108M)^(2/3) tokens.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from sovereign.errors import PlanError
@@ -208,23 +211,28 @@ def plan(profile: Profile) -> Plan:
         PlanError: the model, its checkpoints or its data cannot fit; says what would.
     """
     shape = choose_shape(profile)
-    device = ACCELERATORS[profile.hardware.accelerator]
-    recipe, memory_bytes, limit_bytes = _fit(profile, shape, device)
-    estimates = _estimate(profile, shape, device, recipe, memory_bytes, limit_bytes)
+    layout = _layout(profile, shape)
+    if not layout.fits:
+        raise _refusal(profile, shape, layout)
+    recipe = _recipe(profile, shape, layout)
     return Plan(
         profile=profile.name,
         model=shape,
         num_parameters=shape.num_parameters,
         recipe=recipe,
-        estimates=estimates,
-        quota=_quota(profile, memory_bytes),
+        estimates=_estimate(profile, shape, layout, recipe),
+        quota=_quota(profile, layout),
     )
 
 
 def choose_shape(profile: Profile) -> ModelShape:
     """The shape of the ladder whose parameter count is nearest (as a ratio) to the one wanted."""
     wanted = profile.model.parameters
-    shapes = [
+    return min(_shapes(profile, wanted), key=lambda shape: abs(math.log(shape.num_parameters / wanted)))
+
+
+def _shapes(profile: Profile, wanted: float) -> list[ModelShape]:
+    return [
         ModelShape(
             num_layers=layers,
             hidden_size=width,
@@ -238,7 +246,12 @@ def choose_shape(profile: Profile) -> ModelShape:
         )
         for layers, width, feed_forward, heads, kv_heads, head_dim in _LADDER
     ]
-    return min(shapes, key=lambda shape: abs(math.log(shape.num_parameters / wanted)))
+
+
+def _ladder_sizes(profile: Profile) -> list[int]:
+    """Parameter counts that can be asked for and are met exactly."""
+    both = [shape.num_parameters for wanted in (0, _TIED_BELOW) for shape in _shapes(profile, wanted)]
+    return [size for size in both if choose_shape(_with_parameters(profile, size)).num_parameters == size]
 
 
 def memory_bytes_per_device(
@@ -273,56 +286,96 @@ def _batch_sequences(profile: Profile, shape: ModelShape, world_size: int) -> in
     return max(1, math.ceil(wanted / shape.sequence_length / world_size)) * world_size
 
 
-def _fit(profile: Profile, shape: ModelShape, device: Accelerator) -> tuple[Recipe, float, float]:
-    """The quickest (ZeRO stage, checkpointing, micro-batch) that fits; its memory and the limit, bytes."""
+@dataclass(frozen=True)
+class _Layout:
+    """How the model lies on its devices."""
+
+    zero_stage: Literal[1, 2, 3]
+    checkpointing: bool
+    micro_batch: int
+    memory_bytes: float
+    limit_bytes: float
+
+    @property
+    def fits(self) -> bool:
+        return self.memory_bytes <= self.limit_bytes
+
+    @property
+    def speed(self) -> float:
+        """Part of the full speed: ZeRO-3 gathers parameters in both passes, checkpointing repeats the forward pass."""
+        return (0.9 if self.zero_stage == 3 else 1.0) * (0.75 if self.checkpointing else 1.0)
+
+
+def _precision(profile: Profile) -> Literal["fp32", "bf16"]:
+    return "bf16" if profile.hardware.gpus_per_node else "fp32"
+
+
+def _limit_bytes(profile: Profile) -> float:
+    """What one rank may use, bytes; below 0 when not even the runtime fits."""
+    hardware = profile.hardware
+    if hardware.gpus_per_node:
+        return ACCELERATORS[hardware.accelerator].memory_bytes * USABLE_MEMORY_FRACTION
+    pods_per_node = math.ceil(profile.training.pods / hardware.nodes)
+    return hardware.memory_gb_per_node * GB * 0.5 / pods_per_node - CPU_RUNTIME_BYTES
+
+
+def _layout(profile: Profile, shape: ModelShape) -> _Layout:
+    """The first layout that fits, the fastest tried first; the smallest one when none does."""
     world_size = _world(profile)
-    gpus = profile.hardware.gpus_per_node
-    precision: Literal["fp32", "bf16"] = "bf16" if gpus else "fp32"
-    pods_per_node = math.ceil(profile.training.pods / profile.hardware.nodes)
-    limit = (
-        device.memory_bytes * USABLE_MEMORY_FRACTION
-        if gpus
-        else profile.hardware.memory_gb_per_node * GB * 0.5 / pods_per_node - CPU_RUNTIME_BYTES
-    )
-    sequences = _batch_sequences(profile, shape, world_size)
-    per_rank = sequences // world_size
+    per_rank = _batch_sequences(profile, shape, world_size) // world_size
     micro_batches = [size for size in range(min(per_rank, 64), 0, -1) if per_rank % size == 0]
-    smallest = math.inf
-    for zero_stage in (1, 2, 3):
-        for checkpointing in (False, True):
-            for micro_batch in micro_batches:
-                used = memory_bytes_per_device(shape, zero_stage, world_size, micro_batch, checkpointing, precision)
-                smallest = min(smallest, used)
-                if used <= limit:
-                    recipe = _recipe(
-                        profile, shape, precision, world_size, sequences, micro_batch, zero_stage, checkpointing
-                    )
-                    return recipe, used, limit
-    states = memory_bytes_per_device(shape, 3, 10**9, 1, True, precision)
-    per_gpu = 16.0 * shape.num_parameters
-    needed = math.ceil(per_gpu / max(limit - states, 1)) if limit > states else None
-    raise PlanError(
+    limit = _limit_bytes(profile)
+    stages: tuple[Literal[1, 2, 3], ...] = (1, 2, 3)
+    layouts = []
+    for checkpointing, zero_stage, micro_batch in itertools.product((False, True), stages, micro_batches):
+        used = memory_bytes_per_device(shape, zero_stage, world_size, micro_batch, checkpointing, _precision(profile))
+        layouts.append(_Layout(zero_stage, checkpointing, micro_batch, used, limit))
+        if layouts[-1].fits:
+            return layouts[-1]
+    return min(layouts, key=lambda layout: layout.memory_bytes)
+
+
+def _refusal(profile: Profile, shape: ModelShape, smallest: _Layout) -> PlanError:
+    """The error for a model that does not fit, with what would."""
+    hardware = profile.hardware
+    if hardware.gpus_per_node:
+        nodes = next((n for n in _larger(hardware.nodes) if _layout(_with_nodes(profile, n), shape).fits), None)
+        expected = (
+            f"hardware.nodes of {nodes}" if nodes else "GPUs with more memory, or a shorter model.sequence_length"
+        )
+    else:
+        pods_per_node = math.ceil(profile.training.pods / hardware.nodes)
+        needed = math.ceil((smallest.memory_bytes + CPU_RUNTIME_BYTES) * pods_per_node * 2 / GB)
+        expected = f"hardware.memory_gb_per_node of at least {needed}"
+    smaller = [choose_shape(_with_parameters(profile, size)) for size in _ladder_sizes(profile)]
+    fitting = max((one.num_parameters for one in smaller if _layout(profile, one).fits), default=None)
+    return PlanError(
         f"a model of {shape.num_parameters:,} parameters does not fit, even with ZeRO-3 and activation checkpointing",
-        got=f"{smallest / GB:.1f} GB needed on each of {world_size} devices, {max(limit, 0) / GB:.1f} GB usable",
-        expected=f"at least {needed} devices of this kind"
-        if needed
-        else "devices with more memory, or shorter sequences",
-        hint=f"or a model of about {limit * world_size / 20:.2g} parameters (model.parameters)"
-        if limit > 0
-        else "raise hardware.memory_gb_per_node",
+        got=f"{smallest.memory_bytes / GB:.1f} GB needed on each of {_world(profile)} devices, "
+        f"{max(smallest.limit_bytes, 0) / GB:.1f} GB usable",
+        expected=expected,
+        hint=f"or model.parameters of {fitting:.3g}" if fitting else None,
     )
 
 
-def _recipe(
-    profile: Profile,
-    shape: ModelShape,
-    precision: Literal["fp32", "bf16"],
-    world_size: int,
-    sequences: int,
-    micro_batch: int,
-    zero_stage: Literal[1, 2, 3],
-    checkpointing: bool,
-) -> Recipe:
+def _larger(nodes: int) -> Iterator[int]:
+    """Numbers of machines to try, each at most a quarter above the one before."""
+    while nodes < 100_000:
+        nodes = min(math.ceil(nodes * 1.25), 100_000)
+        yield nodes
+
+
+def _with_nodes(profile: Profile, nodes: int) -> Profile:
+    return profile.model_copy(update={"hardware": profile.hardware.model_copy(update={"nodes": nodes})})
+
+
+def _with_parameters(profile: Profile, parameters: float) -> Profile:
+    return profile.model_copy(update={"model": profile.model.model_copy(update={"parameters": parameters})})
+
+
+def _recipe(profile: Profile, shape: ModelShape, layout: _Layout) -> Recipe:
+    world_size = _world(profile)
+    sequences = _batch_sequences(profile, shape, world_size)
     batch_tokens = sequences * shape.sequence_length
     num_steps = math.ceil(profile.training.tokens / batch_tokens)
     scaled_rate = 0.5 * 0.0047 * (shape.num_parameters / 108e6) ** (-1 / 3)
@@ -331,11 +384,11 @@ def _recipe(
         num_steps=num_steps,
         batch_tokens=batch_tokens,
         world_size=world_size,
-        micro_batch=micro_batch,
-        grad_accumulation=sequences // world_size // micro_batch,
-        zero_stage=zero_stage,
-        activation_checkpointing=checkpointing,
-        precision=precision,
+        micro_batch=layout.micro_batch,
+        grad_accumulation=sequences // world_size // layout.micro_batch,
+        zero_stage=layout.zero_stage,
+        activation_checkpointing=layout.checkpointing,
+        precision=_precision(profile),
         compile=profile.training.compile,
         learning_rate=profile.training.learning_rate or float(f"{min(scaled_rate, 4e-3):.3g}"),
         warmup_steps=max(1, min(2000, num_steps // 20)),
@@ -351,18 +404,24 @@ def _recipe(
     )
 
 
-def _estimate(
-    profile: Profile, shape: ModelShape, device: Accelerator, recipe: Recipe, memory: float, limit: float
-) -> Estimates:
+def _devices_and_mfu(profile: Profile, device: Accelerator) -> tuple[int, float]:
+    """Devices that work and their MFU. Ranks on CPU stay on one machine where spreading them would be slower."""
+    hardware = profile.hardware
+    if hardware.gpus_per_node:
+        mfu = device.mfu_one_node if hardware.nodes == 1 else device.mfu_many_nodes
+        return hardware.nodes * hardware.gpus_per_node, mfu
+    threads = profile.training.pods * profile.training.threads_per_pod
+    one = min(threads, hardware.cpus_per_node), device.mfu_one_node
+    many = min(threads, hardware.cpus_per_node * hardware.nodes), device.mfu_many_nodes
+    return max(one, many, key=lambda choice: choice[0] * choice[1])
+
+
+def _estimate(profile: Profile, shape: ModelShape, layout: _Layout, recipe: Recipe) -> Estimates:
     hardware, economics = profile.hardware, profile.economics
+    device = ACCELERATORS[hardware.accelerator]
     gpus = hardware.nodes * hardware.gpus_per_node
-    cores = min(recipe.world_size * recipe.threads, hardware.nodes * hardware.cpus_per_node)
-    devices = gpus or cores
-    mfu = device.mfu_one_node if hardware.nodes == 1 else device.mfu_many_nodes
-    if recipe.zero_stage == 3:
-        mfu *= 0.9  # gathering parameters in both passes
-    if recipe.activation_checkpointing:
-        mfu *= 0.75  # the forward pass is done twice
+    devices, mfu = _devices_and_mfu(profile, device)
+    mfu *= layout.speed
     tokens_per_s = devices * device.peak_flops * mfu / shape.flops_per_token
     hours = profile.training.tokens / tokens_per_s / 3600
     energy = hours * devices * (device.power_w + device.host_power_w) / 1000 * economics.pue
@@ -374,13 +433,13 @@ def _estimate(
         raise PlanError(
             "data and checkpoints do not fit in the storage",
             got=f"{storage / GB:,.1f} GB needed, {hardware.storage_tb * 1e3:,.1f} GB given",
-            expected=f"hardware.storage_tb of at least {storage / 1e12:.3g}",
+            expected=f"hardware.storage_tb of at least {math.ceil(storage / 1e8) / 1e4}",
         )
     return Estimates(
         num_nodes=hardware.nodes,
         num_gpus=gpus,
-        memory_per_device_gb=memory / GB,
-        memory_limit_gb=limit / GB,
+        memory_per_device_gb=layout.memory_bytes / GB,
+        memory_limit_gb=layout.limit_bytes / GB,
         tokens_per_s=tokens_per_s,
         mfu=mfu,
         mfu_source=device.mfu_source,
@@ -395,25 +454,33 @@ def _estimate(
     )
 
 
-def _quota(profile: Profile, memory: float) -> Quota:
+def _quota(profile: Profile, layout: _Layout) -> Quota:
     hardware = profile.hardware
     gpus = hardware.gpus_per_node
     num_pods = hardware.nodes if gpus else profile.training.pods
     embedded = isinstance(profile.target, EmbeddedTarget)
-    pod_memory_gb = (
-        max(2, math.ceil((memory + CPU_RUNTIME_BYTES) / GB)) if not gpus else int(hardware.memory_gb_per_node * 0.9)
-    )
-    left_m = hardware.cpus_per_node * 1000 - SERVICE_CPU_M
-    pod_cpu_m = 250 if not gpus else int(hardware.cpus_per_node * 900)
-    cpu_m = left_m if embedded else int(hardware.nodes * hardware.cpus_per_node * 900)
-    if embedded and cpu_m < num_pods * pod_cpu_m:
+    if embedded and hardware.nodes > 1:
         raise PlanError(
-            f"{num_pods} training pods do not fit on the embedded node beside its services",
-            got=f"{cpu_m}m CPU left of {hardware.cpus_per_node} cores",
-            expected=f"{num_pods * pod_cpu_m}m",
-            hint="lower training.pods, or raise hardware.cpus_per_node if the machine has more",
+            "the embedded target is this one machine",
+            got=f"hardware.nodes of {hardware.nodes}",
+            expected="hardware.nodes of 1, or target.kind kubeconfig",
         )
+    left_m = hardware.cpus_per_node * 1000 - SERVICE_CPU_M
+    cpu_m = left_m if embedded else hardware.nodes * hardware.cpus_per_node * 900
     memory_gb = int(hardware.nodes * hardware.memory_gb_per_node * (0.6 if embedded else 0.9))
+    if gpus:  # a pod takes its machine
+        pod_cpu_m = left_m if embedded else hardware.cpus_per_node * 900
+        pod_memory_gb = memory_gb // hardware.nodes
+    else:
+        pod_cpu_m = 250
+        pod_memory_gb = max(2, math.ceil((layout.memory_bytes + CPU_RUNTIME_BYTES) / GB))
+    if cpu_m < max(1, num_pods * pod_cpu_m) or memory_gb < max(1, num_pods * pod_memory_gb):
+        raise PlanError(
+            f"{num_pods} training pods do not fit" + (" on the embedded node beside its services" if embedded else ""),
+            got=f"{max(cpu_m, 0)}m CPU and {memory_gb} GB for training",
+            expected=f"{num_pods} times {max(pod_cpu_m, 250)}m and {max(pod_memory_gb, 2)} GB",
+            hint="lower training.pods, or raise hardware.cpus_per_node and memory_gb_per_node if the machine has more",
+        )
     return Quota(
         cpu_m=cpu_m,
         memory_gb=memory_gb,

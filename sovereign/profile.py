@@ -11,20 +11,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sovereign.errors import ProfileError
 
 API_VERSION = "sovereign/v1"
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}[a-z0-9]$")]
-Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]+)*$")]
+# YAML reads Norwegian's tag as false.
+Language = Annotated[
+    str,
+    Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]+)*$"),
+    BeforeValidator(lambda value: "no" if value is False else value),
+]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Section(BaseModel):
     """A part of the profile: unknown keys are refused, values never change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class EmbeddedTarget(Section):
@@ -45,7 +51,7 @@ class EmbeddedTarget(Section):
     def _ranges_are_networks_apart(self) -> Self:
         networks = {}
         for field in ("pod_cidr", "service_cidr", "link_cidr"):
-            networks[field] = ipaddress.ip_network(getattr(self, field))
+            networks[field] = ipaddress.IPv4Network(getattr(self, field))
         pairs = [("pod_cidr", "service_cidr"), ("pod_cidr", "link_cidr"), ("service_cidr", "link_cidr")]
         for one, other in pairs:
             if networks[one].overlaps(networks[other]):
@@ -69,17 +75,17 @@ class KubeconfigTarget(Section):
 class Hardware(Section):
     """The machines that train."""
 
-    nodes: Annotated[int, Field(ge=1)] = 1
+    nodes: Annotated[int, Field(ge=1, le=100_000)] = 1
     """Number of machines."""
-    gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    gpus_per_node: Annotated[int, Field(ge=0, le=64)] = 0
     """GPUs in each; 0 trains on CPU."""
     accelerator: Literal["cpu", "A100", "H100", "H200", "B200"] = "cpu"
     """Kind of GPU; peak rate and memory come from the table in sovereign/hardware.py."""
-    cpus_per_node: Annotated[int, Field(ge=1)] = 2
+    cpus_per_node: Annotated[int, Field(ge=1, le=4096)] = 2
     """Processor cores of each machine."""
-    memory_gb_per_node: Annotated[float, Field(gt=0)] = 16
+    memory_gb_per_node: Annotated[float, Field(gt=0, le=1e6)] = 16
     """Main memory of each machine, GB."""
-    storage_tb: Annotated[float, Field(gt=0)] = 0.02
+    storage_tb: Annotated[float, Field(gt=0, le=1e7)] = 0.02
     """Room for data and checkpoints, TB."""
 
     @model_validator(mode="after")
@@ -92,13 +98,13 @@ class Hardware(Section):
 class Economics(Section):
     """Figures of the site, for cost and emissions."""
 
-    pue: Annotated[float, Field(ge=1)] = 1.3
+    pue: Annotated[float, Field(ge=1, le=10)] = 1.3
     """Power usage effectiveness of the building."""
-    electricity_price_per_kwh: Annotated[float, Field(ge=0)] = 0.15
+    electricity_price_per_kwh: Annotated[float, Field(ge=0, le=1e6)] = 0.15
     """Price of electricity in `currency`."""
-    gpu_hour_price: Annotated[float, Field(ge=0)] = 0.0
+    gpu_hour_price: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Price of one hour of one GPU (of one machine where there is none), in `currency`, electricity not included."""
-    co2_g_per_kwh: Annotated[float, Field(ge=0)] = 300.0
+    co2_g_per_kwh: Annotated[float, Field(ge=0, le=1e5)] = 300.0
     """Emissions of the local grid, g CO2e per kWh."""
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "EUR"
     """ISO 4217 code."""
@@ -107,7 +113,7 @@ class Economics(Section):
 class Demonstration(Section):
     """The fictional country whose corpus is generated from a seed."""
 
-    seed: int = 1
+    seed: Seed = 1
     """Same seed, same bytes."""
     facts: Annotated[int, Field(ge=10, le=2000)] = 150
     """Number of facts; each is told in every language."""
@@ -121,13 +127,20 @@ class Source(Section):
     name: Name
     """Name of the source; part of every document's id."""
     path: str
-    """Folder or file (.txt, .md, .jsonl, .jsonl.gz, .parquet), or `python-stdlib`, which every Python has."""
+    """Absolute path of a folder or file (.txt, .md, .jsonl, .jsonl.gz, .parquet), or `python-stdlib`."""
     owner: str
     """Person or institution that owns the text."""
     licence: str
     """SPDX expression or the name of custom terms."""
     language: Language
     """BCP 47 tag."""
+
+    @field_validator("path")
+    @classmethod
+    def _path_means_the_same_everywhere(cls, path: str) -> str:
+        if path != "python-stdlib" and not Path(path).is_absolute():
+            raise ValueError("must be an absolute path or python-stdlib: stages run in other folders than this one")
+        return path
 
 
 class Cleaning(Section):
@@ -140,6 +153,12 @@ class Cleaning(Section):
     heldout_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
     """Part of the documents that is kept for evaluation, chosen by digest."""
 
+    @model_validator(mode="after")
+    def _some_length_passes(self) -> Self:
+        if self.min_chars > self.max_chars:
+            raise ValueError(f"min_chars {self.min_chars} is above max_chars {self.max_chars}: nothing would pass")
+        return self
+
 
 class Corpus(Section):
     """Where text comes from."""
@@ -150,7 +169,7 @@ class Corpus(Section):
     """Folders of real text."""
     cleaning: Cleaning = Cleaning()
     """Rules for every document."""
-    tokens: Annotated[float, Field(gt=0)] | None = None
+    tokens: Annotated[float, Field(gt=0, le=1e15)] | None = None
     """Expected size in tokens where it is not generated here; for storage planning."""
 
     @model_validator(mode="after")
@@ -170,26 +189,26 @@ class Model(Section):
     """Wanted size; the plan picks the nearest shape of its ladder and says the exact number."""
     vocab_size: Annotated[int, Field(ge=512, le=300_000)] = 4096
     """Size of the tokenizer, tokens."""
-    sequence_length: Annotated[int, Field(ge=64)] = 256
+    sequence_length: Annotated[int, Field(ge=64, le=2**20)] = 256
     """Tokens in one training sequence."""
 
 
 class Training(Section):
     """How long and how to train; what is not given follows from the plan."""
 
-    tokens: Annotated[float, Field(gt=0)]
+    tokens: Annotated[float, Field(gt=0, le=1e15)]
     """Training budget, tokens (never minutes: the result must not depend on the machine's speed)."""
-    batch_tokens: Annotated[int, Field(ge=64)] | None = None
+    batch_tokens: Annotated[int, Field(ge=64, le=2**30)] | None = None
     """Tokens in one optimizer step; by default from the scaling rule in the plan."""
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Peak learning rate; by default from the scaling rule in the plan."""
-    pods: Annotated[int, Field(ge=1)] = 1
+    pods: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Training processes on CPU (with GPUs: one for each GPU)."""
-    threads_per_pod: Annotated[int, Field(ge=1)] = 2
+    threads_per_pod: Annotated[int, Field(ge=1, le=4096)] = 2
     """Compute threads of one CPU training process."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initialisation and data order."""
-    checkpoint_every_steps: Annotated[int, Field(ge=1)] | None = None
+    checkpoint_every_steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """Steps between checkpoints; by default from the plan."""
     compile: bool = True
     """Use torch.compile."""
@@ -198,7 +217,7 @@ class Training(Section):
 class Evaluation(Section):
     """What is measured after training."""
 
-    max_questions_per_language: Annotated[int, Field(ge=1)] = 200
+    max_questions_per_language: Annotated[int, Field(ge=1, le=10**6)] = 200
     """Held-out questions asked in each language."""
     min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     """The model is registered as champion only when every language reaches this share; absent: always."""
@@ -209,7 +228,7 @@ class Serving(Section):
 
     engine: Literal["transformers", "vllm"] = "transformers"
     """transformers on CPU nodes, vllm on GPU nodes."""
-    replicas: Annotated[int, Field(ge=1)] = 1
+    replicas: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Number of servers."""
 
 
@@ -248,7 +267,7 @@ def parse_profile(text: str, *, origin: str = "profile") -> Profile:
     """
     try:
         document: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2026-13-45 is a ValueError
         raise ProfileError(f"{origin} is not valid YAML: {error}") from error
     if not isinstance(document, dict):
         raise ProfileError(

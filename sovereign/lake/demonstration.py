@@ -202,7 +202,7 @@ def _article(facts: list[Fact], language: str, variant: int) -> str:
     opening: str = texts["kinds"][facts[0].subject_id.rpartition("-")[0]][language]
     sentences = [fact.tell(language, variant) for fact in (facts if variant == 0 else reversed(facts))]
     opening = opening.format(country=texts["country"][language], s=facts[0].subject[language])
-    return ("" if language == "zh" else " ").join([opening, *sentences])
+    return " ".join([opening, *sentences])
 
 
 def _document(fact: Fact, name: str, language: str, text: str) -> Document:
