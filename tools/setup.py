@@ -283,6 +283,7 @@ def run(command: Sequence[str | Path], what: str, *, cwd: Path | None = None, gr
     environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
     environment.pop("PYTHONPATH", None)
     started, free_before = time.monotonic(), shutil.disk_usage(growth_of or "/").free
+    grown = 0.0
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             command,
@@ -299,8 +300,9 @@ def run(command: Sequence[str | Path], what: str, *, cwd: Path | None = None, gr
                     status = process.wait(HEARTBEAT_S)
                     break
                 except subprocess.TimeoutExpired:
-                    grown = (free_before - shutil.disk_usage(growth_of or "/").free) / 1e9
-                    written = f", about {max(grown, 0):.1f} GB written" if growth_of else ""
+                    # Others write to the disk too: never show less than before.
+                    grown = max(grown, (free_before - shutil.disk_usage(growth_of or "/").free) / 1e9)
+                    written = f", about {grown:.1f} GB written" if growth_of else ""
                     say(f"{what}: {time.monotonic() - started:.0f} s{written}")
         finally:
             process.kill()
