@@ -1,0 +1,133 @@
+"""Cleaning: what normalisation may change, and that no document and no owner is lost."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sovereign.lake.cleaning import MIN_FOR_HELDOUT, Index, normalise
+from sovereign.lake.documents import Document
+from sovereign.profile import Cleaning
+
+any_text = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\x00\t\n\r \u0301\u200d\ufeffeé"))
+
+
+@pytest.mark.parametrize(
+    ("text", "result", "changes"),
+    [
+        ("plain", "plain", ()),
+        ("e\u0301te\u0301", "été", ("nfc",)),
+        ("a\r\nb\rc\u2028d", "a\nb\nc\nd", ("control-characters",)),
+        ("a\x00\x1b\ufeffb", "ab", ("control-characters",)),
+        ("  a  \n\n\n\n    b\t\n", "a\n\n    b", ("whitespace",)),
+        ("e\x00\u0301", "é", ("control-characters", "nfc")),
+        ("می\u200cخواهم", "می\u200cخواهم", ()),
+        ("\t\n \u3000", "", ("whitespace",)),
+    ],
+)
+def test_normalisation(text: str, result: str, changes: tuple[str, ...]) -> None:
+    assert normalise(text) == (result, changes)
+
+
+@given(any_text)
+def test_normalisation_once_is_enough_and_keeps_every_letter(text: str) -> None:
+    result, changes = normalise(text)
+    assert normalise(result) == (result, ())
+    assert (result == text) == (changes == ())
+    assert unicodedata.is_normalized("NFC", result)
+
+    def letters(value: str) -> list[str]:
+        return [char for char in unicodedata.normalize("NFC", value) if char.isalnum()]
+
+    if not any(unicodedata.combining(char) for char in text):
+        assert letters(result) == letters(text)
+
+
+def document(number: int, text: str, language: str = "en", owner: str = "A", licence: str = "CC0-1.0") -> Document:
+    return Document(f"s/{number}", text, language, "s", (owner,), licence, None)
+
+
+def clean(documents: list[Document], folder: Path, **rules: float) -> list[tuple[Document, str]]:
+    with Index(folder / "index.sqlite", Cleaning.model_validate(rules)) as index:
+        for one in documents:
+            index.learn(one)
+        return [index.clean(one) for one in documents]
+
+
+some_documents = st.lists(
+    st.tuples(
+        st.sampled_from(["one text", "one  text ", "another", "short", "é", "e\u0301", "", "\x00", "long " * 30])
+        | st.text(min_size=1, max_size=30).filter(lambda text: text.isprintable()),
+        st.sampled_from(["en", "fr"]),
+        st.sampled_from("ABC"),
+        st.sampled_from(["CC0-1.0", "CC-BY-4.0", "MIT OR Apache-2.0"]),
+    ),
+    max_size=60,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(made=some_documents)
+def test_no_document_and_no_owner_is_lost(
+    made: list[tuple[str, str, str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    documents = [document(number, *values) for number, values in enumerate(made)]
+    cleaned = clean(documents, tmp_path_factory.mktemp("index"), min_chars=3, max_chars=100)
+    assert len(cleaned) == len(documents)
+    kept = {one.text: one for one, verdict in cleaned if verdict in ("train", "heldout")}
+    assert len(kept) == sum(verdict in ("train", "heldout") for _, verdict in cleaned)
+    for before, (after, verdict) in zip(documents, cleaned, strict=True):
+        text, changes = normalise(before.text)
+        assert after.text == text
+        assert after.transforms[: len(changes)] == changes
+        if verdict in ("empty", "too short", "too long"):
+            assert not 3 <= len(text) <= 100
+        else:
+            assert 3 <= len(text) <= 100
+            assert before.owners[0] in kept[text].owners
+            assert before.licence in kept[text].licence
+        if verdict == "duplicate":
+            assert any(other.text == text for other, verdict in cleaned[: cleaned.index((after, verdict))])
+
+
+def test_duplicate_keeps_owners_and_all_licences(tmp_path: Path) -> None:
+    documents = [
+        document(1, "the same text", owner="A", licence="CC-BY-4.0"),
+        document(2, "the same  text".replace("  ", " ") + " ", owner="B", licence="MIT OR Apache-2.0"),
+        document(3, "the same text", owner="A", licence="CC-BY-4.0"),
+    ]
+    (kept, verdict), (_, second), (_, third) = clean(documents, tmp_path)
+    assert verdict in ("train", "heldout")
+    assert (second, third) == ("duplicate", "duplicate")
+    assert kept.owners == ("A", "B")
+    assert kept.licence == "CC-BY-4.0 AND (MIT OR Apache-2.0)"
+    assert kept.transforms == ("owners-merged",)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("count", [MIN_FOR_HELDOUT - 1, MIN_FOR_HELDOUT, 2000])
+def test_heldout_documents_are_few_and_at_least_one_in_a_language(count: int, tmp_path: Path) -> None:
+    documents = [
+        document(number, f"text number {number} in {language}", language)
+        for number in range(count)
+        for language in ("en", "fr")
+    ]
+    fraction = 1e-9 if count < 2000 else 0.05
+    cleaned = clean(documents, tmp_path, heldout_fraction=fraction)
+    for language in ("en", "fr"):
+        heldout = sum(verdict == "heldout" and one.language == language for one, verdict in cleaned)
+        if count < 2000:
+            assert heldout == (count >= MIN_FOR_HELDOUT)
+        else:
+            assert 60 < heldout < 140
+
+
+def test_split_depends_on_the_text_only(tmp_path: Path) -> None:
+    documents = [document(number, f"text number {number}") for number in range(500)]
+    forwards = {one.text: verdict for one, verdict in clean(documents, tmp_path)}
+    backwards = {one.text: verdict for one, verdict in clean(documents[::-1], tmp_path)}
+    assert forwards == backwards

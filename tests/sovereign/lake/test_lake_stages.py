@@ -1,0 +1,187 @@
+"""The stages corpus and curate, from a profile to stored files and receipts."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from sovereign.errors import SourceError, StageError
+from sovereign.files import sha256_bytes
+from sovereign.lake.demonstration import LANGUAGES, make_facts
+from sovereign.lake.documents import SCHEMA, Document, read_documents
+from sovereign.lake.stages import corpus, curate
+from sovereign.profile import Profile
+from sovereign.receipts import Receipt
+from sovereign.stages import run_stage
+from sovereign.store import FolderStore
+
+
+def profile(**corpus_section: Any) -> Profile:
+    return Profile.model_validate(
+        {
+            "apiVersion": "sovereign/v1",
+            "name": "test",
+            "corpus": corpus_section,
+            "model": {"parameters": 4e5},
+            "training": {"tokens": 1e5},
+        }
+    )
+
+
+def source(name: str, path: Path, owner: str) -> dict[str, str]:
+    return {"name": name, "path": str(path), "owner": owner, "licence": "CC0-1.0", "language": "en"}
+
+
+class Lake:
+    """A store in which the two stages have run."""
+
+    def __init__(self, wanted: Profile, folder: Path) -> None:
+        self.store = FolderStore(folder / "store")
+        self.events = io.StringIO()
+        self.raw: Receipt = run_stage(corpus, wanted, self.store, folder / "work", self.events)
+        self.curated: Receipt = run_stage(curate, wanted, self.store, folder / "work", self.events)
+
+    def documents(self, name: str) -> list[Document]:
+        return list(read_documents([self.store.root / name]))
+
+    def questions(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.store.get_bytes(f"{name}/test/questions.jsonl").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def country(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """The demonstration country as the profile `demo` has it."""
+    return Lake(profile(demonstration={"seed": 1, "facts": 150}), tmp_path_factory.mktemp("lake"))
+
+
+def test_files_have_the_names_and_columns_of_the_lake(country: Lake) -> None:
+    assert list(country.store.list("")) == [
+        "curated/test/heldout-00000.parquet",
+        "curated/test/questions.jsonl",
+        "curated/test/receipt.json",
+        "curated/test/rejected-00000.parquet",
+        "curated/test/train-00000.parquet",
+        "raw/test/documents-00000.parquet",
+        "raw/test/questions.jsonl",
+        "raw/test/receipt.json",
+    ]
+    assert pq.read_schema(country.store.root / "curated/test/train-00000.parquet").equals(SCHEMA)
+    for receipt in (country.raw, country.curated):
+        assert all(sha256_bytes(country.store.get_bytes(key)) == digest for key, digest in receipt.outputs.items())
+    assert country.curated.inputs == country.raw.outputs
+
+
+def test_same_seed_same_bytes_and_other_seed_other_bytes(country: Lake, tmp_path: Path) -> None:
+    again = Lake(profile(demonstration={"seed": 1, "facts": 150}), tmp_path / "again")
+    assert (again.raw.outputs, again.curated.outputs) == (country.raw.outputs, country.curated.outputs)
+    assert again.raw.key == country.raw.key
+    other = Lake(profile(demonstration={"seed": 2, "facts": 150}), tmp_path / "other")
+    assert not set(other.raw.outputs.values()) & set(country.raw.outputs.values())
+
+
+def test_every_fact_stays_known_when_documents_are_held_out(country: Lake) -> None:
+    """In each language at least three question documents tell it, in ways other than the held-out one."""
+    trained = {one.text for one in country.documents("curated/test/train-00000.parquet")}
+    for fact in make_facts(profile(demonstration={"seed": 1, "facts": 150}).corpus.demonstration):  # type: ignore[arg-type]
+        for language in LANGUAGES:
+            asked = [fact.ask(language, phrasing) for phrasing in range(6)]
+            assert sum(question.document_text in trained for question in asked) >= 3
+            assert fact.ask(language, fact.heldout[language]).document_text not in trained
+
+
+def test_questions_say_truly_what_was_trained_on(country: Lake) -> None:
+    trained = "\n\n".join(one.text for one in country.documents("curated/test/train-00000.parquet"))
+    questions = country.questions("curated")
+    heldout = [question for question in questions if question["split"] == "heldout"]
+    assert len(heldout) == 150 * len(LANGUAGES)
+    assert [question for question in heldout if question["question"] in trained] == []
+    seen = [question for question in questions if question["split"] == "train"]
+    assert 0.9 * len(heldout) < len(seen) <= len(heldout)
+    assert [question for question in seen if f"{question['prompt']} {question['answer']}" not in trained] == []
+    assert set(questions[0]) == {
+        "question_id", "fact_id", "phrasing", "language", "owner", "question", "answer", "prompt", "split",
+    }  # fmt: skip
+
+
+def test_counts_of_the_receipts_add_up(country: Lake) -> None:
+    raw, curated = country.raw.metrics, country.curated.metrics
+    assert raw["documents"] == len(country.documents("raw/test/documents-00000.parquet"))
+    rejected = sum(curated["rejected"].values())
+    assert curated["documents_in"] == raw["documents"]
+    assert curated["documents_in"] == curated["train"]["documents"] + curated["heldout"]["documents"] + rejected
+    for metrics in (raw, curated["train"], curated["heldout"]):
+        for kind in ("language", "licence", "owner"):
+            assert sum(metrics[f"documents_by_{kind}"].values()) == metrics["documents"]
+    assert set(curated["heldout"]["documents_by_language"]) == set(LANGUAGES)
+    assert len(raw["documents_by_owner"]) >= 12
+
+
+def test_sources_are_merged_cleaned_and_accounted_for(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "same.txt").write_text("The same text in both.\r\n")
+        (tmp_path / name / "own.txt").write_text(f"Text of source {name}.")
+    (tmp_path / "two" / "short.txt").write_text("no")
+    (tmp_path / "two" / "bad.txt").write_bytes(b"\xff")
+    sources = [source("one", tmp_path / "one", "A"), source("two", tmp_path / "two", "B")]
+    lake = Lake(profile(sources=sources), tmp_path / "lake")
+    raw, curated = lake.raw.metrics, lake.curated.metrics
+    assert raw["source two"]["skipped"] == {"not UTF-8": 1}
+    assert raw["source two"]["found"] == 4
+    assert raw["documents"] == 5
+    assert set(lake.raw.inputs) == {"source/one", "source/two"}
+    assert curated["rejected"] == {"duplicate": 1, "too short": 1}
+    kept = lake.documents("curated/test/train-00000.parquet") + lake.documents("curated/test/heldout-00000.parquet")
+    same = next(one for one in kept if one.text == "The same text in both.")
+    assert same.owners == ("A", "B")
+    assert same.transforms == ("control-characters", "whitespace", "owners-merged")
+    reasons = pq.read_table(lake.store.root / "curated/test/rejected-00000.parquet").to_pylist()
+    assert {(row["doc_id"], row["reason"]) for row in reasons} == {
+        ("two/short.txt", "too short"),
+        ("two/same.txt", "duplicate"),
+    }
+    assert "skipped {'not UTF-8': 1}" in lake.events.getvalue()
+
+
+def test_changed_file_of_a_source_is_read_again(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("The first version.")
+    wanted = profile(sources=[source("one", tmp_path / "texts", "A")])
+    first = Lake(wanted, tmp_path / "lake")
+    assert Lake(wanted, tmp_path / "lake").raw == first.raw
+    (tmp_path / "texts" / "a.txt").write_text("The second version.")
+    assert Lake(wanted, tmp_path / "lake").raw.outputs != first.raw.outputs
+
+
+def test_question_whose_document_came_from_elsewhere_is_dropped(tmp_path: Path) -> None:
+    """A source may hold the very text of a held-out question; then it measures nothing."""
+    settings = profile(demonstration={"facts": 10}).corpus.demonstration
+    assert settings is not None
+    fact = make_facts(settings)[0]
+    leaked = fact.ask("en", fact.heldout["en"])
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "leak.txt").write_text(leaked.document_text + "\n")
+    lake = Lake(
+        profile(demonstration={"facts": 10}, sources=[source("one", tmp_path / "texts", "A")]), tmp_path / "lake"
+    )
+    assert lake.curated.metrics["questions"]["dropped: in the corpus"] == 1
+    assert leaked.question_id not in {question["question_id"] for question in lake.questions("curated")}
+
+
+def test_empty_corpus_and_missing_source_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.pdf").write_text("x")
+    with pytest.raises(StageError, match="the corpus has no document"):
+        Lake(profile(sources=[source("one", tmp_path / "texts", "A")]), tmp_path / "lake")
+    with pytest.raises(SourceError, match="one is not there"):
+        Lake(profile(sources=[source("one", tmp_path / "nothing", "A")]), tmp_path / "lake")
+
+
+def test_rules_that_leave_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="no document is left"):
+        Lake(profile(demonstration={"facts": 10}, cleaning={"min_chars": 5000}), tmp_path / "lake")

@@ -1,0 +1,203 @@
+"""Sources: every kind of file, and everything that can be wrong with one."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sovereign.errors import SourceError
+from sovereign.lake import sources
+from sovereign.lake.documents import Document
+from sovereign.lake.sources import Report, read_source, source_digest
+from sovereign.profile import Source
+
+
+def source(path: Path | str) -> Source:
+    return Source(name="texts", path=str(path), owner="Library", licence="CC0-1.0", language="en")
+
+
+def read(path: Path | str) -> tuple[list[Document], Report]:
+    report = Report()
+    documents = list(read_source(source(path), report))
+    assert report.documents == len(documents)
+    assert report.found == report.documents + report.skipped.total()
+    return documents, report
+
+
+def lines(*records: Any) -> bytes:
+    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
+
+
+def test_every_kind_of_file_is_read_in_order_of_paths(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "one.txt").write_bytes("\ufeffEtüde".encode())
+    (tmp_path / "a.md").write_text("# Title")
+    (tmp_path / "c.jsonl").write_bytes(lines({"text": "first"}, {"text": "second", "id": 7}) + b"\n  \n")
+    (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(lines({"text": "zipped"})))
+    pq.write_table(pa.table({"text": ["of a table"], "other": [1]}), tmp_path / "e.parquet")
+    documents, report = read(tmp_path)
+    assert [(document.doc_id, document.text) for document in documents] == [
+        ("texts/a.md", "# Title"),
+        ("texts/c.jsonl#1", "first"),
+        ("texts/c.jsonl#7", "second"),
+        ("texts/d.jsonl.gz#1", "zipped"),
+        ("texts/e.parquet#1", "of a table"),
+        ("texts/b/one.txt", "Etüde"),
+    ]
+    assert not report.skipped
+    assert documents[0] == Document("texts/a.md", "# Title", "en", "texts", ("Library",), "CC0-1.0", None)
+
+
+def test_a_single_file_is_a_source(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("text")
+    documents, _ = read(tmp_path / "one.txt")
+    assert [document.doc_id for document in documents] == ["texts/one.txt"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_record_overrides_the_profile(kind: str, tmp_path: Path) -> None:
+    record = {
+        "text": "Bonjour",
+        "id": "x-1",
+        "language": "fr",
+        "owner": "Archives",
+        "license": "CC-BY-4.0",
+        "collected_at": "2025-05-01",
+    }
+    if kind == "jsonl":
+        (tmp_path / "f.jsonl").write_bytes(lines(record))
+    else:
+        pq.write_table(pa.Table.from_pylist([record]), tmp_path / "f.parquet")
+    documents, _ = read(tmp_path)
+    assert documents == [
+        Document(f"texts/f.{kind}#x-1", "Bonjour", "fr", "texts", ("Archives",), "CC-BY-4.0", "2025-05-01")
+    ]
+
+
+def test_what_cannot_be_read_is_counted_and_stops_nothing(tmp_path: Path) -> None:
+    whole = lines(*({"text": f"line {number} {os.urandom(40).hex()}"} for number in range(2000)))
+    (tmp_path / "a-latin.txt").write_bytes("Etüde".encode("latin-1"))
+    (tmp_path / "b-cut.jsonl.gz").write_bytes(gzip.compress(whole)[:-20000])
+    (tmp_path / "c-no.jsonl.gz").write_bytes(whole)
+    broken = b'{"text": "cut\n' + b"[1]\n" + b'"text"\n' + b"[" * 100_000 + b'\n{"text": "\xff"}\n{"text": "good"}\n'
+    (tmp_path / "d-broken.jsonl").write_bytes(broken)
+    odd = [{"text": 3}, {}, {"text": None}, {"text": "x", "owner": ["A"]}, {"text": "\ud800"}]
+    (tmp_path / "e-odd.jsonl").write_bytes(lines(*odd))
+    (tmp_path / "f-no.parquet").write_bytes(b"PAR1 not really")
+    pq.write_table(pa.table({"content": ["x"]}), tmp_path / "g-columns.parquet")
+    pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "h-numbers.parquet")
+    (tmp_path / "i.pdf").write_bytes(b"%PDF")
+    (tmp_path / "z-last.txt").write_text("read to the end")
+    documents, report = read(tmp_path)
+    texts = [document.text for document in documents]
+    assert texts[-2:] == ["good", "read to the end"]
+    assert texts[0].startswith("line 0")
+    assert report.skipped == {
+        "not UTF-8": 2,
+        "truncated or damaged gzip": 2,
+        "not JSON": 2,
+        "not a JSON object": 2,
+        "no text": 5,
+        "owner is not text": 1,
+        "text is not valid Unicode": 1,
+        "damaged or not Parquet": 1,
+        "no column text": 1,
+        "unknown kind of file": 1,
+    }
+    assert report.metrics()["skipped_examples"][0] == "a-latin.txt: not UTF-8"
+
+
+def test_damaged_parquet_gives_what_could_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "big.parquet"
+    table = pa.table({"text": [os.urandom(64).hex() for _ in range(4000)]})
+    pq.write_table(table, path, row_group_size=500, compression="none", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle - 40000 : middle + 40000] = b"\xff" * 80000
+    path.write_bytes(content)
+    _, report = read(tmp_path)
+    assert set(report.skipped) <= {"damaged or not Parquet", "text is not valid Unicode"}
+    assert report.skipped
+
+
+def test_links_loops_and_pipes(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "linked.txt").write_text("through a link to a file")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.txt").symlink_to(outside / "linked.txt")
+    (folder / "loop").symlink_to(folder)
+    (folder / "self.txt").symlink_to("self.txt")
+    (folder / "gone.txt").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.txt")
+    documents, report = read(folder)
+    assert [document.text for document in documents] == ["through a link to a file"]
+    assert report.skipped == {"link to a folder": 1, "not a file": 3}
+
+
+def test_names_that_are_not_unicode(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt")).write_text("text")
+    documents, _ = read(tmp_path)
+    assert documents[0].doc_id.encode().startswith(b"texts/")
+    assert source_digest(source(tmp_path))
+
+
+def test_too_large_documents_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_DOCUMENT_BYTES", 1000)
+    (tmp_path / "a.txt").write_text("x" * 1001)
+    (tmp_path / "b.jsonl").write_bytes(lines({"text": "y" * 5000}, {"text": "small"}))
+    documents, report = read(tmp_path)
+    assert [document.text for document in documents] == ["small"]
+    assert report.skipped == {"document too large": 2}
+
+
+@pytest.mark.parametrize("path", ["/no/such/folder", "/dev/null/x"])
+def test_missing_folder_is_a_source_error(path: str) -> None:
+    for use in (lambda: list(read_source(source(path), Report())), lambda: source_digest(source(path))):
+        with pytest.raises(SourceError, match="texts is not there") as caught:
+            use()
+        assert path in str(caught.value)
+
+
+def test_digest_follows_content_and_names(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    first = source_digest(source(tmp_path))
+    assert source_digest(source(tmp_path)) == first
+    (tmp_path / "a.txt").write_text("two")
+    second = source_digest(source(tmp_path))
+    (tmp_path / "a.txt").rename(tmp_path / "b.txt")
+    third = source_digest(source(tmp_path))
+    (tmp_path / "b.txt").unlink()
+    (tmp_path / "b.txt").symlink_to("nowhere")
+    assert len({first, second, third, source_digest(source(tmp_path))}) == 4
+
+
+@settings(max_examples=30, deadline=None)
+@given(content=st.binary(max_size=300), suffix=st.sampled_from([".txt", ".jsonl", ".jsonl.gz", ".parquet"]))
+def test_any_bytes_are_read_or_counted(content: bytes, suffix: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    (folder / f"file{suffix}").write_bytes(content)
+    for document in read(folder)[0]:
+        document.text.encode()
+
+
+def test_python_stdlib() -> None:
+    documents, report = read("python-stdlib")
+    texts = {document.doc_id: document.text for document in documents}
+    assert report.documents > 3000
+    assert "Boolean operations" in texts["texts/topics#booleans"]
+    dumps = next(text for text in texts.values() if text.startswith("json.dumps("))
+    assert "Serialize ``obj`` to a JSON formatted ``str``" in dumps
+    assert len(texts) == len(documents)
+    assert not any("/test/" in name or "site-packages" in name for name in texts)
+    assert len(source_digest(source("python-stdlib"))) == 64
