@@ -19,7 +19,8 @@ from sovereign.runtime import Runtime
 from sovereign.site import Site
 from stacks.engine import Engine, Events, Report, run
 from stacks.kube import Cluster
-from stacks.node import mounts
+from stacks.node import lifecycle, mounts
+from stacks.node.spec import NodeSpec
 from stacks.objects import STACKS, objects_for
 from stacks.programs import PROGRAMS
 from stacks.resolve import Deployment, Target, resolve
@@ -139,36 +140,48 @@ def destroy(
         DeployError: Pulumi failed; names object and reason.
         SovereignError: see `stacks.resolve.resolve`.
     """
-    names = [stack for stack in reversed(_ordered(stacks)) if state_file(site, stack).is_file()]
-    if not names:
-        return DeployResult()
+    wanted = _ordered(stacks)
     deployment = resolve(site, profile, plan, runtime=runtime, build=_build_progress(report))
     engine = Engine(site, deployment.programs["pulumi"])
     node = deployment.target.node
-    if "cluster" in names and node is None:
-        _delete_jobs(deployment.target)
-    if "cluster" in names and node is not None:
-        if others := [stack for stack in STACKS if stack not in names and read_state(site, stack).deployed]:
-            raise DeployError(
-                "the cluster cannot go while other stacks are on it", got=", ".join(others), hint="destroy all stacks"
-            )
-        names.sort(key=STACKS.index)
+    if "cluster" in wanted:
+        if others := [stack for stack in STACKS if stack not in wanted and read_state(site, stack).deployed]:
+            message = "the cluster cannot go while other stacks are on it"
+            raise DeployError(message, got=", ".join(others), hint="destroy all stacks")
+        if node is None:
+            _delete_jobs(deployment.target)
+    whole_node = node is not None and "cluster" in wanted
     results = []
-    for name in names:
-        before = read_state(site, name)
-        if delete_data:
-            engine.edit(engine.stack(name), _release_data)
-        started = time.monotonic()
-        if node is not None and name != "cluster" and "cluster" in names:
-            engine.edit(engine.stack(name), lambda _: [])  # all of it was on the node, which is gone
-        events = Events(name, len(before.resources), report)
-        run(engine.stack(name), "destroy", events)
-        results.append(_result(name, events, {}, started))
-        if delete_data and node is not None:
-            for volume in _VOLUMES.get(name, ()):
-                if (node.volumes_dir / volume).is_dir():
-                    mounts.delete_tree(node.volumes_dir / volume)
+    for name in wanted if whole_node else reversed(wanted):
+        results.append(
+            _destroy_one(engine, name, report, delete_data=delete_data, gone=whole_node and name != "cluster")
+        )
+        if node is not None:
+            _remove_rest(node, name, report, delete_data=delete_data)
     return DeployResult(tuple(results))
+
+
+def _destroy_one(engine: Engine, name: str, report: Report, *, delete_data: bool, gone: bool) -> StackResult:
+    """Destroy one stack; where the node is `gone`, all of the stack was on it and is forgotten."""
+    started = time.monotonic()
+    events = Events(name, len(read_state(engine.site, name).resources), report)
+    if state_file(engine.site, name).is_file():
+        stack = engine.stack(name, adopt=True)
+        if gone:
+            engine.edit(stack, lambda _: [])
+        elif delete_data:
+            engine.edit(stack, _release_data)
+        run(stack, "destroy", events)
+    return _result(name, events, {}, started)
+
+
+def _remove_rest(node: NodeSpec, name: str, report: Report, *, delete_data: bool) -> None:
+    """What the state may not know: a node whose making was cut off or whose state was lost, and folders of data."""
+    if name == "cluster" and NodeSpec.load(node.state_dir) is not None:
+        lifecycle.remove(node, delete_data=delete_data, progress=lambda text: report(name, text, 0, 1))
+    for volume in _VOLUMES.get(name, ()) if delete_data else ():
+        if (node.volumes_dir / volume).is_dir():
+            mounts.delete_tree(node.volumes_dir / volume)
 
 
 def served(site: Site) -> str | None:

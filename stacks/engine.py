@@ -36,6 +36,7 @@ MARK = "SOVEREIGN_SITE"
 PARALLEL = 16
 _END_S = 20.0
 
+Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 Report = Callable[[str, str, int, int], None]
 """Called with stack, message, objects done, objects in all."""
 
@@ -129,8 +130,11 @@ class Engine:
         write_atomic(site.state_dir / "Pulumi.yaml", yaml.safe_dump(settings, sort_keys=False))
         self.clear_remains()
 
-    def stack(self, name: str, program: Callable[[], None] | None = None) -> auto.Stack:
+    def stack(self, name: str, program: Callable[[], None] | None = None, *, adopt: bool = False) -> auto.Stack:
         """The stack `name`, made when it is not there, free of pending operations.
+
+        Operations that were cut off are forgotten, since all of ours can be done again and a create takes over what is
+        there; with `adopt` half-made objects are put into the state, so that a removal finds them.
 
         Raises:
             DeployError: Pulumi refuses.
@@ -143,24 +147,28 @@ class Engine:
         )
         try:
             stack = auto.create_or_select_stack(name, PROJECT, program=program or _nothing, opts=options)
-            self._clear_pending(stack)
+            if read_state(self.site, name).pending:
+                self.edit(stack, lambda resources: resources, adopt=adopt)
         except CommandError as error:
             raise DeployError(f"the state of stack {name} cannot be used", got=_last_lines(str(error))) from error
         return stack
 
-    def edit(self, stack: auto.Stack, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
-        """Replace the resources in the state of `stack` by what `change` makes of them."""
+    def edit(self, stack: auto.Stack, change: Change, *, adopt: bool = False) -> None:
+        """Replace the resources in the state by what `change` makes of them; forget or `adopt` pending ones."""
         exported = stack.export_stack()
         deployment = dict(exported.deployment or {})
-        deployment["resources"] = change(deployment.get("resources") or [])
-        deployment.pop("pending_operations", None)
+        pending = deployment.pop("pending_operations", None) or []
+        resources = list(deployment.get("resources") or [])
+        if adopt:
+            known = {resource["urn"] for resource in resources}
+            resources += [
+                _half_made(operation["resource"])
+                for operation in pending
+                if operation["type"] == "creating" and operation["resource"]["urn"] not in known
+            ]
+        deployment["resources"] = change(resources)
         exported.deployment = deployment
         stack.import_stack(exported)
-
-    def _clear_pending(self, stack: auto.Stack) -> None:
-        """Forget operations that were cut off: all of ours can be done again, and a create adopts what is there."""
-        if read_state(self.site, stack.name).pending:
-            self.edit(stack, lambda resources: resources)
 
     def clear_remains(self) -> None:
         """End engines of killed commands and remove the locks of dead processes.
@@ -189,6 +197,11 @@ class Engine:
                 )
 
 
+def _half_made(resource: dict[str, Any]) -> dict[str, Any]:
+    """What a cut off create recorded, as a resource: our providers delete by the inputs alone."""
+    return {**resource, "id": "half-made", "outputs": resource.get("inputs", {})}
+
+
 def environment(site: Site, pulumi: Path) -> dict[str, str]:
     """Variables for the ordinary `pulumi` command on the site's state; docs/stacks.md names them."""
     path = [str(_plugin_folder()), str(pulumi.parent), os.environ.get("PATH", "")]
@@ -196,7 +209,7 @@ def environment(site: Site, pulumi: Path) -> dict[str, str]:
         "PATH": os.pathsep.join(path),
         "PULUMI_BACKEND_URL": f"file://{site.state_dir}",
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(site.passphrase_file),
-        "PULUMI_HOME": str(cache_dir() / "pulumi"),
+        "PULUMI_HOME": str(_home()),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
         "PULUMI_DIY_BACKEND_DISABLE_CHECKPOINT_BACKUPS": "true",
@@ -204,6 +217,19 @@ def environment(site: Site, pulumi: Path) -> dict[str, str]:
         "NO_COLOR": "1",
         MARK: str(site.root),
     }
+
+
+def _home() -> Path:
+    """The engine's own folder, with a file in place of its folder of logs.
+
+    The engine logs every property of every call there: gigabytes in a day, and with objects as large as Kueue's three
+    quarters of its time. Where it cannot make the folder it goes on without.
+    """
+    home = cache_dir() / "pulumi"
+    if not (home / "logs").is_file():
+        shutil.rmtree(home / "logs", ignore_errors=True)
+        write_atomic(home / "logs", "A file, so that pulumi writes no logs here; see stacks/engine.py.\n")
+    return home
 
 
 def run(stack: auto.Stack, operation: str, events: Events, **options: Any) -> Any:
