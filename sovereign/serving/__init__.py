@@ -6,3 +6,17 @@ r"""What the served model's pods and its users need: fetching the model, the rea
 
 The server itself is upstream's (`transformers serve` on CPU nodes, vLLM on GPU nodes); nothing of it is written here.
 """
+
+from __future__ import annotations
+
+from typing import Any
+
+RESPONSE_TEMPLATE: dict[str, Any] = {
+    "start_anchor": "\nA:",
+    "defaults": {"role": "assistant"},
+    "fields": {"content": {"close": "<|endoftext|>", "content": "text"}},
+}
+"""Where the answer is in what a model makes after CHAT_TEMPLATE's prompt; part of the tokenizer's configuration.
+
+Without it, transformers looks for the marks of Qwen's own chat models, finds none, and gives the prompt back as well.
+"""

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,3 +145,58 @@ def test_no_model_is_registered(lake: Path) -> None:
 )
 def test_gate(accuracy: dict[str, float], minimum: float | None, reason: str | None) -> None:
     assert why_not_champion(evaluation(**accuracy), minimum) == reason
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server as the lake runs it, with artifacts in a folder instead of S3."""
+    root = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{root}/mlflow.db", "--serve-artifacts"]
+    command += ["--artifacts-destination", str(root / "artifacts")]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    log = root / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, env=os.environ | quiet, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 240
+        while not _is_healthy(url):
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5) as response:  # noqa: S310 - our own server
+            return bool(response.status == 200)
+    except OSError:
+        time.sleep(0.3)
+        return False
+
+
+def test_over_http(lake: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    with pytest.raises(TrainingError, match="no version with the alias champion"):
+        champion(server, "tiny")  # no such model
+    registration, _ = run(lake, min_accuracy=0.9)
+    with pytest.raises(TrainingError, match="no version with the alias champion"):
+        champion(server, "tiny")  # no such alias
+    assert run(lake)[0]["version"] == 1
+    found = champion(server, "tiny")
+    assert (found.version, found.digest, found.files) == (1, registration["digest"], registration["files"])
+    client = open_client(server)
+    run_id = client.get_model_version("tiny", "1").run_id or ""
+    stored = [item.path for item in client.list_artifacts(run_id, f"model-{found.digest[:12]}")]
+    assert f"model-{found.digest[:12]}/model.safetensors" in stored
+
+
+def test_no_registry_answers() -> None:
+    with pytest.raises(TrainingError, match="cannot be read"):
+        champion("http://127.0.0.1:1", "tiny")

@@ -1,0 +1,73 @@
+"""Fetching a model by its digest into a hub cache."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sovereign.errors import StoreError
+from sovereign.files import sha256_bytes
+from sovereign.serving.fetch import fetch_model, model_digest
+from sovereign.store import Store, open_store
+
+FILES = {"config.json": b"{}", "model.safetensors": b"weights", "extra/chat_template.jinja": b"Q"}
+DIGEST = model_digest({name: sha256_bytes(data) for name, data in FILES.items()})
+PREFIX = "models/demo/register/abc/"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = open_store(f"file://{tmp_path / 'store'}")
+    for name, data in FILES.items():
+        store.put_bytes(PREFIX + name, data)
+    return store
+
+
+def test_layout_of_the_hub_cache(store: Store, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    snapshot = fetch_model(store, PREFIX, DIGEST, home, "sovereign/demo")
+    repository = home / "hub" / "models--sovereign--demo"
+    assert (repository / "refs" / "main").read_text() == DIGEST[:40]
+    assert snapshot == repository / "snapshots" / DIGEST[:40]
+    assert {name: (snapshot / name).read_bytes() for name in FILES} == FILES
+    assert [path.name for path in home.iterdir()] == ["hub"]
+    assert fetch_model(store, PREFIX, DIGEST, home, "sovereign/demo") == snapshot  # the pod was started again
+
+
+@pytest.mark.parametrize("change", ["changed", "added", "removed"])
+def test_another_model_is_refused_and_nothing_is_left(store: Store, tmp_path: Path, change: str) -> None:
+    if change == "changed":
+        store.put_bytes(PREFIX + "model.safetensors", b"weightz")
+    elif change == "added":
+        store.put_bytes(PREFIX + "tokenizer.json", b"{}")
+    else:
+        store.delete(PREFIX + "config.json")
+    with pytest.raises(StoreError, match="not the registered model"):
+        fetch_model(store, PREFIX, DIGEST, tmp_path / "home", "sovereign/demo")
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_nothing_to_fetch(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no model under models/other/"):
+        fetch_model(store, "models/other/", DIGEST, tmp_path / "home", "sovereign/demo")
+
+
+def test_digest_depends_on_names_and_content_not_on_order() -> None:
+    files = {"b": "2", "a": "1"}
+    assert model_digest(files) == model_digest(dict(sorted(files.items())))
+    assert len({model_digest(other) for other in (files, {"b": "1", "a": "2"}, {"b": "2"}, {"c": "2", "a": "1"})}) == 4
+
+
+def test_command_line(store: Store, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "sovereign.serving", "fetch", "--store", store.url, "--prefix", PREFIX]
+    command += ["--into", str(home), "--name", "sovereign/demo", "--digest"]
+    refused = subprocess.run([*command, "0" * 64], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert DIGEST in refused.stderr
+    assert "Traceback" not in refused.stderr
+    subprocess.run([*command, DIGEST], check=True)
+    assert (home / "hub/models--sovereign--demo/refs/main").exists()
