@@ -164,9 +164,8 @@ def component(name: str) -> type[Component]:
 def add_manifests(parent: pulumi.Resource, items: Sequence[Object], connection: Connection) -> None:
     """One `Manifest` for each object below `parent`, wave after wave."""
     before: list[pulumi.Resource] = []
-    for number in range(_LAST_WAVE + 1):
-        wave = [item for item in items if _WAVES.get(item["kind"], _LAST_WAVE) == number]
-        made: list[pulumi.Resource] = [
+    for wave in waves(items):
+        before = [
             Manifest(
                 resource_name(item),
                 item,
@@ -178,4 +177,9 @@ def add_manifests(parent: pulumi.Resource, items: Sequence[Object], connection: 
             )
             for item in wave
         ]
-        before = made or before
+
+
+def waves(items: Sequence[Object]) -> list[list[Object]]:
+    """`items` in the order of applying; no wave is empty."""
+    ordered = [[item for item in items if _WAVES.get(item["kind"], _LAST_WAVE) == n] for n in range(_LAST_WAVE + 1)]
+    return [wave for wave in ordered if wave]
