@@ -95,25 +95,25 @@ class Node(pulumi.CustomResource):
     @pulumi.getter(name="apiServer")
     def api_server(self) -> pulumi.Output[str]:
         """URL of the API server."""
-        return self._get("api_server")
+        return self._get("apiServer")
 
     @property
     @pulumi.getter(name="clusterUid")
     def cluster_uid(self) -> pulumi.Output[str]:
         """UID of the namespace kube-system."""
-        return self._get("cluster_uid")
+        return self._get("clusterUid")
 
     @property
     @pulumi.getter(name="hostVolume")
     def host_volume(self) -> pulumi.Output[str]:
         """Folder of the read-only bind mounts that pods see of this machine."""
-        return self._get("host_volume")
+        return self._get("hostVolume")
 
     @property
     @pulumi.getter(name="volumesDir")
     def volumes_dir(self) -> pulumi.Output[str]:
         """Folder for volumes with data."""
-        return self._get("volumes_dir")
+        return self._get("volumesDir")
 
     def _get(self, name: str) -> pulumi.Output[Any]:
         value: pulumi.Output[Any] = pulumi.get(self, name)

@@ -24,7 +24,7 @@ console = Console(stderr=True, highlight=False)
 
 def say(message: str, style: str | None = None) -> None:
     """One line for people."""
-    console.print(message, style=style, markup=False)
+    console.print(message, style=style, markup=False, soft_wrap=True)
 
 
 def describe(event: StageEvent) -> str:
@@ -35,7 +35,8 @@ def describe(event: StageEvent) -> str:
         ("tokens_per_s", "{:,.0f} tokens/s"),
         ("seconds_left", "{:.0f} s left"),
     )
-    parts = [text.format(event.metrics[name]) for name, text in labels if event.metrics.get(name) is not None]
+    numbers = {name: value for name, value in event.metrics.items() if isinstance(value, int | float)}
+    parts = [text.format(numbers[name]) for name, text in labels if name in numbers]
     return " ".join([event.message, *parts]).strip()
 
 

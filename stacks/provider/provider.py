@@ -81,9 +81,10 @@ class SovereignProvider(p.Provider):
         self._cancelled.set()
 
     def _type(self, request: Any) -> ResourceType:
-        if request.type not in self._types:
-            raise SovereignError(f"there is no resource type {request.type}", expected=", ".join(self._types))
-        return self._types[request.type]
+        name = request.type.rpartition("$")[2]  # of a component's child: the types of its parents come first
+        if name not in self._types:
+            raise SovereignError(f"there is no resource type {name}", expected=", ".join(self._types))
+        return self._types[name]
 
     async def _run(self, call: Callable[[Any], _T], request: Any, *values: Properties) -> _T:
         try:
