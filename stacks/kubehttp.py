@@ -26,7 +26,7 @@ from sovereign.errors import ClusterError, TemporaryClusterError
 from stacks.fields import Object
 
 MAX_CONNECTIONS = 32
-_MAX_CAUSE = 240  # characters
+_MAX_CAUSE = 400  # characters
 _TIMEOUT_S = (5.0, 60.0)  # to connect, to read
 _STREAM_TIMEOUT_S = (5.0, 120.0)
 _FILES = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
