@@ -169,6 +169,9 @@ def main(arguments: list[str]) -> int:
     spec = NodeSpec.load(Path(arguments[0]).parent)
     if spec is None or os.getpid() != 1:
         raise NodeError("The supervisor must be PID 1 of a node's namespaces.", hint="use stacks.node.lifecycle.ensure")
+    # Not those of the command that happened to start it.
+    os.umask(0o022)
+    os.setpriority(os.PRIO_PROCESS, 0, 0)
     status = StatusFile(spec.status_json)
     try:
         inside.isolate(spec)

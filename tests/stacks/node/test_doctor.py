@@ -1,0 +1,91 @@
+"""What is refused: another's Kubernetes, ranges in use, a user without root. Nothing is left of a refused node."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sovereign.errors import NodeError
+from stacks.node import doctor, lifecycle, network
+from tests.stacks.node.test_spec import a_spec
+
+_ROOT = Path(__file__).parents[3]
+_CHECK = "from stacks.node.doctor import checks; print([c for c in checks(None) if c.name == 'no other Kubernetes'][0])"
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+
+
+def test_every_check_has_a_name_of_its_own_and_a_fix_where_it_failed() -> None:
+    found = doctor.checks(a_spec())
+    assert len({check.name for check in found}) == len(found)
+    assert [check for check in found if not check.ok and not check.fix] == []
+    programs = next(check for check in found if check.name == "upstream programs")
+    assert not programs.ok and "/opt/kit/kubelet" in programs.detail
+
+
+def in_namespaces(folder: Path, script: str) -> str:
+    """Output of a script that may change /etc and start processes without this machine being any different after it."""
+    done = subprocess.run(
+        ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(_ROOT), "PYTHON": sys.executable, "CHECK": _CHECK},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@needs_root
+def test_files_of_another_kubernetes_are_seen(tmp_path: Path) -> None:
+    script = 'mount -t tmpfs none /etc; mkdir /etc/kubernetes; {}; "$PYTHON" -c "$CHECK"'
+    ours = in_namespaces(tmp_path, script.format("touch /etc/kubernetes/.sovereign-mount-point"))
+    assert "/etc/kubernetes" not in ours
+    assert "/etc/kubernetes is not empty" in in_namespaces(tmp_path, script.format("touch /etc/kubernetes/admin.conf"))
+
+
+@needs_root
+def test_kubelet_of_somebody_else_is_seen(tmp_path: Path) -> None:
+    shutil.copy(shutil.which("sleep") or "", tmp_path / "kubelet")
+    assert "a kubelet runs (PID " in in_namespaces(tmp_path, './kubelet 20 & "$PYTHON" -c "$CHECK"')
+
+
+@needs_root
+def test_refused_node_leaves_nothing_but_its_lock(tmp_path: Path) -> None:
+    spec = a_spec(state_dir=tmp_path / "node")
+    with pytest.raises(NodeError, match="cannot run the embedded node") as caught:
+        lifecycle.ensure(spec, lambda _: None)
+    assert "upstream programs" in str(caught.value)
+    assert [path.name for path in spec.state_dir.iterdir()] == ["lock"]
+    assert not network.has_link(spec)
+
+
+@needs_root
+def test_user_without_root_is_told_what_still_works(tmp_path: Path) -> None:
+    os.seteuid(65534)
+    try:
+        with pytest.raises(NodeError, match="needs root") as caught:
+            lifecycle.ensure(a_spec(state_dir=tmp_path / "node"), lambda _: None)
+    finally:
+        os.seteuid(0)
+    assert "--local" in str(caught.value)
+
+
+def test_range_in_use_is_refused_with_a_free_one() -> None:
+    spec = a_spec(pod_cidr="127.3.0.0/24")
+    with pytest.raises(NodeError) as caught:
+        network.check_free(spec)
+    message = str(caught.value)
+    assert "pod_cidr of node demo" in message and "interface lo" in message
+    free = re.search(r"a free range is (\S+)", message)
+    assert free is not None
+    assert not any(ipaddress.IPv4Network(free[1]).overlaps(used) for used in network.used_ranges(spec))
+    replace(spec, pod_cidr=free[1])
