@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sovereign.cli.console import Board, say, table, write_json
+from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.cli.sites import find_profile, site_of
 
 app = typer.Typer(
@@ -51,7 +51,7 @@ def show_plan(profile: ProfileArgument, as_json: JsonOption = False) -> None:
     if as_json:
         write_json(resolved.model_dump())
     else:
-        table(f"Plan of {resolved.profile}", plan_rows(resolved))
+        lines(f"Plan of {resolved.profile}", plan_rows(resolved))
 
 
 @app.command()
@@ -202,17 +202,17 @@ def tools_list(as_json: JsonOption = False) -> None:
     if as_json:
         write_json([asdict(status) for status in statuses])
     else:
-        table("Tools", [(f"{item.name} {item.version}", str(item.path or item.detail)) for item in statuses])
+        lines(
+            "Tools",
+            [(f"{item.name} {item.version}", f"{item.origin} {item.path or ''} {item.detail}") for item in statuses],
+        )
 
 
 @tools_app.command("build")
 def tools_build() -> None:
     """Install the distribution's packages and build what is not on PATH."""
-    from sovereign.packages import ensure_packages
-    from sovereign.tools import build_all
+    from sovereign.cli.platform import prepare_machine
 
     with Board() as board:
-        with board.task("packages"):
-            ensure_packages(progress=lambda text: board.update("packages", text))
-        with board.task("tools"):
-            build_all(lambda text, fraction: board.update("tools", text, fraction))
+        prepare_machine(board)
+    say("all programs are there")

@@ -12,7 +12,6 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from sovereign.runner import StageEvent
 
@@ -106,14 +105,12 @@ class Board:
         self.update(event.stage, count + describe(event), fraction)
 
 
-def table(title: str, rows: list[tuple[str, str]]) -> None:
-    """Two columns on stdout, readable without colour."""
-    grid = Table(title=title, show_header=False, title_justify="left")
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in rows:
-        grid.add_row(name, value)
-    Console(file=sys.stdout, highlight=False).print(grid)
+def lines(title: str, rows: list[tuple[str, str]]) -> None:
+    """Named values on stdout, one a line and never wrapped, so that a command in one can be copied."""
+    width = max((len(name) for name, _ in rows), default=0)
+    text = "".join(f"  {name:<{width}}  {value}\n" for name, value in rows)
+    sys.stdout.write(f"{title}\n{text}")
+    sys.stdout.flush()
 
 
 def write_json(value: object) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sovereign.cli.console import Board, say, table, write_json
+from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.cli.sites import find_profile
 from sovereign.plan import plan
 from sovereign.profile import load_profile
@@ -15,6 +15,19 @@ from sovereign.site import Site
 
 if TYPE_CHECKING:
     from stacks.deploy import DeployResult
+
+
+def prepare_machine(board: Board) -> None:
+    """Install distribution packages and build upstream programs that are missing."""
+    from sovereign.packages import ensure_packages, missing_packages
+    from sovereign.tools import build_all, list_tools
+
+    if missing_packages():
+        with board.task("packages"):
+            ensure_packages(progress=lambda text: board.update("packages", text))
+    if any(tool.path is None for tool in list_tools()):
+        with board.task("tools"):
+            build_all(lambda text, fraction: board.update("tools", text, fraction))
 
 
 def run_preview(site: Site, names: list[str] | None, *, as_json: bool) -> None:
@@ -71,7 +84,7 @@ def run_status(site: Site, names: list[str] | None, *, as_json: bool) -> bool:
     elif result.unchanged:
         say(f"{result.num_objects} objects are as deployed")
     else:
-        table("Differs", [(f"{item.stack}: {item.object}", "\n".join(item.fields)) for item in result.drift])
+        lines("Differs", [(f"{item.stack}: {item.object}", "\n".join(item.fields)) for item in result.drift])
         say(f"`sovereign deploy {site.root}` repairs this")
     return result.unchanged
 
@@ -95,7 +108,7 @@ def run_doctor(profile: Path | None, *, as_json: bool) -> bool:
         text = (
             "all found or built" if not missing else f"not built yet: {', '.join(missing)}\nfix: sovereign tools build"
         )
-        table("Doctor", [*rows, ("ok   tools" if not missing else "FAIL tools", text)])
+        lines("Doctor", [*rows, ("ok   tools" if not missing else "FAIL tools", text)])
     if os.geteuid() != 0:
         say("without root the embedded node does not work; an existing cluster (target: kubeconfig) and --local do")
     return all(check.ok for check in found) and not missing
@@ -111,11 +124,12 @@ def _show(result: DeployResult, *, as_json: bool, nothing: str) -> None:
     if as_json:
         write_json({"stacks": [asdict(stack) for stack in result.stacks]})
     elif result.changed:
-        rows = [
-            (f"{stack.stack}: {operation}", name + (f" ({', '.join(fields)})" if fields else ""))
-            for stack in result.stacks
-            for operation, name, fields in stack.steps
-        ]
-        table("Changes", rows)
+        for stack in result.stacks:
+            rows = [(operation, name + _fields(fields)) for operation, name, fields in stack.steps]
+            lines(f"{stack.stack}: {len(rows)} of {sum(stack.changes.values())} objects in {stack.seconds} s", rows)
     else:
         say(nothing)
+
+
+def _fields(fields: tuple[str, ...]) -> str:
+    return f" ({', '.join(fields)})" if fields else ""

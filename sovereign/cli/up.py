@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import time
 
-from sovereign.cli.console import Board, say, table
+from sovereign.cli.console import Board, lines, say
+from sovereign.cli.platform import prepare_machine
 from sovereign.cli.summary import Summary, plan_rows, summary_rows
 from sovereign.cli.target import OpenTarget, open_target
 from sovereign.cli.work import run_stages
 from sovereign.plan import Plan, plan
-from sovereign.profile import Profile
+from sovereign.profile import EmbeddedTarget, Profile
 from sovereign.runner import LocalRunner
 from sovereign.site import Site
 from sovereign.stages import STAGES
@@ -28,10 +29,10 @@ def run_up(site: Site, *, local: bool) -> Summary:
     """Go the whole way for `site`, here (`local`: without a cluster, and without serving) or in its cluster."""
     profile = site.profile
     resolved = plan(profile)
-    table(f"Plan of {profile.name}", plan_rows(resolved))
+    lines(f"Plan of {profile.name}", plan_rows(resolved))
     with site.lock("up"):
         summary = _up_local(site, profile) if local else _up(site, profile, resolved)
-    table(f"{profile.name}: {'unchanged' if summary.unchanged else 'done'}", summary_rows(summary))
+    lines(f"{profile.name}: {'unchanged' if summary.unchanged else 'done'}", summary_rows(summary))
     return summary
 
 
@@ -54,6 +55,8 @@ def _up_local(site: Site, profile: Profile) -> Summary:
 def _up(site: Site, profile: Profile, resolved: Plan) -> Summary:
     seconds: dict[str, float] = {}
     with Board() as board:
+        if isinstance(profile.target, EmbeddedTarget):
+            prepare_machine(board)
         changed = _deploy(site, profile, resolved, PLATFORM_STACKS, board, seconds)
         with open_target(site) as target:
             changed |= any(target.runner.current(name) is None for name in STAGES)
