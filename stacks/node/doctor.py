@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from stacks.node.spec import NodeSpec
 _CONTROLLERS = {"cpu", "memory", "pids", "cpuset"}
 _MIN_DISK_BYTES = 8 << 30
 _MIN_MEMORY_BYTES = 3 << 30
+_ENDING_S = 0.5
+"""A node that is just ending has lost its supervisor a moment before its kubelet."""
 _KUBERNETES_FOLDERS = (Path("/etc/kubernetes"), Path("/var/lib/kubelet"))
 
 
@@ -118,7 +121,10 @@ def _another_kubernetes() -> Check:
         for folder in _KUBERNETES_FOLDERS
         if folder.is_dir() and any(entry.name != MARKER for entry in folder.iterdir())
     ]
-    signs += [f"a kubelet runs (PID {pid})" for pid in processes.foreign_kubelets()]
+    if kubelets := processes.foreign_kubelets():
+        time.sleep(_ENDING_S)
+        kubelets &= processes.foreign_kubelets()
+    signs += [f"a kubelet runs (PID {pid})" for pid in sorted(kubelets)]
     if signs:
         fix = "name this cluster in the profile (kubeconfig and context), or take that Kubernetes off the machine first"
         return Check("no other Kubernetes", False, "; ".join(signs), fix)

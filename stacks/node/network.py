@@ -135,7 +135,7 @@ def answers_dns(spec: NodeSpec, *, timeout_s: float = 3.0) -> bool:
         try:
             client.connect((spec.dns_address, 53))
             client.send(query)
-            answer = client.recv(512)
+            answer = client.recv(512).ljust(8, b"\0")
         except OSError:
             return False
     identity, flags, _, num_answers = struct.unpack(">4H", answer[:8])

@@ -116,14 +116,11 @@ def reload(supervisor: Supervisor) -> None:
     os.kill(supervisor.pid, signal.SIGHUP)
 
 
-def foreign_kubelets() -> list[int]:
+def foreign_kubelets() -> set[int]:
     """PIDs of kubelets on this machine that are no embedded node's."""
     ours = {_pid_namespace(each.pid) for each in supervisors()}
-    found = []
-    for pid, command_line in _commands():
-        if Path(command_line[0]).name == "kubelet" and _pid_namespace(pid) not in ours:
-            found.append(pid)
-    return found
+    kubelets = (pid for pid, command_line in _commands() if Path(command_line[0]).name == "kubelet")
+    return {pid for pid in kubelets if _pid_namespace(pid) not in ours}
 
 
 def _commands() -> Iterator[tuple[int, list[str]]]:
