@@ -7,6 +7,7 @@ computed before.
 
 from __future__ import annotations
 
+import functools
 import json
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,7 +51,7 @@ def render_template(name: str, context: Mapping[str, Any], overlays: Sequence[Pa
             Kubernetes objects; names template, line and variable.
     """
     file = name + SUFFIX
-    environment = _environment(overlays)
+    environment = _environment(tuple(overlays))
     try:
         text = environment.get_template(file).render(context)
     except jinja2.TemplateSyntaxError as error:
@@ -69,7 +70,8 @@ def _roots(overlays: Sequence[Path]) -> str:
     return ", ".join(str(root) for root in [*overlays, data_path("templates")])
 
 
-def _environment(overlays: Sequence[Path]) -> jinja2.Environment:
+@functools.cache  # templates are compiled once; Jinja2 itself sees files that change
+def _environment(overlays: tuple[Path, ...]) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([*overlays, data_path("templates")]),
         undefined=jinja2.StrictUndefined,

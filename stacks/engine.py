@@ -195,6 +195,9 @@ class Engine:
                     got=f"process {pid} of {holder.get('username')} on {holder.get('hostname')}",
                     hint="wait for it to end, or see docs/stacks.md on removing a lock",
                 )
+        for path in locks_dir(self.site).rglob("*.json.attrs"):  # the file backend's own, left beside a lock
+            if not path.with_suffix("").exists():
+                path.unlink(missing_ok=True)
 
 
 def _half_made(resource: dict[str, Any]) -> dict[str, Any]:

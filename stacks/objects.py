@@ -8,10 +8,11 @@ Nothing here imports pulumi.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -118,13 +119,18 @@ def extras(stack: str, platform: Platform) -> list[Object]:
     return platform.render(*(name for name in template_names(stack, platform.overlays) if name not in claimed))
 
 
+@functools.cache
+def _replacements() -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=ENTRY_POINTS))
+
+
 def replaced_part(name: str) -> type[Any] | None:
     """The class by which an installed package replaces the part `name`, if any.
 
     Raises:
         ProfileError: two packages replace it.
     """
-    found = [point for point in entry_points(group=ENTRY_POINTS) if point.name == name]
+    found = [point for point in _replacements() if point.name == name]
     if len(found) > 1:
         raise ProfileError(f"two packages replace the component {name}", got=", ".join(point.value for point in found))
     return found[0].load() if found else None

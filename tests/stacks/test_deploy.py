@@ -17,7 +17,7 @@ from pulumi.automation.events import EngineEvent
 from sovereign.errors import DeployError, LockedError, ProfileError, SiteError
 from sovereign.site import Site, init_site
 from sovereign.workload import HOST_IMAGE
-from stacks import deploy, engine, kueue
+from stacks import deploy, engine, kueue, objects
 from stacks.components import component, waves
 from stacks.engine import Engine, Events
 from stacks.node import images
@@ -118,8 +118,9 @@ def test_locks_of_dead_processes_go(site: Site, plugin: None) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     path = lock(site, ended.pid, os.uname().nodename)
+    path.with_name("a.json.attrs").write_text("{}")
     Engine(site, Path("/nowhere/pulumi"))
-    assert not path.exists()
+    assert not list(path.parent.iterdir())
 
 
 def test_engines_of_killed_commands_are_ended(
@@ -186,7 +187,7 @@ def test_data_is_kept_until_it_is_released() -> None:
 
 
 @pytest.fixture
-def replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An installed package of a site that replaces the object store."""
     (tmp_path / "ministry_site.py").write_text(
         "from stacks.components import Component\n"
@@ -200,6 +201,9 @@ def replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: ministry-site\nVersion: 1\n")
     (information / "entry_points.txt").write_text("[sovereign.components]\nobject-store = ministry_site:Ceph\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    objects._replacements.cache_clear()
+    yield
+    objects._replacements.cache_clear()
 
 
 def test_a_site_replaces_a_component(replacement: None) -> None:
@@ -251,7 +255,7 @@ def test_events_become_progress_changes_and_errors() -> None:
 def kustomization(folder: Path) -> Path:
     """The shape of Kueue's own folder, with one object of each kind that is adapted."""
     (folder / "default").mkdir(parents=True)
-    objects: list[dict[str, Any]] = [
+    items: list[dict[str, Any]] = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kueue-system", "labels": {}}},
         {"kind": "ConfigMap", "data": {"c.yaml": "leaderElection: {leaderElect: true}"}},
         {"kind": "ClusterRole", "metadata": {"name": "kueue-rayjob-editor-role"}},
@@ -261,9 +265,9 @@ def kustomization(folder: Path) -> Path:
         {"kind": "Deployment", "spec": {"template": {"metadata": {"annotations": {}}, "spec": {
             "securityContext": {}, "containers": [{"name": "manager", "image": "controller", "readinessProbe": {}}]}}}},
     ]  # fmt: skip
-    for item in objects:
+    for item in items:
         item.setdefault("metadata", {"name": "made-up"})
-    (folder / "default" / "objects.yaml").write_text("\n---\n".join(json.dumps(item) for item in objects))
+    (folder / "default" / "objects.yaml").write_text("\n---\n".join(json.dumps(item) for item in items))
     return folder
 
 
@@ -273,11 +277,11 @@ def test_kueue_is_cut_to_what_is_used(tmp_path: Path, monkeypatch: pytest.Monkey
     program.write_text('#!/bin/sh\ncat "$2/objects.yaml"\n')
     program.chmod(0o755)
     folder = kustomization(tmp_path / "config")
-    objects = kueue.kueue_objects(program, folder, image="example.org/kueue:1", pull_policy="Never")
+    cut = kueue.kueue_objects(program, folder, image="example.org/kueue:1", pull_policy="Never")
     program.unlink()  # the second time it comes from the cache
-    assert kueue.kueue_objects(program, folder, image="example.org/kueue:1", pull_policy="Never") == objects
-    by_kind = {item["kind"]: item for item in objects}
-    assert [item["metadata"]["name"] for item in objects if item["kind"] == "ClusterRole"] == ["kueue-job-editor-role"]
+    assert kueue.kueue_objects(program, folder, image="example.org/kueue:1", pull_policy="Never") == cut
+    by_kind = {item["kind"]: item for item in cut}
+    assert [item["metadata"]["name"] for item in cut if item["kind"] == "ClusterRole"] == ["kueue-job-editor-role"]
     assert by_kind["MutatingWebhookConfiguration"]["webhooks"] == [{"name": "mjob.kb.io"}]
     (manager,) = by_kind["Deployment"]["spec"]["template"]["spec"]["containers"]
     assert manager["image"] == "example.org/kueue:1" and "cpu" not in manager["resources"]["limits"]

@@ -11,6 +11,7 @@ import yaml
 
 from sovereign.errors import ProfileError
 from sovereign.plan import plan
+from sovereign.profile import EmbeddedTarget
 from sovereign.render import render_template
 from sovereign.workload import job_context
 from stacks.objects import STACKS, objects_for
@@ -31,8 +32,9 @@ def job(name: str, stage: str) -> list[Object]:
 
 
 def rendered(name: str, folder: str) -> list[Object]:
-    if folder == "training":
-        return [item for stage in ("corpus", "train") for item in job(name, stage)]
+    if folder == "training":  # corpus reads folders of this machine, which only the embedded node's pods see
+        on_node = isinstance(shipped_profile(name).target, EmbeddedTarget)
+        return [item for stage in ("corpus" if on_node else "curate", "train") for item in job(name, stage)]
     return objects_for(folder, platform(name))
 
 
