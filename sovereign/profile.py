@@ -15,7 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from sovereign.errors import ProfileError
 
-API_VERSION = "sovereign/v1"
+STDLIB = "python-stdlib"
+"""As a source's path: the documentation that every Python has."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}[a-z0-9]$")]
 # YAML reads Norwegian's tag as false.
@@ -138,7 +139,7 @@ class Source(Section):
     @field_validator("path")
     @classmethod
     def _path_means_the_same_everywhere(cls, path: str) -> str:
-        if path != "python-stdlib" and not Path(path).is_absolute():
+        if path != STDLIB and not Path(path).is_absolute():
             raise ValueError("must be an absolute path or python-stdlib: stages run in other folders than this one")
         return path
 

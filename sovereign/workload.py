@@ -10,7 +10,7 @@ from typing import Any
 
 from sovereign.hardware import ACCELERATORS
 from sovereign.plan import Plan
-from sovereign.profile import KubeconfigTarget, Profile
+from sovereign.profile import STDLIB, KubeconfigTarget, Profile
 from sovereign.runtime import Runtime
 
 NAMESPACES = ("training", "lake", "serving")
@@ -65,6 +65,13 @@ def image_runtime(target: KubeconfigTarget) -> PodRuntime:
     return PodRuntime(mode="image", image=target.image, pull_policy="IfNotPresent", python=RUNTIME_PYTHON)
 
 
+def source_folders(profile: Profile) -> tuple[Path, ...]:
+    """Folders of this machine that the profile's sources name, for pods of the embedded node."""
+    paths = [Path(source.path) for source in profile.corpus.sources if source.path != STDLIB]
+    folders = {path.parent if path.is_file() else path for path in paths}
+    return tuple(sorted(folder for folder in folders if not any(other in folder.parents for other in folders)))
+
+
 def platform_context(profile: Profile, plan: Plan, runtime: PodRuntime) -> dict[str, Any]:
     """Variables of every template."""
     return {
@@ -116,8 +123,10 @@ def job_context(
     """
     quota = plan.quota
     on_gpus = stage == "train" and quota.pod_gpus > 0
+    sources = source_folders(profile) if stage == "corpus" and runtime.mode == "host" else ()
     job = {
         "name": name,
+        "sources": [str(path) for path in sources],
         "stage": stage,
         "key": key,
         "profile_text": profile_text,

@@ -14,7 +14,7 @@ from sovereign.profile import EmbeddedTarget, KubeconfigTarget, Profile
 from sovereign.runtime import Runtime, current_runtime
 from sovereign.site import Site
 from sovereign.tools import ensure_tools, find_data, find_tool, load_tools
-from sovereign.workload import PodRuntime, embedded_runtime, image_runtime
+from sovereign.workload import PodRuntime, embedded_runtime, image_runtime, source_folders
 from stacks.kueue import kueue_objects
 from stacks.node.spec import PROGRAMS, BinaryImage, NodeSpec
 from stacks.objects import Platform
@@ -75,7 +75,7 @@ def resolve(
     versions = {name: load_tools()[name].version for name in _IMAGES}
     if isinstance(profile.target, EmbeddedTarget):
         used = runtime or current_runtime()
-        node = _node_spec(site, profile.target, used, programs, versions)
+        node = _node_spec(site, profile.target, _binds(profile, used), programs, versions)
         target = Target(node.kubeconfig, None, node)
         images = {image.name: image.reference for image in node.images}
         pods = embedded_runtime(used, node.host_volume, node.volumes_dir)
@@ -98,8 +98,20 @@ def resolve(
     return Deployment(platform, target, programs)
 
 
+def _binds(profile: Profile, runtime: Runtime) -> tuple[Path, ...]:
+    """Folders that pods may see: the runtime's and those of the sources."""
+    sources = [
+        folder for folder in source_folders(profile) if not any(folder.is_relative_to(bind) for bind in runtime.binds)
+    ]
+    return tuple(sorted({*runtime.binds, *sources}))
+
+
 def _node_spec(
-    site: Site, target: EmbeddedTarget, runtime: Runtime, programs: Mapping[str, Path], versions: Mapping[str, str]
+    site: Site,
+    target: EmbeddedTarget,
+    binds: tuple[Path, ...],
+    programs: Mapping[str, Path],
+    versions: Mapping[str, str],
 ) -> NodeSpec:
     return NodeSpec(
         instance=target.instance,
@@ -108,7 +120,7 @@ def _node_spec(
         service_cidr=target.service_cidr,
         link_cidr=target.link_cidr,
         binaries={name: programs[name] for name in PROGRAMS},
-        binds=runtime.binds,
+        binds=binds,
         images=tuple(
             BinaryImage(name, f"v{versions[name]}", programs[name], (program,))
             for name, (_, program) in _IMAGES.items()

@@ -8,13 +8,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sovereign.errors import ClusterError
+from sovereign.errors import ClusterError, ProfileError
 from sovereign.jobs import JobRunner, job_name
-from sovereign.profile import EmbeddedTarget
+from sovereign.profile import STDLIB, EmbeddedTarget
 from sovereign.render import Object, render_template
 from sovereign.site import Site
 from sovereign.store import S3Store
-from sovereign.workload import PORTS, job_context
+from sovereign.workload import PORTS, job_context, source_folders
 
 if TYPE_CHECKING:
     from stacks.kube import Cluster
@@ -59,6 +59,12 @@ def open_target(site: Site) -> Iterator[OpenTarget]:
         store = S3Store.connect(endpoint, "sovereign", secret_key(site, "s3 root key"))
 
         def render(stage: str, key: str) -> list[Object]:
+            if stage == "corpus" and runtime.mode == "image" and (folders := source_folders(profile)):
+                raise ProfileError(
+                    "pods of an existing cluster do not see folders of this machine",
+                    got=", ".join(map(str, folders)),
+                    hint=f"only {STDLIB} and the demonstration country work there yet",
+                )
             name = job_name(profile.name, stage)
             context = job_context(
                 profile, runner.plan, runtime, name=name, stage=stage, key=key, profile_text=profile_text

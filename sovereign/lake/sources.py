@@ -25,7 +25,7 @@ from sovereign.errors import SourceError
 from sovereign.files import sha256_file
 from sovereign.lake import stdlib
 from sovereign.lake.documents import Document
-from sovereign.profile import Source
+from sovereign.profile import STDLIB, Source
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
 """A longer document is skipped, so that memory stays bounded."""
@@ -76,7 +76,7 @@ def read_source(source: Source, report: Report) -> Iterator[Document]:
     Raises:
         SourceError: the folder or file is not there or cannot be entered.
     """
-    records = stdlib.read_records() if source.path == stdlib.NAME else _read_files(source, report)
+    records = stdlib.read_records() if source.path == STDLIB else _read_files(source, report)
     for where, record in records:
         try:
             document = _to_document(source, where, record)
@@ -95,7 +95,7 @@ def source_digest(source: Source) -> str:
         SourceError: see `read_source`.
     """
     total = hashlib.sha256()
-    for name, path in stdlib.list_files() if source.path == stdlib.NAME else _list_files(source):
+    for name, path in stdlib.list_files() if source.path == STDLIB else _list_files(source):
         try:
             content = sha256_file(path) if path.is_file() else "not a file"
         except OSError:
@@ -114,7 +114,7 @@ def _list_files(source: Source) -> Iterator[tuple[str, Path]]:
         raise SourceError(
             f"source {source.name} is not there",
             got=root,
-            expected=f"a folder or file, or {stdlib.NAME}",
+            expected=f"a folder or file, or {STDLIB}",
             hint="correct corpus.sources[].path in the profile",
         )
 

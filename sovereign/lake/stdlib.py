@@ -16,7 +16,6 @@ from typing import Any
 
 from sovereign.errors import SourceError
 
-NAME = "python-stdlib"
 _LEFT_OUT = {
     "test",
     "tests",
