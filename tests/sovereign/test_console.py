@@ -8,7 +8,8 @@ from sovereign.runner import StageEvent
 
 def test_numbers_that_people_watch_are_shown() -> None:
     metrics = {"loss": 1.23456, "tokens_per_s": 12345.6, "seconds_left": 61.4, "other": 3}
-    assert describe(StageEvent("train", "training", 1, 2, "steps", metrics)) == "training loss 1.235 12,346 tokens/s 61 s left"
+    event = StageEvent("train", "training", 1, 2, "steps", metrics)
+    assert describe(event) == "training loss 1.235 12,346 tokens/s 61 s left"
 
 
 def test_a_receipts_tables_are_left_out() -> None:

@@ -1,0 +1,144 @@
+"""The whole way on a real node: `sovereign up` of profile ci, what it leaves, what it survives."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from openai import BadRequestError, OpenAI
+
+from sovereign.errors import TemporaryClusterError
+from sovereign.receipts import Receipt
+from stacks.kube import Object
+from stacks.node.spec import NodeSpec
+from stacks.state import read_state
+from tests.e2e.site_fixture import LiveSite
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+BACK_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def summary(live: LiveSite) -> dict[str, Any]:
+    """What the first `sovereign up` ended with."""
+    return live.up()
+
+
+def wait_for(what: str, ready: Callable[[], object], timeout_s: float = BACK_S) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if ready():
+                return
+        except TemporaryClusterError:
+            pass
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s"
+        time.sleep(0.3)
+
+
+def running(live: LiveSite, selector: str, namespace: str) -> list[Object]:
+    pods = live.cluster.find("v1", "Pod", namespace, labelSelector=selector)
+    return [
+        pod for pod in pods if pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+    ]
+
+
+def receipt(live: LiveSite, stage: str) -> Receipt:
+    return Receipt.from_bytes((live.site.receipts_dir / f"{stage}.json").read_bytes())
+
+
+def test_way_ends_with_a_model_that_learned_and_answers(live: LiveSite, summary: dict[str, Any]) -> None:
+    train, evaluate = summary["metrics"]["train"], summary["metrics"]["evaluate"]
+    assert train["bits_per_byte_after"] < 0.7 * train["bits_per_byte_before"]
+    assert set(evaluate["accuracy"]) == {"en", "fr", "ar", "zh"}
+    assert summary["answer"] and summary["expected"]
+    assert not summary["unchanged"]
+    stages = ("corpus", "curate", "tokenize", "train", "evaluate", "register")
+    assert [receipt(live, stage).stage for stage in stages] == list(stages)
+
+
+def test_second_up_changes_nothing_and_preview_and_status_agree(live: LiveSite, summary: dict[str, Any]) -> None:
+    again = live.up()
+    assert again["unchanged"] and again["answer"] == summary["answer"]
+    live.run("status")
+    assert '"create"' not in live.run("preview", "--json")
+    states = [read_state(live.site, stack) for stack in ("cluster", "datalake", "serving")]
+    assert all(state.deployed and not state.pending for state in states)
+
+
+def test_official_client_chats_streams_and_sees_the_champion_only(summary: dict[str, Any]) -> None:
+    client = OpenAI(base_url=f"{summary['api']}/v1", api_key="none")
+    assert [model.id for model in client.models.list()] == ["sovereign/ci"]
+    messages: Any = [{"role": "user", "content": summary["question"]}]
+    whole = client.chat.completions.create(model="sovereign/ci", messages=messages, temperature=0, max_tokens=16)
+    parts = client.chat.completions.create(
+        model="sovereign/ci", messages=messages, temperature=0, max_tokens=16, stream=True
+    )
+    streamed = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+    assert (whole.choices[0].message.content or "").strip() == streamed.strip()
+    with pytest.raises(BadRequestError):
+        client.chat.completions.create(model="another/model", messages=messages, max_tokens=1)
+
+
+def test_edited_field_is_named_by_status_and_repaired_by_deploy(live: LiveSite, summary: dict[str, Any]) -> None:
+    spec = NodeSpec.load(live.site.node_dir)
+    assert spec is not None
+    command = [str(spec.binaries["kubectl"]), f"--kubeconfig={live.site.node_dir / 'admin.conf'}", "-n", "lake"]
+    subprocess.run([*command, "scale", "deployment/s3", "--replicas=2"], check=True)
+    assert "spec.replicas" in live.run("status", "--json", code=3)
+    live.run("deploy", "--stack", "datalake")
+    live.run("status")
+
+
+def test_deleted_object_comes_back(live: LiveSite, summary: dict[str, Any]) -> None:
+    service: Object = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "model", "namespace": "serving"}}
+    live.cluster.delete(service)
+    assert not live.up()["unchanged"]
+    assert live.cluster.get(service) is not None
+
+
+def test_killed_training_pod_resumes_and_ends_the_same(live: LiveSite, summary: dict[str, Any]) -> None:
+    """Another seed trains anew; its pod is killed after a checkpoint. The loss ends as that of a run without a kill."""
+    live.edit(training={"seed": 7})
+    started = time.time()
+    with live.start("train") as process:
+        name = "batch.kubernetes.io/job-name=ci-train"
+        try:
+            wait_for("a checkpoint", lambda: _checkpointed(live, started), 240)
+            (victim,) = running(live, name, "training")
+            live.cluster.delete(victim)  # SIGTERM, then SIGKILL
+            _, errors = process.communicate(timeout=400)
+        finally:
+            process.kill()
+    assert process.returncode == 0, errors
+    interrupted = receipt(live, "train")
+    assert interrupted.metrics["resumed_from"] > 0
+    live.run("train", "--local")
+    assert receipt(live, "train").metrics["loss_last"] == pytest.approx(interrupted.metrics["loss_last"], rel=0.02)
+
+
+def _checkpointed(live: LiveSite, since: float) -> bool:
+    folder = live.site.node_dir / "volumes" / "objects" / "models" / "ci" / "train" / "checkpoints"
+    return folder.is_dir() and any(path.stat().st_mtime > since for path in folder.rglob("COMMIT"))
+
+
+@pytest.mark.parametrize("stack", ["cluster", "serving"])
+def test_killed_up_goes_on(live: LiveSite, summary: dict[str, Any], stack: str) -> None:
+    """SIGKILL at a seeded moment while something is repaired; the next `up` ends well and leaves nothing behind."""
+    seed = random.SystemRandom().randrange(1000)
+    print(f"seed {seed}")
+    kind, name, namespace = ("ConfigMap", "kueue-manager-config", "kueue-system")
+    if stack == "serving":
+        kind, name, namespace = ("Service", "model", "serving")
+    live.cluster.delete({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": namespace}})
+    with live.start("up") as process:
+        time.sleep(random.Random(seed).uniform(1, 8))
+        process.send_signal(signal.SIGKILL)
+    live.up()
+    assert live.up()["unchanged"]
+    assert not any(read_state(live.site, each).pending for each in ("cluster", "datalake", "serving"))
