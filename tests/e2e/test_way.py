@@ -14,7 +14,7 @@ from openai import BadRequestError, OpenAI
 
 from sovereign.errors import TemporaryClusterError
 from sovereign.receipts import Receipt
-from stacks.kube import Object
+from stacks.fields import Object
 from stacks.node.spec import NodeSpec
 from stacks.state import read_state
 from tests.e2e.site_fixture import LiveSite
