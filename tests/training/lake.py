@@ -27,7 +27,10 @@ KNOWN = [
 UNKNOWN = make_question("fr", "Quel fleuve est le plus long ?", "Ornée", owner="River Office")
 
 
-def make_profile(**evaluation: Any) -> Profile:
+SOURCE = {"name": "texts", "path": "/texts", "owner": "Archive", "licence": "CC-BY-4.0", "language": "en"}
+
+
+def make_profile(*, sources: Sequence[Mapping[str, str]] = (), **evaluation: Any) -> Profile:
     """A profile named `tiny`."""
     return parse_profile(
         json.dumps(
@@ -35,7 +38,7 @@ def make_profile(**evaluation: Any) -> Profile:
                 "apiVersion": "sovereign/v1",
                 "name": "tiny",
                 "description": "A model of a made-up archive.",
-                "corpus": {"demonstration": {"facts": 10}},
+                "corpus": {"demonstration": {"facts": 10}, "sources": list(sources)},
                 "model": {"parameters": 1e5, "vocab_size": 512, "sequence_length": 64},
                 "training": {"tokens": 1e5},
                 "evaluation": evaluation,

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from sovereign.lake.documents import read_documents
 from sovereign.store import open_store
-from tests.training.lake import context_for, make_lake, make_profile, store_output
+from tests.training.lake import SOURCE, context_for, make_lake, make_profile, store_output, write_receipt
 from training.evaluate import choose_questions, evaluate
+from training.registry import open_client
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +72,32 @@ def test_receipt_has_what_the_summary_shows(lake: Path, evaluation: dict[str, An
     assert metrics["bits_per_byte_before"] == evaluation["bits_per_byte"]["overall"]["untrained"]
     assert metrics["bits_per_byte_after"] == evaluation["bits_per_byte"]["overall"]["model"]
     assert metrics["share_of_unigram"] < 1
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own code and that of its libraries
+def test_real_text_is_measured_against_xz_and_recorded_in_mlflow(
+    lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts when no server does
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    client = open_client(f"sqlite:///{tmp_path}/mlflow.db")
+    run_id = client.create_run(client.create_experiment("tiny")).info.run_id
+    shutil.copytree(lake, tmp_path / "lake")
+    store = open_store(f"file://{tmp_path}/lake")
+    write_receipt(store, tmp_path / "lake", "train", "models/tiny/train/", {"mlflow_run_id": run_id})
+    context = context_for("evaluate", store, tmp_path / "work", make_profile(sources=[SOURCE]), io.StringIO())
+    output = evaluate.run(context)
+    recorded = client.get_run(run_id).data.metrics
+    assert recorded["evaluation/accuracy/fr"] == 0.5
+    assert recorded["evaluation/bits_per_byte_xz"] == output.metrics["bits_per_byte_xz"]
+    texts = [item.text for item in read_documents([tmp_path / "lake/curated/tiny/heldout-00000.parquet"])]
+    written = json.loads(output.files["models/tiny/evaluate/evaluation.json"].read_text())
+    english = "\n".join(texts[:3]).encode()
+    expected = 8 * len(lzma.compress(english, preset=9)) / (len(english) - 2)  # less the line feeds between
+    assert written["bits_per_byte"]["by_language"]["en"]["xz"] == pytest.approx(expected, abs=1e-4)
+    assert {item.path for item in client.list_artifacts(run_id, "evaluation")} == {
+        f"evaluation/{name}" for name in ("README.md", "evaluation.json", "languages.png", "loss.png")
+    }
 
 
 def test_card_has_every_number(lake: Path, evaluation: dict[str, Any]) -> None:
