@@ -110,17 +110,23 @@ class Cluster:
             self._uid = uid
         return self._uid
 
-    def get(self, obj: Object | ObjectRef) -> Object | None:
+    def get(self, obj: Object | ObjectRef, *, timeout_s: float = 0.0) -> Object | None:
         """The live object, or None when it (or its kind, or its namespace) is not there.
+
+        Temporary errors are retried for `timeout_s` seconds.
 
         Raises:
             ClusterError: when the API server refuses or, as TemporaryClusterError, cannot be reached.
         """
         ref = obj if isinstance(obj, ObjectRef) else ObjectRef.of(obj)
-        try:
-            return self._session.request("GET", self._path(ref), what=str(ref))
-        except (NotFoundError, KindMissingError):
-            return None
+
+        def once() -> Object | None:
+            try:
+                return self._session.request("GET", self._path(ref), what=str(ref))
+            except (NotFoundError, KindMissingError):
+                return None
+
+        return self._retry(once, timeout_s)
 
     def find(self, api_version: str, kind: str, namespace: str = "", **selectors: str) -> list[Object]:
         """Objects of a kind, of all namespaces when `namespace` is empty; none when the kind is not served.
@@ -233,7 +239,7 @@ class Cluster:
         deadline = time.monotonic() + timeout_s
         told = ""
         while True:
-            live = self._retry(lambda: self.get(ref), max(0.0, deadline - time.monotonic()))
+            live = self.get(ref, timeout_s=max(0.0, deadline - time.monotonic()))
             if live is None:
                 raise ClusterError(f"{ref}: deleted while it was waited for")
             state = readiness(live, self.find)
@@ -258,7 +264,7 @@ class Cluster:
         uid = self._retry(lambda: self._delete_once(ref), min(timeout_s, KIND_LIMIT_S))
         pause_s = 0.05
         while uid is not None:
-            live = self._retry(lambda: self.get(ref), min(timeout_s, KIND_LIMIT_S))
+            live = self.get(ref, timeout_s=min(timeout_s, KIND_LIMIT_S))
             if live is None or live["metadata"]["uid"] != uid:
                 return
             if time.monotonic() >= deadline:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import urllib3
 import yaml
@@ -132,7 +132,7 @@ class Session:
             if response.status != 200:
                 raise refusal(response.status, response.data, what)
             response.auto_close = False
-            yield from io.TextIOWrapper(response, encoding="utf-8", errors="replace")
+            yield from io.TextIOWrapper(cast(BinaryIO, response), encoding="utf-8", errors="replace")
 
     @contextmanager
     def _call(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pulumi.provider.experimental import provider as p
+from pulumi.provider.experimental.property_value import PropertyValue
 
 from sovereign.errors import ClusterError, TemporaryClusterError
 from stacks.fields import (
@@ -35,7 +36,7 @@ from stacks.fields import (
     known_prefix,
     with_changes,
 )
-from stacks.kube import Cluster
+from stacks.kube import FIELD_MANAGER, Cluster
 from stacks.kubehttp import ImmutableError, NotFoundError
 from stacks.provider.errors import InitFailedError
 from stacks.provider.log import EngineLog
@@ -167,15 +168,15 @@ class ManifestType:
         """Apply the object and wait for it; in a preview let the server check it, where there is one."""
         args = _Args.of(request.properties)
         if request.preview:
-            outputs = self._previewed(args, request.properties, to_value(UNKNOWN))
-            return p.CreateResponse("", outputs)
+            return p.CreateResponse("", self._previewed(args, request.properties))
+        _refuse_foreign(self._cluster(args), args, args.timeout_s)
         return p.CreateResponse(args.ref.id, self._apply(args, request.urn, request.properties, request.timeout))
 
     def update(self, request: p.UpdateRequest) -> p.UpdateResponse:
         """Apply the changed object and wait for it; in a preview let the server check it."""
         args = _Args.of(request.news)
         if request.preview:
-            return p.UpdateResponse(self._previewed(args, request.news, request.olds.get("uid", to_value(UNKNOWN))))
+            return p.UpdateResponse(self._previewed(args, request.news, request.olds.get("uid")))
         return p.UpdateResponse(self._apply(args, request.urn, request.news, request.timeout))
 
     def read(self, request: p.ReadRequest) -> p.ReadResponse:
@@ -222,17 +223,19 @@ class ManifestType:
                 raise InitFailedError(args.ref.id, outputs, error) from error
         return outputs
 
-    def _previewed(self, args: _Args, properties: Properties, uid: Any) -> Properties:
+    def _previewed(self, args: _Args, properties: Properties, uid: PropertyValue | None = None) -> Properties:
         validated = False
         if args.reachable:
             try:
+                if uid is None:
+                    _refuse_foreign(self._cluster(args), args)
                 self._cluster(args).validate(args.manifest)
                 validated = True
             except (TemporaryClusterError, NotFoundError):
                 pass  # its kind, its namespace or the API server itself comes with the deploy
             except ImmutableError:
                 pass  # the preview of a replacement: the old one is still there
-        return {**properties, "uid": uid, "validated": to_value(validated)}
+        return {**properties, "uid": uid or to_value(UNKNOWN), "validated": to_value(validated)}
 
     def _import(self, resource_id: str) -> p.ReadResponse:
         try:
@@ -303,6 +306,18 @@ def _kind(change: FieldChange) -> p.PropertyDiffKind:
     return _K.DELETE if change.wanted is ABSENT else _K.UPDATE
 
 
+def _refuse_foreign(cluster: Cluster, args: _Args, timeout_s: float = 0.0) -> None:
+    """Take over only what an earlier, perhaps cut off, deploy made: what is taken over is deleted with the stack."""
+    live = cluster.get(args.ref, timeout_s=timeout_s)
+    managers = {entry.get("manager") for entry in (live or {"metadata": {}})["metadata"].get("managedFields") or []}
+    if live is not None and FIELD_MANAGER not in managers:
+        raise ClusterError(
+            f"{args.ref} exists already and was not made by this kit",
+            got=f"managed by {', '.join(sorted(map(str, managers))) or 'nobody'}",
+            hint=f"delete it, give yours another name, or take it over: pulumi import, with the ID {args.ref.id}",
+        )
+
+
 def _replace(kinds: dict[str, p.PropertyDiffKind]) -> p.DiffResponse:
     detailed = {name: p.PropertyDiff(kind, input_diff=False) for name, kind in kinds.items()}
     return p.DiffResponse(
@@ -326,6 +341,6 @@ def _outputs(properties: Properties, live: Object, old: Properties | None = None
     return {**(old or {}), **properties, "uid": to_value(live["metadata"]["uid"]), "validated": to_value(True)}
 
 
-def _secret_like(manifest: Object, like: Any) -> Any:
+def _secret_like(manifest: Object, like: PropertyValue) -> PropertyValue:
     value = to_value(manifest, like)
     return with_secret_keys(value, ("data", "stringData")) if manifest.get("kind") == "Secret" else value

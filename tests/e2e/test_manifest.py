@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from kubernetes import client, config
 from pulumi.provider.experimental import provider as p
 
 from sovereign.errors import ClusterError, SovereignError, TemporaryClusterError
@@ -144,6 +145,21 @@ def test_kept_object_is_neither_replaced_nor_deleted(resource: Resource, namespa
     resource.delete()
     assert kube.get(kept) is not None
     assert resource.log.texts == [f"ConfigMap {namespace}/kept is kept in the cluster"]
+
+
+def test_object_of_others_is_not_taken_over(
+    resource: Resource, namespace: str, kube: Cluster, cluster: RunningCluster
+) -> None:
+    api = client.CoreV1Api(config.new_client_from_config(str(cluster.kubeconfig)))  # type: ignore[no-untyped-call]
+    theirs = config_map(namespace, "theirs", a="1")
+    api.create_namespaced_config_map(namespace, client.V1ConfigMap(metadata={"name": "theirs"}, data={"a": "1"}))
+    with pytest.raises(ClusterError, match=f"ConfigMap {namespace}/theirs exists already and was not made by this kit"):
+        resource.create(config_map(namespace, "theirs", a="2"))
+    live = kube.get(theirs)
+    assert live is not None and live["data"] == {"a": "1"}
+    # What a deploy of ours made before it was killed is gone on with.
+    kube.apply(config_map(namespace, "half-made", a="1"))
+    resource.create(config_map(namespace, "half-made", a="2"))
 
 
 def test_unknown_values_are_compared_with_the_last_deploy(resource: Resource, namespace: str, kube: Cluster) -> None:
