@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
-import deepspeed
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,9 +18,11 @@ import torch.distributed as dist
 from sovereign.errors import CheckpointError
 from sovereign.plan import Plan
 from training.deepspeed_config import PROCESS_GROUP_TIMEOUT, render
-from training.environment import Ranks
+from training.environment import Ranks, import_without
 from training.model import LanguageModelLoss, make_model, parameter_groups, why_no_compiler
 from training.schedule import learning_rate
+
+deepspeed = import_without("deepspeed", "mlflow")  # its autotuner's import of MLflow takes longer than all else here
 
 _EVALUATION_ROWS = 16
 
@@ -77,7 +78,7 @@ class Engine:
         if self.recipe.compile:
             missing = why_no_compiler() if self._device.type == "cpu" else None
             if missing is None:
-                self._engine.compile(compile_kwargs={"dynamic": False})
+                self._loss.compile_parts()
             else:
                 warn(f"training is slower, without torch.compile: {missing}")
 

@@ -6,11 +6,14 @@ look for the internet, for MPI or for a compiler cache in places that it cannot 
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sovereign.errors import TrainingError
 
@@ -82,6 +85,17 @@ def prepare(workdir: Path, *, threads: int, world_size: int) -> Ranks:
     if ranks.world_size > 1 and "GLOO_SOCKET_IFNAME" not in os.environ:
         os.environ["GLOO_SOCKET_IFNAME"] = _interface_towards(os.environ["MASTER_ADDR"])
     return ranks
+
+
+def import_without(name: str, unwanted: str) -> Any:
+    """Import the module `name`, which can do without `unwanted` and finds it missing meanwhile."""
+    if unwanted in sys.modules:
+        return importlib.import_module(name)
+    sys.modules[unwanted] = None  # type: ignore[assignment]  # the import system's own way to say "not there"
+    try:
+        return importlib.import_module(name)
+    finally:
+        del sys.modules[unwanted]
 
 
 def _give_a_home(workdir: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from sovereign.plan import ModelShape, Recipe
 
@@ -46,18 +47,32 @@ def make_model(shape: ModelShape, seed: int) -> Qwen3ForCausalLM:
     return model
 
 
+class _Head(torch.nn.Module):
+    """Output matrix and cross-entropy."""
+
+    def forward(self, hidden_BTD: torch.Tensor, weight_VD: torch.Tensor, tokens_BT: torch.Tensor) -> torch.Tensor:  # noqa: N803
+        logits_NV = functional.linear(hidden_BTD[:, :-1].flatten(0, 1), weight_VD)  # noqa: N806
+        return functional.cross_entropy(logits_NV.float(), tokens_BT[:, 1:].flatten())
+
+
 class LanguageModelLoss(torch.nn.Module):
-    """Mean cross-entropy of the next token, nats; the part that is compiled."""
+    """Mean cross-entropy of the next token, nats."""
 
     def __init__(self, model: Qwen3ForCausalLM) -> None:
         super().__init__()
         self.model = model
+        self._head = _Head()
 
     def forward(self, tokens_BT: torch.Tensor) -> torch.Tensor:  # noqa: N803
         """Loss of predicting tokens_BT[:, 1:]; the last position predicts nothing, so its logits are never made."""
         hidden_BTD = self.model.model(input_ids=tokens_BT, use_cache=False).last_hidden_state  # noqa: N806
-        logits_NV = self.model.lm_head(hidden_BTD[:, :-1].flatten(0, 1))  # noqa: N806
-        return functional.cross_entropy(logits_NV.float(), tokens_BT[:, 1:].flatten())
+        loss: torch.Tensor = self._head(hidden_BTD, self.model.lm_head.weight, tokens_BT)
+        return loss
+
+    def compile_parts(self) -> None:
+        """Compile one decoder layer, which all layers share, and the head: much quicker than to compile the whole."""
+        for part in (*self.model.model.layers, self._head):
+            part.compile(dynamic=False)
 
 
 def parameter_groups(model: torch.nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -89,6 +104,7 @@ def save_model(
     """Write a folder that transformers loads: weights, configuration, tokenizer; returns the files."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    disable_progress_bar()
     model.save_pretrained(folder, state_dict=dict(weights))
     for path in tokenizer_files:
         shutil.copyfile(path, folder / path.name)

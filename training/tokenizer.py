@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sovereign.errors import StageError
 from sovereign.lake.demonstration import CHAT_TEMPLATE
+from sovereign.serving import RESPONSE_TEMPLATE
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -113,6 +114,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, sequence_length: int) -> 
         clean_up_tokenization_spaces=False,
         chat_template=CHAT_TEMPLATE,
     )
+    wrapped.response_template = RESPONSE_TEMPLATE
     folder.mkdir(parents=True, exist_ok=True)
     wrapped.save_pretrained(folder)
     return sorted(path for path in folder.iterdir() if path.is_file())

@@ -1,0 +1,100 @@
+"""What the tests of training share: a tokenised lake of the real stages, and runs of stage `train` in own processes.
+
+The processes are forked from a server that has imported torch and DeepSpeed, so that a run costs its steps only.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Mapping
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign.errors import SovereignError
+from sovereign.profile import Profile, load_profile
+from sovereign.stages import load_stage, run_stage
+from sovereign.store import open_store
+
+PROFILE = {
+    "apiVersion": "sovereign/v1",
+    "name": "tiny",
+    "corpus": {"demonstration": {"facts": 10}, "cleaning": {"heldout_fraction": 0.1}},
+    "model": {"parameters": 1e5, "vocab_size": 600, "sequence_length": 64},
+    "training": {
+        "tokens": 12 * 256,
+        "batch_tokens": 256,
+        "learning_rate": 4e-3,
+        "checkpoint_every_steps": 4,
+        "threads_per_pod": 1,
+        "compile": False,
+    },
+}
+"""12 steps of 4 sequences; a checkpoint after each fourth."""
+
+
+@pytest.fixture(scope="session")
+def profile_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny profile."""
+    path = tmp_path_factory.mktemp("profile") / "tiny.yaml"
+    path.write_text(json.dumps(PROFILE))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory: pytest.TempPathFactory, profile_file: Path) -> Path:
+    """A folder store with the results of corpus, curate and tokenize."""
+    root, work = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("work")
+    store = open_store(f"file://{root}")
+    for name in ("corpus", "curate", "tokenize"):
+        run_stage(load_stage(name), load_profile(profile_file), store, work / name, io.StringIO())
+    return root
+
+
+@pytest.fixture
+def store_root(tokens: Path, tmp_path: Path) -> Path:
+    """A store of this test's own with the tokenised lake in it."""
+    import shutil
+
+    return Path(shutil.copytree(tokens, tmp_path / "store"))
+
+
+Start = Callable[..., ForkServerProcess]
+
+
+@pytest.fixture(scope="session")
+def start_training() -> Start:
+    """Start stage `train` in a process: start_training(profile_file, store_root, workdir, log, **environment)."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["training.train", "training.session"])
+
+    def start(profile: Path, root: Path, workdir: Path, log: Path, **environment: str) -> ForkServerProcess:
+        process = processes.Process(target=_train, args=(profile, root, workdir, log, environment))
+        process.start()
+        return process
+
+    return start
+
+
+def _train(profile: Path, root: Path, workdir: Path, log: Path, environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)
+    loaded: Profile = load_profile(profile)
+    with log.open("a", buffering=1) as stream:
+        try:
+            run_stage(load_stage("train"), loaded, open_store(f"file://{root}"), workdir, stream)
+        except SovereignError as error:
+            stream.write(json.dumps({"message": str(error), "done": None}) + "\n")
+            sys.exit(error.exit_code)
+
+
+def events(log: Path) -> list[dict[str, Any]]:
+    """Progress that a run has written so far."""
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []

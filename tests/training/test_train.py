@@ -1,0 +1,148 @@
+"""Stage `train` as users run it: killed, stopped, gone on with, and on two ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from sovereign.receipts import Receipt
+from tests.training.conftest import PROFILE, Start, events
+
+TIMEOUT_S = 240
+TRAIN = "models/tiny/train"
+
+
+def run(start: Start, profile: Path, root: Path, work: Path, **environment: str) -> int | None:
+    """Train to the end; the exit code."""
+    process = start(profile, root, work, work.with_suffix(".log"), **environment)
+    process.join(TIMEOUT_S)
+    return process.exitcode
+
+
+def losses(root: Path) -> list[float]:
+    """Loss of every step."""
+    lines = map(json.loads, (root / TRAIN / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def receipt(root: Path) -> Receipt:
+    """Receipt of the training."""
+    return Receipt.from_bytes((root / TRAIN / "receipt.json").read_bytes())
+
+
+def free_port() -> str:
+    """A TCP port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def whole_run(
+    start_training: Start, profile_file: Path, tokens: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The store after a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    root = Path(shutil.copytree(tokens, folder / "store"))
+    assert run(start_training, profile_file, root, folder / "work") == 0, events(folder / "work.log")
+    return root
+
+
+def test_a_run_leaves_a_model_that_transformers_loads(whole_run: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = whole_run / TRAIN / "model"
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    assert tokenizer.decode(tokenizer("Q: 42 ?\nA:")["input_ids"]) == "Q: 42 ?\nA:"
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id == 0
+    metrics = receipt(whole_run).metrics
+    assert metrics["loss_last"] < metrics["loss_first"]
+    assert metrics["bits_per_byte_after"] < metrics["bits_per_byte_before"]
+    assert metrics["resumed_from"] is None and metrics["parameters"] == model.num_parameters()
+    assert json.loads((whole_run / TRAIN / "deepspeed.json").read_text())["gradient_clipping"] == 1.0
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+def test_resume_is_bit_identical(
+    ending: signal.Signals, start_training: Start, profile_file: Path, store_root: Path, whole_run: Path, tmp_path: Path
+) -> None:
+    """The pod's disk is lost: the second process has an empty work folder."""
+    log = tmp_path / "first.log"
+    process = start_training(profile_file, store_root, tmp_path / "first", log)
+    committed = f"models/tiny/train/checkpoints/*/step-{'*' if ending == signal.SIGTERM else '00000004'}/COMMIT"
+    if ending == signal.SIGKILL:
+        wait_until(lambda: any(store_root.glob(committed)) or process.exitcode is not None)
+    else:
+        wait_until(lambda: any(event["message"] == "making the model" for event in events(log)))
+    os.kill(int(process.pid or 0), ending)
+    process.join(TIMEOUT_S)
+    assert process.exitcode == (143 if ending == signal.SIGTERM else -signal.SIGKILL), events(log)
+    assert any(store_root.glob(committed))
+    assert not (store_root / TRAIN / "receipt.json").exists()
+    assert run(start_training, profile_file, store_root, tmp_path / "second") == 0, events(tmp_path / "second.log")
+    assert receipt(store_root).metrics["resumed_from"] > 0
+    assert losses(store_root) == losses(whole_run)
+    resumed, whole = ((root / TRAIN / "model" / "model.safetensors").read_bytes() for root in (store_root, whole_run))
+    assert resumed == whole
+
+
+def test_another_configuration_starts_afresh(
+    start_training: Start, profile_file: Path, store_root: Path, whole_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole_run / TRAIN / "checkpoints", store_root / TRAIN / "checkpoints")
+    other = tmp_path / "other.yaml"
+    other.write_text(json.dumps(PROFILE | {"training": PROFILE["training"] | {"tokens": 2 * 256}}))  # type: ignore[operator]
+    assert run(start_training, other, store_root, tmp_path / "work") == 0, events(tmp_path / "work.log")
+    assert receipt(store_root).metrics["resumed_from"] is None
+    assert len(losses(store_root)) == 2
+    commits = list((store_root / TRAIN / "checkpoints").glob("*/*/COMMIT"))
+    assert [path.parent.name for path in commits] == ["step-00000002"], "checkpoints of the old run are left"
+
+
+def test_two_ranks_give_nearly_the_same_as_one(
+    start_training: Start, store_root: Path, whole_run: Path, tmp_path: Path
+) -> None:
+    profile = tmp_path / "two.yaml"
+    profile.write_text(json.dumps(PROFILE | {"training": PROFILE["training"] | {"pods": 2}}))  # type: ignore[operator]
+    port = free_port()
+    processes = []
+    for rank in ("0", "1"):
+        ranks = {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        log = tmp_path / f"rank-{rank}.log"
+        processes.append(start_training(profile, store_root, tmp_path / "work", log, **ranks))
+    for process in processes:
+        process.join(TIMEOUT_S)
+    assert [process.exitcode for process in processes] == [0, 0], events(tmp_path / "rank-0.log")
+    assert losses(store_root) == pytest.approx(losses(whole_run), abs=2e-3)
+    assert events(tmp_path / "rank-1.log") == []
+    one, two = (load_file(root / TRAIN / "model" / "model.safetensors") for root in (whole_run, store_root))
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 0.02
+    manifest = json.loads(next(store_root.glob(f"{TRAIN}/checkpoints/*/step-00000012/manifest.json")).read_text())
+    assert {"rank-00000.safetensors", "rank-00001.safetensors"} < set(manifest["files"])
+
+
+def test_wrong_number_of_processes_is_an_error(
+    start_training: Start, profile_file: Path, store_root: Path, tmp_path: Path
+) -> None:
+    ranks = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    assert run(start_training, profile_file, store_root, tmp_path / "work", **ranks) == 1
+    assert "got: WORLD_SIZE=2" in events(tmp_path / "work.log")[-1]["message"]
+
+
+def wait_until(condition: object) -> None:
+    """Poll until the condition holds."""
+    assert callable(condition)
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,0 +1,171 @@
+"""What one rank of a run works with: data, engine, checkpoints, record; how it begins and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file
+
+from sovereign.errors import TrainingError
+from sovereign.files import write_atomic
+from sovereign.plan import Recipe
+from sovereign.stages import StageContext, StageOutput
+from training.checkpoint import METRICS, WEIGHTS, Checkpoints, rank_file
+from training.deepspeed_config import render
+from training.engine import Engine, gather, join
+from training.environment import Ranks
+from training.model import save_model
+from training.order import TokenStream
+from training.shards import Shard
+from training.tracking import MlflowLog, Record
+
+HELDOUT_ROWS = 64
+"""Rows of held-out text that are measured before and after training."""
+
+Say = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the training loop works with."""
+
+    context: StageContext
+    ranks: Ranks
+    engine: Engine
+    stream: TokenStream
+    bytes_per_token: float
+    heldout: Sequence[Shard]
+    checkpoints: Checkpoints
+    record: Record
+    mlflow: MlflowLog
+    stop: threading.Event
+    """Set when the process was asked to stop."""
+    first_step: int
+
+    @property
+    def recipe(self) -> Recipe:
+        """The training configuration."""
+        return self.context.plan.recipe
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens in a row."""
+        return self.context.plan.model.sequence_length
+
+    def save(self, done: int) -> None:
+        """Make the checkpoint after `done` steps."""
+        tensors = {rank_file(self.ranks.rank): self.engine.rank_state()}
+        weights = self.engine.weights()
+        if self.ranks.is_first:
+            tensors[WEIGHTS] = weights
+        self.checkpoints.save(done, tensors, self.record.path, self.context.plan.model_dump(mode="json"))
+
+    def heldout_bits_per_byte(self) -> float:
+        """Bits per byte on the first held-out rows; a short rest is left out.
+
+        Raises:
+            TrainingError: there is less held-out text than one row.
+        """
+        length = self.sequence_length
+        tokens = np.concatenate([shard.tokens[: HELDOUT_ROWS * length] for shard in self.heldout]).astype(np.int64)
+        num_rows = min(HELDOUT_ROWS, len(tokens) // length)
+        if num_rows == 0:
+            raise TrainingError(
+                "there is too little held-out text to measure anything",
+                got=f"{len(tokens)} tokens",
+                expected=f"at least model.sequence_length = {length}",
+                hint="raise corpus.cleaning.heldout_fraction, or add text",
+            )
+        loss = self.engine.evaluate(tokens[: num_rows * length].reshape(num_rows, length))
+        return loss / math.log(2) / _bytes_per_token(self.heldout)
+
+    def export(self) -> StageOutput:
+        """The model as a Hugging Face folder and the run's record; nothing on other ranks than the first."""
+        weights = self.engine.weights()
+        if not self.ranks.is_first:
+            return StageOutput()
+        context, prefix = self.context, f"models/{self.context.dataset}/tokens/"
+        tokenizer = [key for key in sorted(context.inputs) if key.startswith(prefix) and not key.endswith(".bin")]
+        model_files = save_model(
+            self.engine.model, weights, [context.fetch(key) for key in tokenizer], context.workdir / "export"
+        )
+        write_atomic(context.workdir / "plan.json", context.plan.model_dump_json(indent=2) + "\n")
+        write_atomic(context.workdir / "deepspeed.json", json.dumps(render(self.recipe), indent=2) + "\n")
+        prefix = f"models/{context.dataset}/train/"
+        files = {f"{prefix}model/{path.name}": path for path in model_files}
+        files |= {prefix + name: context.workdir / name for name in (METRICS, "plan.json", "deepspeed.json")}
+        return StageOutput(files, self._summary())
+
+    def _summary(self) -> dict[str, Any]:
+        heldout = [line["heldout_bits_per_byte"] for line in self.record.lines if "heldout_bits_per_byte" in line]
+        steps = [line for line in self.record.lines if "loss" in line]
+        speeds = [line["tokens_per_s"] for line in steps[len(steps) // 20 :]]  # the first steps compile
+        return {
+            "steps": self.recipe.num_steps,
+            "tokens": self.recipe.num_tokens,
+            "parameters": self.context.plan.num_parameters,
+            "loss_first": steps[0]["loss"],
+            "loss_last": steps[-1]["loss"],
+            "bits_per_byte_before": heldout[0],
+            "bits_per_byte_after": heldout[-1],
+            "tokens_per_s": round(statistics.median(speeds)),
+            "resumed_from": self.first_step or None,
+            "mlflow_run_id": self.mlflow.run_id,
+        }
+
+
+def start(context: StageContext, digest: str, ranks: Ranks, say: Say, stop: threading.Event) -> Session:
+    """Meet the other ranks, make the model or load the newest checkpoint of the run with this digest."""
+    train, heldout = _shards(context, "train"), _shards(context, "heldout")
+    join(ranks)
+    checkpoints = Checkpoints(
+        context.store,
+        f"models/{context.dataset}/train/checkpoints/",
+        context.workdir / "checkpoints",
+        digest,
+        ranks,
+        gather=gather,
+        warn=say,
+    )
+    found = checkpoints.newest()
+    say(f"going on from step {found[1].step}" if found else "making the model")
+    weights = load_file(found[0] / WEIGHTS) if found and ranks.is_first else None
+    engine = Engine(context.plan, weights, say)
+    if found:
+        engine.load_rank_state(load_file(found[0] / rank_file(ranks.rank)))
+    parameters = {"parameters": context.plan.num_parameters} | context.plan.model.model_dump()
+    return Session(
+        context=context,
+        ranks=ranks,
+        engine=engine,
+        stream=TokenStream(train, context.plan.recipe.seed),
+        bytes_per_token=_bytes_per_token(train),
+        heldout=heldout,
+        checkpoints=checkpoints,
+        record=Record(context.workdir / METRICS, found[0] / METRICS if found and ranks.is_first else None),
+        mlflow=MlflowLog(
+            context.dataset,
+            digest,
+            parameters | context.plan.recipe.model_dump(),
+            enabled=ranks.is_first,
+            warn=say,
+        ),
+        stop=stop,
+        first_step=found[1].step if found else 0,
+    )
+
+
+def _shards(context: StageContext, split: str) -> list[Shard]:
+    prefix = f"models/{context.dataset}/tokens/{split}-"
+    return [Shard(context.fetch(key)) for key in sorted(context.inputs) if key.startswith(prefix)]
+
+
+def _bytes_per_token(shards: Sequence[Shard]) -> float:
+    return sum(int(shard.num_bytes.sum()) for shard in shards) / sum(shard.num_tokens for shard in shards)
