@@ -140,7 +140,7 @@ def test_the_ordinary_pulumi_command_works_on_the_state(deployed: LiveSite) -> N
 
     resources = pulumi("stack", "export")["deployment"]["resources"]
     assert any(resource["urn"].endswith("Deployment/lake/s3") for resource in resources)
-    assert pulumi("history", "--json")[0]["kind"] == "update"
+    assert pulumi("stack", "history", "--json")[0]["kind"] == "update"
     assert pulumi("stack", "output", "--json")["buckets"] == list(BUCKETS)
 
 
