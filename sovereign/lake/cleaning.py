@@ -69,6 +69,7 @@ class Index:
             "PRIMARY KEY (digest, owner, licence)) WITHOUT ROWID"
         )
         self._database.execute("CREATE TABLE kept (digest BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute("BEGIN")  # one transaction: the file is scratch, and each commit would write pages
         return self
 
     def __exit__(

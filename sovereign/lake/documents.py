@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -79,7 +79,7 @@ class DocumentWriter:
         if self._file_chars > _FILE_CHARS:
             self._close()
             self._open()
-        self._rows.append(asdict(document) | extra)
+        self._rows.append({name: getattr(document, name) for name in SCHEMA.names} | extra)
         self._group_chars += len(document.text)
         self._file_chars += len(document.text)
         if len(self._rows) >= _GROUP_ROWS or self._group_chars >= _GROUP_CHARS:
