@@ -18,11 +18,15 @@ class InitFailedError(ClusterError):
 
 
 def redact(error: SovereignError, secrets: Iterable[str]) -> None:
-    """Take `secrets` out of what `error` says; the API server quotes values that it refuses.
+    """Take `secrets` out of what `error` says; the API server quotes values that it refuses."""
+    hidden = set(secrets)
+    error.message = without(error.message, hidden)
+    if error.got is not None:
+        error.got = without(str(error.got), hidden)
 
-    Texts of up to three characters stay: they would take ordinary words apart.
-    """
-    for secret in sorted({text for text in secrets if len(text) > 3}, key=len, reverse=True):
-        error.message = error.message.replace(secret, "[secret]")
-        if error.got is not None:
-            error.got = str(error.got).replace(secret, "[secret]")
+
+def without(text: str, secrets: Iterable[str]) -> str:
+    """`text` without `secrets`. Those of up to three characters stay: they would take ordinary words apart."""
+    for secret in sorted({secret for secret in secrets if len(secret) > 3}, key=len, reverse=True):
+        text = text.replace(secret, "[secret]")
+    return text

@@ -17,9 +17,8 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from pulumi.provider.experimental import provider as p
 from pulumi.provider.experimental.property_value import PropertyValue
@@ -38,63 +37,12 @@ from stacks.fields import (
 )
 from stacks.kube import FIELD_MANAGER, Cluster
 from stacks.kubehttp import ImmutableError, NotFoundError
-from stacks.provider.errors import InitFailedError
+from stacks.provider.errors import InitFailedError, without
+from stacks.provider.inputs import DEFAULTS, TYPES, Args, problems
 from stacks.provider.log import EngineLog
-from stacks.provider.values import UNKNOWN, Properties, has_unknown, to_plain, to_value, with_secret_keys
+from stacks.provider.values import UNKNOWN, Properties, all_secrets, to_plain, to_value, with_secret_keys
 
-_DEFAULTS: Final[dict[str, Any]] = {"wait": True, "timeoutSeconds": 300, "keep": False}
-_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
-    "manifest": dict,
-    "kubeconfig": str,
-    "context": str,
-    "clusterUid": str,
-    "wait": bool,
-    "timeoutSeconds": (int, float),
-    "keep": bool,
-}
-_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.:_]{0,251}[A-Za-z0-9])?")  # RBAC allows colons
 _K = p.PropertyDiffKind
-
-
-@dataclass(frozen=True)
-class _Args:
-    """Inputs in plain Python; unknown ones are UNKNOWN, missing ones None."""
-
-    manifest: Any
-    kubeconfig: Any
-    context: Any
-    cluster_uid: Any
-    wait: bool
-    timeout_s: float
-    keep: bool
-
-    @classmethod
-    def of(cls, properties: Properties) -> _Args:
-        plain = {**_DEFAULTS, **{key: to_plain(value) for key, value in properties.items()}}
-        return cls(
-            plain["manifest"], plain.get("kubeconfig"), plain.get("context"), plain.get("clusterUid"),
-            plain["wait"], float(plain["timeoutSeconds"]), plain["keep"],
-        )  # fmt: skip
-
-    @property
-    def ref(self) -> ObjectRef:
-        return ObjectRef.of(self.manifest)
-
-    @property
-    def unknown(self) -> bool:
-        """Whether a value will only be known in the deploy; so it is in previews alone."""
-        return has_unknown([self.manifest, self.kubeconfig, self.context, self.cluster_uid])
-
-    @property
-    def reachable(self) -> bool:
-        """Whether there is a cluster to ask: false in previews before it exists."""
-        return not self.unknown and Path(self.kubeconfig).is_file()
-
-    def same_object(self, old: _Args) -> bool:
-        """Whether this is the object that `old` is, as far as that is known."""
-        if self.manifest is UNKNOWN or has_unknown(self.manifest["metadata"]):
-            return True
-        return self.ref.identity == old.ref.identity
 
 
 class ManifestType:
@@ -111,29 +59,29 @@ class ManifestType:
     def check(self, request: p.CheckRequest) -> p.CheckResponse:
         """Inputs with defaults filled in and a Secret's values marked, or what is wrong with them."""
         inputs = dict(request.new_inputs)
-        for key, value in {**_DEFAULTS, **self.defaults}.items():
-            if key in _TYPES and (key not in inputs or inputs[key].value is None):
+        for key, value in {**DEFAULTS, **self.defaults}.items():
+            if key in TYPES and (key not in inputs or inputs[key].value is None):
                 inputs[key] = to_value(value)
         plain = {key: to_plain(value) for key, value in inputs.items()}
-        failures = [p.CheckFailure(key, reason) for key, reason in _problems(plain)]
+        failures = [p.CheckFailure(key, reason) for key, reason in problems(plain)]
         if isinstance(plain.get("manifest"), dict) and plain["manifest"].get("kind") == "Secret":
             inputs["manifest"] = with_secret_keys(inputs["manifest"], ("data", "stringData"))
         return p.CheckResponse(inputs=inputs, failures=failures)
 
     def diff(self, request: p.DiffRequest) -> p.DiffResponse:
         """What an update would really change, as the API server sees it."""
-        old, new = _Args.of(request.old_state), _Args.of(request.new_inputs)
+        old, new = Args.of(request.old_state), Args.of(request.new_inputs)
         if not new.same_object(old):
             if old.keep:
                 raise _kept(old.ref, f"it would become {new.ref}")
             return _replace({"manifest.metadata.name": _K.UPDATE_REPLACE})
         detailed = {
             key: p.PropertyDiff(_K.UPDATE, input_diff=True)
-            for key in _TYPES
+            for key in TYPES
             if key != "manifest" and _differs(request.old_state.get(key), request.new_inputs.get(key))
         }
         try:
-            changes = self._changes(request.urn, old, new)
+            changes = self._changes(old, new)
         except ImmutableError as error:
             if new.keep or old.keep:
                 raise _kept(new.ref, str(error.got)) from error
@@ -143,30 +91,24 @@ class ManifestType:
             self._log.progress(request.urn, f"cannot be compared with the cluster now: {error}")
             detailed["validated"] = p.PropertyDiff(_K.UPDATE, input_diff=False)
             changes = list(changes_between(old.manifest, new.manifest))
+        if told := _drift(old, new, changes):
+            self._log.info(request.urn, without(told, all_secrets(request.old_state, request.new_inputs)))
         for change in changes:
             path = ("manifest", *known_prefix(change.path, new.manifest, old.manifest))
             detailed[format_path(path)] = p.PropertyDiff(_kind(change), input_diff=False)
         return p.DiffResponse(changes=bool(detailed), diffs=_top_level(detailed), detailed_diff=detailed)
 
-    def _changes(self, urn: str, old: _Args, new: _Args) -> list[FieldChange]:
+    def _changes(self, old: Args, new: Args) -> list[FieldChange]:
         """Changes by the API server's dry run; against the last deploy while the wanted values are not known yet."""
-        asked = list(changes_between(old.manifest, new.manifest))
         if new.unknown:
-            return asked
+            return list(changes_between(old.manifest, new.manifest))
         if not new.reachable:
             raise TemporaryClusterError(f"no kubeconfig at {new.kubeconfig}")
-        changes = self._cluster(new).diff(new.manifest)
-        paths = [change.path for change in asked]
-        drift = [c for c in changes if not any(c.path[: len(a)] == a or a[: len(c.path)] == c.path for a in paths)]
-        if any(not change.path for change in drift):
-            self._log.info(urn, f"{new.ref} is missing: others deleted it")
-        elif drift:
-            self._log.info(urn, f"{new.ref} was changed by others: {'; '.join(map(str, drift))}")
-        return changes
+        return self._cluster(new).diff(new.manifest)
 
     def create(self, request: p.CreateRequest) -> p.CreateResponse:
         """Apply the object and wait for it; in a preview let the server check it, where there is one."""
-        args = _Args.of(request.properties)
+        args = Args.of(request.properties)
         if request.preview:
             return p.CreateResponse("", self._previewed(args, request.properties))
         _refuse_foreign(self._cluster(args), args, args.timeout_s)
@@ -174,7 +116,7 @@ class ManifestType:
 
     def update(self, request: p.UpdateRequest) -> p.UpdateResponse:
         """Apply the changed object and wait for it; in a preview let the server check it."""
-        args = _Args.of(request.news)
+        args = Args.of(request.news)
         if request.preview:
             return p.UpdateResponse(self._previewed(args, request.news, request.olds.get("uid")))
         return p.UpdateResponse(self._apply(args, request.urn, request.news, request.timeout))
@@ -183,7 +125,7 @@ class ManifestType:
         """The live object: for a refresh with the fields that differ from what was applied, for an import all of it."""
         if "manifest" not in request.inputs:
             return self._import(request.resource_id)
-        args = _Args.of(request.inputs)
+        args = Args.of(request.inputs)
         cluster = self._cluster(args)
         live = cluster.get(args.ref)
         if live is None:
@@ -200,7 +142,7 @@ class ManifestType:
 
     def delete(self, request: p.DeleteRequest) -> None:
         """Delete the object and wait until it is gone; one that is kept is only forgotten."""
-        args = _Args.of(request.properties)
+        args = Args.of(request.properties)
         if args.keep:
             self._log.info(request.urn, f"{args.ref} is kept in the cluster")
             return
@@ -210,7 +152,7 @@ class ManifestType:
             error.hint = error.hint or "start the cluster, or destroy the stack that the cluster belongs to"
             raise
 
-    def _apply(self, args: _Args, urn: str, properties: Properties, timeout_s: float) -> Properties:
+    def _apply(self, args: Args, urn: str, properties: Properties, timeout_s: float) -> Properties:
         cluster = self._cluster(args)
         deadline = time.monotonic() + (timeout_s or args.timeout_s)
         live = cluster.apply(args.manifest, timeout_s=timeout_s or args.timeout_s)
@@ -223,7 +165,7 @@ class ManifestType:
                 raise InitFailedError(args.ref.id, outputs, error) from error
         return outputs
 
-    def _previewed(self, args: _Args, properties: Properties, uid: PropertyValue | None = None) -> Properties:
+    def _previewed(self, args: Args, properties: Properties, uid: PropertyValue | None = None) -> Properties:
         validated = False
         if args.reachable:
             try:
@@ -244,8 +186,8 @@ class ManifestType:
             raise ClusterError(str(error)) from error
         if "kubeconfig" not in self.defaults:
             raise ClusterError(f"{ref}: no cluster to import from", hint="pulumi config set sovereign:kubeconfig PATH")
-        properties = {key: to_value(value) for key, value in {**_DEFAULTS, **self.defaults}.items() if key in _TYPES}
-        live = self._cluster(_Args.of({**properties, "manifest": to_value({})})).get(ref)
+        properties = {key: to_value(value) for key, value in {**DEFAULTS, **self.defaults}.items() if key in TYPES}
+        live = self._cluster(Args.of({**properties, "manifest": to_value({})})).get(ref)
         if live is None:
             return p.ReadResponse("")
         value = to_value(comparable(live))
@@ -254,7 +196,7 @@ class ManifestType:
         inputs = {**properties, "manifest": value}
         return p.ReadResponse(resource_id, _outputs(inputs, live), inputs)
 
-    def _cluster(self, args: _Args) -> Cluster:
+    def _cluster(self, args: Args) -> Cluster:
         path = Path(args.kubeconfig)
         changed = path.stat().st_mtime_ns if path.is_file() else 0  # a repaired node may have new certificates
         key = (args.kubeconfig, args.context, args.cluster_uid, changed)
@@ -264,35 +206,13 @@ class ManifestType:
             return self._clusters[key]
 
 
-def _problems(plain: dict[str, Any]) -> list[tuple[str, str]]:
-    """Name and reason of each input that is wrong."""
-    found = [(key, f"there is no such input; known: {', '.join(_TYPES)}") for key in plain if key not in _TYPES]
-    found += [(key, "is required") for key in ("manifest", "kubeconfig") if plain.get(key) is None]
-    for key, kind in _TYPES.items():
-        value = plain.get(key)
-        if value is not None and value is not UNKNOWN and not isinstance(value, kind):
-            found.append((key, f"must not be a {type(value).__name__}"))
-    manifest = plain.get("manifest")
-    if isinstance(manifest, dict):
-        found += _manifest_problems(manifest)
-    return found
-
-
-def _manifest_problems(manifest: Object) -> list[tuple[str, str]]:
-    texts = ("apiVersion", "kind")
-    found = [(f"manifest.{key}", "must be a text") for key in texts if not isinstance(manifest.get(key), str)]
-    if str(manifest.get("kind", "")).endswith("List") and "items" in manifest:
-        found.append(("manifest.kind", "a list of objects: one resource holds one object"))
-    metadata = manifest.get("metadata")
-    if metadata is UNKNOWN:
-        return found
-    if not isinstance(metadata, dict) or not metadata.get("name"):
-        return [*found, ("manifest.metadata.name", "is required; generateName is not supported")]
-    for key in ("name", "namespace"):
-        value = metadata.get(key)
-        if value not in (None, UNKNOWN) and not (isinstance(value, str) and _NAME.fullmatch(value)):
-            found.append((f"manifest.metadata.{key}", f"{value!r} is not a name that Kubernetes takes"))
-    return found
+def _drift(old: Args, new: Args, changes: list[FieldChange]) -> str:
+    """What others did to the object, in words: changes that the program did not ask for."""
+    asked = [change.path for change in changes_between(old.manifest, new.manifest)]
+    drift = [c for c in changes if not any(c.path[: len(a)] == a or a[: len(c.path)] == c.path for a in asked)]
+    if any(not change.path for change in changes):
+        return f"{new.ref} is missing: others deleted it"
+    return f"{new.ref} was changed by others: {'; '.join(map(str, drift))}" if drift else ""
 
 
 def _differs(old: Any, new: Any) -> bool:
@@ -306,7 +226,7 @@ def _kind(change: FieldChange) -> p.PropertyDiffKind:
     return _K.DELETE if change.wanted is ABSENT else _K.UPDATE
 
 
-def _refuse_foreign(cluster: Cluster, args: _Args, timeout_s: float = 0.0) -> None:
+def _refuse_foreign(cluster: Cluster, args: Args, timeout_s: float = 0.0) -> None:
     """Take over only what an earlier, perhaps cut off, deploy made: what is taken over is deleted with the stack."""
     live = cluster.get(args.ref, timeout_s=timeout_s)
     managers = {entry.get("manager") for entry in (live or {"metadata": {}})["metadata"].get("managedFields") or []}

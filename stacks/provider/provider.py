@@ -18,7 +18,7 @@ from stacks.provider.errors import redact
 from stacks.provider.log import EngineLog
 from stacks.provider.manifest import ManifestType
 from stacks.provider.node import NodeType
-from stacks.provider.values import Properties, secret_texts, to_plain
+from stacks.provider.values import Properties, all_secrets, to_plain
 
 _MAX_THREADS = 128
 _T = TypeVar("_T")
@@ -90,7 +90,5 @@ class SovereignProvider(p.Provider):
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, call, request)
         except SovereignError as error:
-            redact(
-                error, (text for properties in values for value in properties.values() for text in secret_texts(value))
-            )
+            redact(error, all_secrets(*values))
             raise

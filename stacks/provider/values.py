@@ -87,6 +87,11 @@ def has_unknown(plain: Any) -> bool:
     return plain is UNKNOWN
 
 
+def all_secrets(*properties: Properties) -> set[str]:
+    """Every text that is secret in some of `properties`."""
+    return {text for one in properties for value in one.values() for text in secret_texts(value)}
+
+
 def secret_texts(value: PropertyValue, *, inside: bool = False) -> Iterator[str]:
     """Every text that is secret in `value`, so that it can be taken out of error messages."""
     inside = inside or value.is_secret

@@ -194,7 +194,9 @@ def test_errors_name_object_field_and_reason(resource: Resource, namespace: str,
         resource.create(config_map(namespace, "right"))
 
 
-def test_secret_values_are_marked_and_taken_out_of_errors(resource: Resource, namespace: str) -> None:
+def test_secret_values_are_marked_and_taken_out_of_messages(
+    resource: Resource, namespace: str, kube: Cluster, cluster: RunningCluster
+) -> None:
     word = "correct-horse"
     manifest = {
         "apiVersion": "v1",
@@ -205,6 +207,14 @@ def test_secret_values_are_marked_and_taken_out_of_errors(resource: Resource, na
     made = resource.create(manifest)
     assert set(secret_texts(made["manifest"])) == {word}
     assert not resource.diff(manifest).changes
+    # A program may mark values of any object as secret: telling what others did must not tell those.
+    marked = Resource(cluster.kubeconfig)
+    marked.create(config_map(namespace, "marked", word=word))
+    marked.state["manifest"] = to_value(to_plain(marked.state["manifest"])).with_secret(True)
+    kube.delete(config_map(namespace, "marked"))
+    kube.apply(config_map(namespace, "marked", word=f"{word}-by-others"))
+    assert marked.diff(config_map(namespace, "marked", word=word)).changes
+    assert "data.word: '[secret]-by-others', should be '[secret]'" in marked.log.texts[-1]
     broken = config_map(namespace, "broken")
     broken["metadata"]["annotations"] = {"Bad Key": "x", "owner": word}
     broken["data"] = {f"{word} is no key": "x"}
