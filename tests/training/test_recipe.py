@@ -1,0 +1,113 @@
+"""Schedule, optimizer groups, DeepSpeed's configuration and the environment of a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sovereign.plan import plan
+from sovereign.profile import load_profile
+from sovereign.resources import data_path
+from training.deepspeed_config import render
+from training.schedule import learning_rate
+
+PROFILES = data_path("templates") / "profiles"
+DEMO = plan(load_profile(PROFILES / "demo.yaml"))
+
+
+@given(
+    num_steps=st.integers(1, 5000),
+    warmup=st.floats(0, 1),
+    decay=st.floats(0, 1),
+)
+def test_the_rate_rises_stays_and_falls(num_steps: int, warmup: float, decay: float) -> None:
+    warmup_steps, decay_steps = max(1, int(warmup * num_steps / 2)), max(1, int(decay * num_steps / 2))
+    recipe = DEMO.recipe.model_copy(
+        update={"num_steps": num_steps, "warmup_steps": warmup_steps, "decay_steps": decay_steps}
+    )
+    rates = [learning_rate(recipe, step) for step in range(num_steps)]
+    assert all(0 < rate <= recipe.learning_rate for rate in rates)
+    assert rates[: warmup_steps - 1] == sorted(rates[: warmup_steps - 1])
+    assert rates[num_steps - decay_steps :] == sorted(rates[num_steps - decay_steps :], reverse=True)
+    assert rates[-1] <= recipe.learning_rate / min(decay_steps, num_steps) * 1.0001
+    middle = rates[warmup_steps - 1 : num_steps - decay_steps + 1]
+    assert all(rate == recipe.learning_rate for rate in middle)
+
+
+@pytest.mark.parametrize("profile", ["demo", "ci", "realtext", "site", "nation"])
+def test_deepspeed_takes_the_configuration_of_every_profile(profile: str) -> None:
+    """DeepSpeed's own parser accepts it, and reads from it what the recipe says."""
+    from training.engine import deepspeed
+
+    recipe = plan(load_profile(PROFILES / f"{profile}.yaml")).recipe
+    config = json.loads(json.dumps(render(recipe)))
+    assert config["train_batch_size"] * DEMO.model.sequence_length > 0
+    sizes = ("train_batch_size", "gradient_accumulation_steps")
+    alone = config | {"train_batch_size": config["train_batch_size"] // recipe.world_size}  # this process is alone
+    parsed = deepspeed.DeepSpeedConfig(alone)
+    assert [getattr(parsed, name) for name in sizes] == [alone[name] for name in sizes]
+    assert (parsed.zero_config.stage, parsed.zero_config.overlap_comm) == (recipe.zero_stage, False)
+    assert parsed.gradient_clipping == recipe.gradient_clipping
+    assert parsed.bfloat16_config.enabled == (recipe.precision == "bf16")
+
+
+def test_norms_and_embeddings_do_not_decay() -> None:
+    from training.model import make_model, parameter_groups
+
+    shape = DEMO.model.model_copy(update={"num_layers": 1, "vocab_size": 64})
+    model = make_model(shape, 0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed, others = ([names[id(p)] for p in group["params"]] for group in parameter_groups(model, DEMO.recipe))
+    assert len(decayed) == 7 and all(name.endswith("proj.weight") for name in decayed)
+    assert sorted(others) == sorted(set(names.values()) - set(decayed))
+    assert sum(parameter.numel() for parameter in model.parameters()) == shape.num_parameters
+
+
+def in_process(code: str, tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code with this environment and nothing else."""
+    keep = {name: os.environ[name] for name in ("PATH",)}
+    prelude = f"from pathlib import Path\nfrom training import environment\nworkdir = Path({str(tmp_path)!r})\n"
+    return subprocess.run(
+        [sys.executable, "-c", prelude + code],
+        env=keep | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_user_without_name_and_home_gets_both() -> None:
+    code = (
+        "import os, getpass\n"
+        "os.setuid(65532)\n"
+        "environment.prepare(workdir, threads=2, world_size=1)\n"
+        "assert Path(os.environ['HOME']).is_relative_to(workdir) and os.access(os.environ['HOME'], os.W_OK)\n"
+        "print(getpass.getuser(), os.environ['WORLD_SIZE'], os.environ['OMP_NUM_THREADS'])\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to other users
+        os.chown(folder, 65532, 65532)
+        done = in_process(code, Path(folder), HOME="/nonexistent")
+    assert (done.stdout, done.stderr) == ("sovereign 1 2\n", "")
+
+
+def test_half_of_the_rendezvous_variables_is_an_error(tmp_path: Path) -> None:
+    done = in_process("environment.prepare(workdir, threads=1, world_size=1)", tmp_path, RANK="0", WORLD_SIZE="1")
+    assert "rendezvous variables are incomplete" in done.stderr
+
+
+def test_the_interface_to_rank_0_is_found(tmp_path: Path) -> None:
+    """Gloo would look for this machine's name, which does not always resolve."""
+    code = "import os\nenvironment.prepare(workdir, threads=1, world_size=2)\nprint(os.environ['GLOO_SOCKET_IFNAME'])"
+    ranks = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    done = in_process(code, tmp_path, **ranks)
+    assert (done.stdout, done.stderr) == ("lo\n", "")
