@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import yaml
 from sovereign.resources import data_path
 from sovereign.site import Site
 from stacks.kube import Cluster
+from stacks.node import processes
 from tests.e2e.node_fixture import free_spec, remove_remains_of_dead_sessions
 
 SOVEREIGN = Path(sys.prefix) / "bin" / "sovereign"
@@ -65,15 +67,19 @@ class LiveSite:
         return summary
 
 
-def traces() -> dict[str, list[str]]:
-    """What a removed site must not have changed on this machine."""
+def traces(instance: str) -> dict[str, list[str]]:
+    """What a removed site must not have changed on this machine; other instances, which come and go, are left out."""
+    others = re.compile(rf"\bsov(ereign)?-(?!{instance}\b)")
 
     def lines(*command: str) -> list[str]:
-        return sorted(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return sorted(line for line in output.splitlines() if not others.search(line))
 
     mounts = sorted(line.split(" - ")[0].split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    groups = sorted(str(path) for path in Path("/sys/fs/cgroup").glob("*/*sovereign*"))
-    folders = ["/etc/kubernetes", "/var/lib/kubelet", "/etc/cni/net.d", "/run/sovereign", "/var/lib/cni"]
+    groups = sorted(str(path) for path in Path("/sys/fs/cgroup").glob(f"*/*sovereign-{instance}"))
+    folders = ["/etc/cni/net.d", f"/run/sovereign/{instance}"]
+    if not processes.supervisors():  # the last node takes its mount points with it
+        folders += ["/etc/kubernetes", "/var/lib/kubelet", "/var/lib/cni"]
     return {
         "mounts": mounts,
         "cgroups": groups,
@@ -91,8 +97,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSite]:
     assert os.geteuid() == 0, "the e2e tests need root"
     remove_remains_of_dead_sessions()
     root = tmp_path_factory.mktemp("way") / "site"
-    before = traces()
     ranges = free_spec("u", root)
+    before = traces(ranges.instance)
     document = yaml.safe_load((data_path("templates") / "profiles" / "ci.yaml").read_text())
     cidrs = {name: getattr(ranges, name) for name in ("pod_cidr", "service_cidr", "link_cidr")}
     document["target"] = {"kind": "embedded", "instance": ranges.instance, **cidrs}
@@ -104,5 +110,5 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSite]:
         yield live
     finally:
         live.run("destroy", "--delete-data")
-    assert traces() == before
+    assert traces(ranges.instance) == before
     assert not (root / "node" / "volumes" / "objects").exists()

@@ -363,7 +363,7 @@ def test_node_killed_while_it_is_made_is_repaired_and_removed_without_a_trace(
     spec = replace(free_spec("u", tmp_path / "second"), binds=(Path("/usr"),))
     before = trace(spec)
     seed = random.SystemRandom().randrange(1000)
-    moment_s = random.Random(seed).uniform(0.5, 12)  # noqa: S311 - a moment, not a secret
+    moment_s = random.Random(seed).uniform(0.5, 12)
     print(f"seed {seed}: killed after {moment_s:.1f} s")
     code = "import sys; from stacks.node import lifecycle, spec; from pathlib import Path; " + (
         "lifecycle.ensure(spec.NodeSpec.from_json(sys.stdin.read()), lambda text: None)"

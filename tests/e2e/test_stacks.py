@@ -231,7 +231,12 @@ def test_destroy_works_with_a_dead_api_server(other: Site, doomed: LiveSite) -> 
     assert supervisor is not None and spec is not None
     os.kill(supervisor.pid, signal.SIGKILL)
     doomed.run("destroy")
-    left = [line for lines in traces().values() for line in lines if spec.instance in line or str(other.root) in line]
+    left = [
+        line
+        for lines in traces(spec.instance).values()
+        for line in lines
+        if spec.instance in line or str(other.root) in line
+    ]
     assert not left
     assert processes.find(other.node_dir) is None
     assert (other.node_dir / "volumes" / "objects" / "raw").is_dir(), "data stays"
