@@ -127,6 +127,32 @@ def _checkpointed(live: LiveSite, since: float) -> bool:
     return folder.is_dir() and any(path.stat().st_mtime > since for path in folder.rglob("COMMIT"))
 
 
+def test_stopped_training_leaves_a_checkpoint_and_goes_on(live: LiveSite, summary: dict[str, Any]) -> None:
+    live.edit(training={"seed": 8})
+    started = time.time()
+    with live.start("train") as process:
+        try:
+            wait_for("a checkpoint", lambda: _checkpointed(live, started), 240)
+            live.run("stop")
+            wait_for("no pod", lambda: not running(live, "batch.kubernetes.io/job-name=ci-train", "training"))
+        finally:
+            process.kill()
+    live.run("resume")
+    assert receipt(live, "train").metrics["resumed_from"] > 0
+    assert "loss" in live.run("logs")
+
+
+def test_two_pods_train_one_model(live: LiveSite, summary: dict[str, Any]) -> None:
+    live.edit(training={"pods": 2, "threads_per_pod": 1, "tokens": 100_000})
+    live.run("train")
+    log = live.run("logs")
+    pods = live.cluster.find("v1", "Pod", "training", labelSelector="batch.kubernetes.io/job-name=ci-train")
+    assert len(pods) == 2 and "loss" in log
+    metrics = receipt(live, "train").metrics
+    assert metrics["bits_per_byte_after"] < 0.8 * metrics["bits_per_byte_before"]
+    live.edit(training={"pods": 1, "threads_per_pod": 2, "tokens": 300_000})
+
+
 @pytest.mark.parametrize("stack", ["cluster", "serving"])
 def test_killed_up_goes_on(live: LiveSite, summary: dict[str, Any], stack: str) -> None:
     """SIGKILL at a seeded moment while something is repaired; the next `up` ends well and leaves nothing behind."""
