@@ -9,15 +9,17 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from sovereign.plan import Recipe
+from sovereign.plan import Plan
 
 PROCESS_GROUP_TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others (given to init_distributed; DeepSpeed's default went from 30 to 10, #8253)."""
-_BUCKET_ELEMENTS = 50_000_000
+_LARGEST_BUCKET = 50_000_000
+"""Elements that are sent at a time; the buffer is allocated anew in every step."""
 
 
-def render(recipe: Recipe) -> dict[str, Any]:
+def render(plan: Plan) -> dict[str, Any]:
     """The configuration for `deepspeed.initialize`; learning rate and optimizer are the kit's own."""
+    recipe = plan.recipe
     return {
         "train_batch_size": recipe.micro_batch * recipe.grad_accumulation * recipe.world_size,
         "train_micro_batch_size_per_gpu": recipe.micro_batch,
@@ -39,7 +41,7 @@ def render(recipe: Recipe) -> dict[str, Any]:
         "torch_autocast": {"enabled": False},
         "zero_allow_untested_optimizer": False,
         "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": _zero(recipe),
+        "zero_optimization": _zero(recipe.zero_stage, min(plan.num_parameters, _LARGEST_BUCKET)),
         "checkpoint": {"tag_validation": "Fail", "load_universal": False},
         "flops_profiler": {"enabled": False},
         "comms_logger": {"enabled": False},
@@ -50,14 +52,14 @@ def render(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _zero(recipe: Recipe) -> dict[str, Any]:
+def _zero(stage: int, bucket_elements: int) -> dict[str, Any]:
     zero: dict[str, Any] = {
-        "stage": recipe.zero_stage,
+        "stage": stage,
         "contiguous_gradients": True,
         "reduce_scatter": True,
-        "reduce_bucket_size": _BUCKET_ELEMENTS,
+        "reduce_bucket_size": bucket_elements,
         "allgather_partitions": True,
-        "allgather_bucket_size": _BUCKET_ELEMENTS,
+        "allgather_bucket_size": bucket_elements,
         "overlap_comm": False,
         "round_robin_gradients": False,
         "elastic_checkpoint": False,
@@ -67,9 +69,9 @@ def _zero(recipe: Recipe) -> dict[str, Any]:
         "zero_quantized_weights": False,
         "zero_quantized_gradients": False,
     }
-    if recipe.zero_stage == 3:
+    if stage == 3:
         zero |= {
-            "stage3_prefetch_bucket_size": _BUCKET_ELEMENTS,
+            "stage3_prefetch_bucket_size": bucket_elements,
             "stage3_param_persistence_threshold": 100_000,
             "stage3_max_live_parameters": 1_000_000_000,
             "stage3_max_reuse_distance": 1_000_000_000,

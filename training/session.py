@@ -97,7 +97,7 @@ class Session:
             self.engine.model, weights, [context.fetch(key) for key in tokenizer], context.workdir / "export"
         )
         write_atomic(context.workdir / "plan.json", context.plan.model_dump_json(indent=2) + "\n")
-        write_atomic(context.workdir / "deepspeed.json", json.dumps(render(self.recipe), indent=2) + "\n")
+        write_atomic(context.workdir / "deepspeed.json", json.dumps(render(context.plan), indent=2) + "\n")
         prefix = f"models/{context.dataset}/train/"
         files = {f"{prefix}model/{path.name}": path for path in model_files}
         files |= {prefix + name: context.workdir / name for name in (METRICS, "plan.json", "deepspeed.json")}

@@ -47,9 +47,8 @@ def test_deepspeed_takes_the_configuration_of_every_profile(profile: str) -> Non
     """DeepSpeed's own parser accepts it, and reads from it what the recipe says."""
     from training.engine import deepspeed
 
-    recipe = plan(load_profile(PROFILES / f"{profile}.yaml")).recipe
-    config = json.loads(json.dumps(render(recipe)))
-    assert config["train_batch_size"] * DEMO.model.sequence_length > 0
+    resolved = plan(load_profile(PROFILES / f"{profile}.yaml"))
+    recipe, config = resolved.recipe, json.loads(json.dumps(render(resolved)))
     sizes = ("train_batch_size", "gradient_accumulation_steps")
     alone = config | {"train_batch_size": config["train_batch_size"] // recipe.world_size}  # this process is alone
     parsed = deepspeed.DeepSpeedConfig(alone)
