@@ -59,6 +59,11 @@ class Session:
         """Tokens in a row."""
         return self.context.plan.model.sequence_length
 
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Record numbers of a step on disk and in MLflow."""
+        self.record.add({"step": step} | values)
+        self.mlflow.add(step, values)
+
     def save(self, done: int) -> None:
         """Make the checkpoint after `done` steps."""
         tensors = {rank_file(self.ranks.rank): self.engine.rank_state()}

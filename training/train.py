@@ -56,9 +56,9 @@ def _run(context: StageContext) -> StageOutput:
     status = "FAILED"
     try:
         if session.first_step == 0:
-            session.record.add({"step": 0, "heldout_bits_per_byte": session.heldout_bits_per_byte()})
+            session.log(0, {"heldout_bits_per_byte": session.heldout_bits_per_byte()})
         _loop(session, say)
-        session.record.add({"step": recipe.num_steps, "heldout_bits_per_byte": session.heldout_bits_per_byte()})
+        session.log(recipe.num_steps, {"heldout_bits_per_byte": session.heldout_bits_per_byte()})
         status = "FINISHED"
     except TrainingStopped:
         status = "KILLED"
@@ -91,8 +91,7 @@ def _loop(session: Session, say: Say) -> None:
         done, now = step + 1, time.monotonic()
         is_last = done == recipe.num_steps
         if done % log_every == 0 or is_last:
-            line = {
-                "step": done,
+            values = {
                 "loss": loss,
                 "bits_per_byte": loss / math.log(2) / session.bytes_per_token,
                 "gradient_norm": gradient_norm,
@@ -100,11 +99,10 @@ def _loop(session: Session, say: Say) -> None:
                 "tokens_per_s": (done % log_every or log_every) * recipe.batch_tokens / (now - logged_at),
             }
             logged_at = now
-            session.record.add(line)
-            session.mlflow.add(done, line)
+            session.log(done, values)
         if done % recipe.checkpoint_every_steps == 0 or is_last or is_stopped:
             session.save(done)
-        if now - reported_at >= _REPORT_EVERY_S or is_last:
+        if ranks.is_first and (now - reported_at >= _REPORT_EVERY_S or is_last):
             reported_at = now
             say("training", done=done, total=recipe.num_steps, unit="steps", metrics=_shown(session, done))
         if is_stopped and not is_last:
