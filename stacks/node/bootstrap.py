@@ -48,7 +48,12 @@ class Bootstrap:
 
     def _init(self, spec: NodeSpec) -> None:
         # Without preflight: it asks for images before they are imported; `stacks.node.doctor` checks the machine.
-        self._kubeadm(spec, "init", "--skip-phases=preflight,addon/kube-proxy,show-join-command", log="kubeadm-init")
+        skipped = "--skip-phases=preflight,addon,show-join-command"
+        self._kubeadm(spec, "init", skipped, log="kubeadm-init")
+        names = ["apply", "--server-side", "--filename", str(spec.config_dir / "coredns.yaml")]
+        kubectl = [str(spec.binaries["kubectl"]), "--kubeconfig", str(spec.kubernetes_dir / "admin.conf"), *names]
+        self._children.run(kubectl, spec.log_dir / "coredns.log")
+        self._kubeadm(spec, "init", "phase", "addon", "coredns", log="kubeadm-coredns")  # keeps that configuration
         write_atomic(initialised(spec), "")
 
     def _renew(self, spec: NodeSpec) -> None:

@@ -41,6 +41,31 @@ class Machine:
     kubernetes_version: str
 
 
+COREFILE = """\
+cluster.local:53 in-addr.arpa:53 ip6.arpa:53 {
+    errors
+    health {
+        lameduck 5s
+    }
+    ready
+    kubernetes cluster.local in-addr.arpa ip6.arpa {
+        pods insecure
+        ttl 30
+    }
+    prometheus :9153
+    cache 30
+    reload
+    loadbalance
+}
+.:53 {
+    template ANY ANY {
+        rcode NXDOMAIN
+    }
+}
+"""
+"""Names outside do not exist; with a server to ask for them, CoreDNS would probe that all the time."""
+
+
 def find_program(name: str) -> Path:
     """Raises: NodeError: a program of the distribution is missing."""
     if found := shutil.which(name, path=SYSTEM_PATH):
@@ -159,6 +184,16 @@ def proxy_config(spec: NodeSpec) -> dict[str, Any]:
     }
 
 
+def coredns_config() -> dict[str, Any]:
+    """The cluster's names as kubeadm has them, but no server outside is asked: other names do not exist."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "coredns", "namespace": "kube-system"},
+        "data": {"Corefile": COREFILE},
+    }
+
+
 def to_yaml(documents: Sequence[Mapping[str, Any]]) -> str:
     """YAML documents in the JSON form, which every YAML reader takes."""
     return "".join(f"---\n{json.dumps(document, indent=1)}\n" for document in documents)
@@ -189,5 +224,5 @@ def write_all(spec: NodeSpec, machine: Machine) -> None:
     write_atomic(folder / "cni" / "10-pods.conflist", json.dumps(cni_config(spec), indent=1))
     write_atomic(folder / "kubeadm.yaml", to_yaml(kubeadm_config(spec, machine)))
     write_atomic(folder / "kube-proxy.yaml", to_yaml([proxy_config(spec)]))
-    # Nobody knows names outside the cluster: the node rejects the question, so that a look-up fails at once.
-    write_atomic(folder / "resolv.conf", f"nameserver {spec.host_address}\n")
+    write_atomic(folder / "coredns.yaml", to_yaml([coredns_config()]))
+    write_atomic(folder / "resolv.conf", "# Nobody here knows names outside the cluster.\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from openai import BadRequestError, OpenAI
 from sovereign.errors import TemporaryClusterError
 from sovereign.receipts import Receipt
 from stacks.fields import Object
+from stacks.node import processes
 from stacks.node.spec import NodeSpec
 from stacks.state import read_state
 from tests.e2e.site_fixture import LiveSite
@@ -83,6 +85,16 @@ def test_official_client_chats_streams_and_sees_the_champion_only(summary: dict[
     assert (whole.choices[0].message.content or "").strip() == streamed.strip()
     with pytest.raises(BadRequestError):
         client.chat.completions.create(model="another/model", messages=messages, max_tokens=1)
+
+
+def test_nothing_on_the_node_asked_for_a_way_out(live: LiveSite, summary: dict[str, Any]) -> None:
+    supervisor = processes.find(live.site.node_dir)
+    assert supervisor is not None
+    command = ["nsenter", "-t", str(supervisor.pid), "-n", "nft", "-j", "list", "table", "inet", "sovereign"]
+    table = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["nftables"]
+    parts = [part for entry in table for part in entry.get("rule", {}).get("expr", [])]
+    packets = [part["counter"]["packets"] for part in parts if "counter" in part]
+    assert packets and not any(packets)
 
 
 def test_edited_field_is_named_by_status_and_repaired_by_deploy(live: LiveSite, summary: dict[str, Any]) -> None:

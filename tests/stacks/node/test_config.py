@@ -48,7 +48,7 @@ def test_files_are_written_where_the_programs_look(tmp_path: Path) -> None:
     assert containerd["state"].startswith(str(config.RUN_DIR))
     network = json.loads((spec.config_dir / "cni" / "10-pods.conflist").read_text())
     assert network["plugins"][0]["ipMasq"] is False, "masquerading would be a way out"
-    assert spec.host_address in (spec.config_dir / "resolv.conf").read_text()
+    assert "forward" not in (spec.config_dir / "coredns.yaml").read_text()
 
 
 @pytest.mark.parametrize("cgroup_v1", [True, False])
