@@ -18,7 +18,7 @@ import torch.distributed as dist
 from sovereign.errors import CheckpointError
 from sovereign.plan import Plan
 from training.deepspeed_config import PROCESS_GROUP_TIMEOUT, render
-from training.environment import Ranks, import_without
+from training.environment import Ranks, import_without, set_rendezvous
 from training.model import LanguageModelLoss, make_model, parameter_groups, why_no_compiler
 from training.schedule import learning_rate
 
@@ -32,6 +32,7 @@ def join(ranks: Ranks) -> None:
     deepspeed.utils.logger.setLevel(logging.WARNING)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # would be built by a C++ compiler at this moment
     if not dist.is_initialized():
+        set_rendezvous()
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         deepspeed.init_distributed(
             dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=PROCESS_GROUP_TIMEOUT
@@ -144,14 +145,9 @@ class Engine:
             master.data.copy_(saved.pop("master"))
             moments.clear()
             moments.update({name: value.to(master.device) for name, value in saved.items()})
-            if "step" in moments and not self._step_is_on_device():
-                moments["step"] = moments["step"].cpu()
         torch.set_rng_state(tensors["random/cpu"])
         if self._device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random/cuda"])
-
-    def _step_is_on_device(self) -> bool:
-        return bool(self._engine.optimizer.optimizer.defaults["fused"])
 
     def _partitions(self) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
         """This rank's flat master weights with the optimizer's state of each."""

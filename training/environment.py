@@ -55,7 +55,7 @@ def prepare(workdir: Path, *, threads: int, world_size: int) -> Ranks:
         world_size: processes that train together by the plan.
 
     Raises:
-        TrainingError: the environment's WORLD_SIZE is not `world_size`, or rank 0's address cannot be found.
+        TrainingError: the environment's WORLD_SIZE is not `world_size`.
     """
     for name, value in OFFLINE.items():
         os.environ.setdefault(name, value)
@@ -71,10 +71,7 @@ def prepare(workdir: Path, *, threads: int, world_size: int) -> Ranks:
             got=", ".join(given),
             expected=f"all of {', '.join(RENDEZVOUS)}, or none for a process alone",
         )
-    if not given:
-        alone = ("0", "1", "0", "127.0.0.1", str(_free_port()))
-        os.environ.update(zip(RENDEZVOUS, alone, strict=True))
-    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
+    ranks = Ranks(*(int(os.environ[name]) for name in RENDEZVOUS[:3])) if given else Ranks(0, 1, 0)
     if ranks.world_size != world_size:
         raise TrainingError(
             "the number of training processes is not the plan's",
@@ -82,9 +79,20 @@ def prepare(workdir: Path, *, threads: int, world_size: int) -> Ranks:
             expected=f"{world_size}",
             hint="start one process for each of training.pods (or GPU), or change the profile",
         )
-    if ranks.world_size > 1 and "GLOO_SOCKET_IFNAME" not in os.environ:
-        os.environ["GLOO_SOCKET_IFNAME"] = _interface_towards(os.environ["MASTER_ADDR"])
     return ranks
+
+
+def set_rendezvous() -> None:
+    """Complete what the ranks need to meet: all variables where this process is alone, else gloo's interface.
+
+    Raises:
+        TrainingError: rank 0's address cannot be found.
+    """
+    if "RANK" not in os.environ:
+        os.environ.update(zip(RENDEZVOUS, ("0", "1", "0", "127.0.0.1", str(_free_port())), strict=True))
+    if "GLOO_SOCKET_IFNAME" not in os.environ:
+        is_alone = os.environ["WORLD_SIZE"] == "1"
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo" if is_alone else _interface_towards(os.environ["MASTER_ADDR"])
 
 
 def import_without(name: str, unwanted: str) -> Any:

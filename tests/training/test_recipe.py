@@ -91,6 +91,7 @@ def test_a_user_without_name_and_home_gets_both() -> None:
         "os.setuid(65532)\n"
         "environment.prepare(workdir, threads=2, world_size=1)\n"
         "assert Path(os.environ['HOME']).is_relative_to(workdir) and os.access(os.environ['HOME'], os.W_OK)\n"
+        "environment.set_rendezvous()\n"
         "print(getpass.getuser(), os.environ['WORLD_SIZE'], os.environ['OMP_NUM_THREADS'])\n"
     )
     with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to other users
@@ -106,7 +107,7 @@ def test_half_of_the_rendezvous_variables_is_an_error(tmp_path: Path) -> None:
 
 def test_the_interface_to_rank_0_is_found(tmp_path: Path) -> None:
     """Gloo would look for this machine's name, which does not always resolve."""
-    code = "import os\nenvironment.prepare(workdir, threads=1, world_size=2)\nprint(os.environ['GLOO_SOCKET_IFNAME'])"
+    code = "import os\nenvironment.set_rendezvous()\nprint(os.environ['GLOO_SOCKET_IFNAME'])"
     ranks = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     done = in_process(code, tmp_path, **ranks)
     assert (done.stdout, done.stderr) == ("lo\n", "")
