@@ -83,7 +83,7 @@ def test_real_text_goes_the_whole_way(tmp_path: Path) -> None:
     summary = summary_of(done.stdout)
     evaluate = summary["metrics"]["evaluate"]
     print(json.dumps({"seconds": summary["seconds"], "evaluate": evaluate}))
-    assert evaluate["share_of_unigram"] < 0.6
+    assert evaluate["share_of_unigram"] < 0.8
     assert evaluate["bits_per_byte_xz"] > 0
     assert summary["answer"]
 
