@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -114,43 +115,35 @@ def test_deleted_object_comes_back(live: LiveSite, summary: dict[str, Any]) -> N
     assert live.cluster.get(service) is not None
 
 
+def train_anew(live: LiveSite) -> subprocess.Popen[str]:
+    """`sovereign train` of what was trained already, as if it had never been; started, with a checkpoint made."""
+    folder = live.site.node_dir / "volumes" / "objects" / "models" / "ci" / "train"
+    shutil.rmtree(folder)
+    process = live.start("train")
+    wait_for("a checkpoint", lambda: any(folder.glob("checkpoints/**/COMMIT")), 240)
+    return process
+
+
 def test_killed_training_pod_resumes_and_ends_the_same(live: LiveSite, summary: dict[str, Any]) -> None:
-    """Another seed trains anew; its pod is killed after a checkpoint. The loss ends as that of a run without a kill."""
-    live.edit(training={"seed": 7})
-    started = time.time()
-    with live.start("train") as process:
-        name = "batch.kubernetes.io/job-name=ci-train"
-        try:
-            wait_for("a checkpoint", lambda: _checkpointed(live, started), 240)
-            (victim,) = running(live, name, "training")
-            live.cluster.delete(victim)  # SIGTERM, then SIGKILL
-            _, errors = process.communicate(timeout=400)
-        finally:
-            process.kill()
+    with train_anew(live) as process:
+        (victim,) = running(live, "batch.kubernetes.io/job-name=ci-train", "training")
+        live.cluster.delete(victim)
+        _, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
-    interrupted = receipt(live, "train")
-    assert interrupted.metrics["resumed_from"] > 0
-    live.run("train", "--local")
-    assert receipt(live, "train").metrics["loss_last"] == pytest.approx(interrupted.metrics["loss_last"], rel=0.02)
-
-
-def _checkpointed(live: LiveSite, since: float) -> bool:
-    folder = live.site.node_dir / "volumes" / "objects" / "models" / "ci" / "train" / "checkpoints"
-    return folder.is_dir() and any(path.stat().st_mtime > since for path in folder.rglob("COMMIT"))
+    metrics = receipt(live, "train").metrics
+    assert metrics["resumed_from"] > 0
+    assert metrics["loss_last"] == pytest.approx(summary["metrics"]["train"]["loss_last"], rel=0.02)
 
 
 def test_stopped_training_leaves_a_checkpoint_and_goes_on(live: LiveSite, summary: dict[str, Any]) -> None:
-    live.edit(training={"seed": 8})
-    started = time.time()
-    with live.start("train") as process:
-        try:
-            wait_for("a checkpoint", lambda: _checkpointed(live, started), 240)
-            live.run("stop")
-            wait_for("no pod", lambda: not running(live, "batch.kubernetes.io/job-name=ci-train", "training"))
-        finally:
-            process.kill()
+    with train_anew(live) as process:
+        live.run("stop")
+        wait_for("no pod", lambda: not running(live, "batch.kubernetes.io/job-name=ci-train", "training"))
+        process.kill()
     live.run("resume")
-    assert receipt(live, "train").metrics["resumed_from"] > 0
+    metrics = receipt(live, "train").metrics
+    assert metrics["resumed_from"] > 0
+    assert metrics["loss_last"] == pytest.approx(summary["metrics"]["train"]["loss_last"], rel=0.02)
     assert "loss" in live.run("logs")
 
 
