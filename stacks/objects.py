@@ -21,7 +21,7 @@ from sovereign.files import sha256_bytes
 from sovereign.plan import Plan
 from sovereign.profile import Profile
 from sovereign.render import Object, render_template, template_names
-from sovereign.workload import PodRuntime, platform_context
+from sovereign.workload import S3_ACCESS_KEY, PodRuntime, platform_context
 
 STACKS = ("cluster", "datalake", "serving")
 """In the order of deploys; removal goes the other way."""
@@ -50,7 +50,7 @@ class Platform:
     def context(self) -> dict[str, Any]:
         """Variables of the templates."""
         credentials = {
-            "access_key": "sovereign",
+            "access_key": S3_ACCESS_KEY,
             "secret_key": self.s3_secret_key,
             "digest": sha256_bytes(f"s3 {self.s3_secret_key}".encode())[:12],
         }

@@ -92,7 +92,7 @@ def resolve(
             programs["kubectl"], find_data("kueue", "config"), image=images["kueue"], pull_policy=pods.pull_policy
         ),
         overlays=(site.overlays_dir,),
-        s3_secret_key=secret_key(site, "s3 root key"),
+        s3_secret_key=s3_secret_key(site),
         champion=champion,
     )
     return Deployment(platform, target, programs)
@@ -126,6 +126,15 @@ def _node_spec(
             for name, (_, program) in _IMAGES.items()
         ),
     )
+
+
+def s3_secret_key(site: Site) -> str:
+    """The store's root key.
+
+    Raises:
+        SiteError: the passphrase cannot be read.
+    """
+    return secret_key(site, "s3 root key")
 
 
 def secret_key(site: Site, purpose: str) -> str:

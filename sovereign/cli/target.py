@@ -14,7 +14,7 @@ from sovereign.profile import STDLIB, EmbeddedTarget
 from sovereign.render import Object, render_template
 from sovereign.site import Site
 from sovereign.store import S3Store
-from sovereign.workload import PORTS, job_context, source_folders
+from sovereign.workload import PORTS, S3_ACCESS_KEY, job_context, source_folders
 
 if TYPE_CHECKING:
     from stacks.kube import Cluster
@@ -44,7 +44,7 @@ def open_target(site: Site) -> Iterator[OpenTarget]:
         ClusterError: it cannot be reached, or nothing is deployed there.
     """
     from stacks.kube import Cluster
-    from stacks.resolve import pod_runtime, secret_key
+    from stacks.resolve import pod_runtime, s3_secret_key
 
     profile = site.profile
     if isinstance(profile.target, EmbeddedTarget):
@@ -56,7 +56,7 @@ def open_target(site: Site) -> Iterator[OpenTarget]:
     with ExitStack() as stack:
         stack.callback(cluster.close)
         endpoint = stack.enter_context(_endpoint(site, cluster, "lake", "s3", PORTS["s3"]))
-        store = S3Store.connect(endpoint, "sovereign", secret_key(site, "s3 root key"))
+        store = S3Store.connect(endpoint, S3_ACCESS_KEY, s3_secret_key(site))
 
         def render(stage: str, key: str) -> list[Object]:
             if stage == "corpus" and runtime.mode == "image" and (folders := source_folders(profile)):
