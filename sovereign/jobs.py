@@ -21,7 +21,7 @@ from sovereign.store import Store
 
 NAMESPACE = "training"
 KEY_ANNOTATION = "sovereign.local/stage-key"
-QUEUE_API = "kueue.x-k8s.io/v1beta1"
+QUEUE_API = "kueue.x-k8s.io/v1beta2"
 POLL_S = 0.5
 OUTAGE_LIMIT_S = 180.0
 """How long the API server may be away while a Job is followed."""
@@ -90,10 +90,6 @@ class JobRunner:
         return current_receipt(name, self.profile, self.plan, self.store)
 
     def run(self, name: str, report: Report) -> Receipt:
-        current = self.current(name)
-        if current is not None:
-            report(StageEvent(name, "unchanged", 1, 1))
-            return current
         self.submit(name)
         self.follow(name, report)
         return finished_receipt(name, self.profile, self.store)

@@ -1,6 +1,6 @@
 """Runs a stage here as a process, or as a Job through the cluster's queue; both speak the same progress lines.
 
-`LocalRunner` and `JobRunner` have one method, `run(stage, report) -> Receipt`. A stage that is current is not started.
+`LocalRunner` and `JobRunner` are `Runner`s; `ensure_stage` starts a stage with either unless it is current.
 """
 
 from __future__ import annotations
@@ -61,12 +61,25 @@ class Runner(Protocol):
         ...
 
     def run(self, name: str, report: Report) -> Receipt:
-        """Run stage `name` to its end, or skip it when it is current.
+        """Run stage `name` to its end.
 
         Raises:
             StageError: it failed; the message ends with the last lines that it wrote.
         """
         ...
+
+
+def ensure_stage(runner: Runner, name: str, report: Report) -> tuple[Receipt, bool]:
+    """The receipt of stage `name`, which is run unless it is current; and whether it was run.
+
+    Raises:
+        StageError: see `Runner.run`.
+    """
+    current = runner.current(name)
+    if current is None:
+        return runner.run(name, report), True
+    report(StageEvent(name, "unchanged", 1, 1))
+    return current, False
 
 
 def current_receipt(name: str, profile: Profile, resolved: Plan, store: Store) -> Receipt | None:
@@ -121,10 +134,6 @@ class LocalRunner:
 
     def run(self, name: str, report: Report) -> Receipt:
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        current = self.current(name)
-        if current is not None:
-            report(StageEvent(name, "unchanged", 1, 1))
-            return current
         log_path = self.data_dir / "logs" / f"{name}.log"
         log_path.parent.mkdir(exist_ok=True)
         with (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,6 @@ class DeployResult:
     """What an operation did to all stacks, or would do."""
 
     stacks: tuple[StackResult, ...] = ()
-    warnings: tuple[str, ...] = field(default=())
 
     @property
     def changed(self) -> bool:
@@ -100,7 +99,7 @@ def deploy(
     for stack in _ordered(stacks):
         _prepare(stack, deployment.target)
         results.append(_operate(engine, "up", stack, deployment, report))
-    return DeployResult(tuple(results), _warnings(deployment.target))
+    return DeployResult(tuple(results))
 
 
 def preview(
@@ -118,7 +117,7 @@ def preview(
     deployment = resolve(site, profile, plan, champion=champion or served(site), runtime=runtime, build=build)
     engine = Engine(site, deployment.programs["pulumi"])
     results = tuple(_operate(engine, "preview", stack, deployment, report) for stack in _ordered(stacks))
-    return DeployResult(results, _warnings(deployment.target))
+    return DeployResult(results)
 
 
 def destroy(
@@ -188,14 +187,6 @@ def served(site: Site) -> str | None:
     """Digest of the model that the serving stack was last deployed with."""
     champion = read_state(site, "serving").outputs.get("champion")
     return str(champion) if champion else None
-
-
-def service_url(cluster: Cluster, namespace: str, name: str) -> str | None:
-    """Address of a Service for this machine, which has routes to the embedded node's Services; None when not there."""
-    live = cluster.get({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": namespace, "name": name}})
-    if live is None:
-        return None
-    return f"http://{live['spec']['clusterIP']}:{live['spec']['ports'][0]['port']}"
 
 
 def _operate(engine: Engine, operation: str, name: str, deployment: Deployment, report: Report) -> StackResult:
@@ -273,12 +264,6 @@ def _ordered(stacks: Sequence[str]) -> list[str]:
     if unknown := [name for name in stacks if name not in STACKS]:
         raise DeployError("unknown stack", got=", ".join(unknown), expected=", ".join(STACKS))
     return [name for name in STACKS if name in stacks]
-
-
-def _warnings(target: Target) -> tuple[str, ...]:
-    if os.environ.get("KUBECONFIG"):
-        return (f"KUBECONFIG in the environment is ignored; the profile names the target ({target.kubeconfig})",)
-    return ()
 
 
 def _build_progress(report: Report) -> Callable[[str, float], None]:

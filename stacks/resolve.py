@@ -8,16 +8,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sovereign.errors import SiteError
+from sovereign.errors import ClusterError, SiteError
 from sovereign.plan import Plan
 from sovereign.profile import EmbeddedTarget, KubeconfigTarget, Profile
 from sovereign.runtime import Runtime, current_runtime
 from sovereign.site import Site
 from sovereign.tools import ensure_tools, find_data, find_tool, load_tools
 from sovereign.workload import PodRuntime, embedded_runtime, image_runtime, source_folders
+from stacks.kube import Cluster
 from stacks.kueue import kueue_objects
+from stacks.node import lifecycle, processes
 from stacks.node.spec import PROGRAMS, BinaryImage, NodeSpec
 from stacks.objects import Platform
+from stacks.state import read_state
 
 _IMAGES: Mapping[str, tuple[str, str]] = {
     "kueue": ("registry.k8s.io/kueue/kueue", "/manager"),
@@ -72,16 +75,15 @@ def resolve(
     names = [*PROGRAMS, *_IMAGES] if isinstance(profile.target, EmbeddedTarget) else ["kubectl", "kueue"]
     names.append("pulumi")
     programs = ensure_tools(names, build) if build else {name: find_tool(name) for name in names}
-    versions = {name: load_tools()[name].version for name in _IMAGES}
     if isinstance(profile.target, EmbeddedTarget):
         used = runtime or current_runtime()
-        node = _node_spec(site, profile.target, _binds(profile, used), programs, versions)
+        node = embedded_node(site, profile, profile.target, programs, used)
         target = Target(node.kubeconfig, None, node)
         images = {image.name: image.reference for image in node.images}
         pods = embedded_runtime(used, node.host_volume, node.volumes_dir)
     else:
         target = Target(profile.target.path, profile.target.context, None)
-        images = {name: f"{upstream}:v{versions[name]}" for name, (upstream, _) in _IMAGES.items()}
+        images = {name: f"{upstream}:v{load_tools()[name].version}" for name, (upstream, _) in _IMAGES.items()}
         pods = image_runtime(profile.target)
     platform = Platform(
         profile=profile,
@@ -106,13 +108,16 @@ def _binds(profile: Profile, runtime: Runtime) -> tuple[Path, ...]:
     return tuple(sorted({*runtime.binds, *sources}))
 
 
-def _node_spec(
-    site: Site,
-    target: EmbeddedTarget,
-    binds: tuple[Path, ...],
-    programs: Mapping[str, Path],
-    versions: Mapping[str, str],
+def embedded_node(
+    site: Site, profile: Profile, target: EmbeddedTarget, programs: Mapping[str, Path], runtime: Runtime
 ) -> NodeSpec:
+    """The node that a deploy of `site` makes from `programs` (paths by name) for pods that use `runtime`.
+
+    Raises:
+        SiteError: the site's folder was moved while its node was there.
+        NodeError: a path or range cannot be used.
+    """
+    _refuse_moved(site)
     return NodeSpec(
         instance=target.instance,
         state_dir=site.node_dir,
@@ -120,12 +125,46 @@ def _node_spec(
         service_cidr=target.service_cidr,
         link_cidr=target.link_cidr,
         binaries={name: programs[name] for name in PROGRAMS},
-        binds=binds,
+        binds=_binds(profile, runtime),
         images=tuple(
-            BinaryImage(name, f"v{versions[name]}", programs[name], (program,))
+            BinaryImage(name, f"v{load_tools()[name].version}", programs[name], (program,))
             for name, (_, program) in _IMAGES.items()
         ),
     )
+
+
+def connect(site: Site, profile: Profile, progress: Callable[[str], None]) -> Cluster:
+    """The cluster of `site`, for commands that work with what was deployed; the caller closes it.
+
+    An embedded node whose processes have ended, by a reboot for example, is brought back with its data.
+
+    Raises:
+        ClusterError: nothing was deployed, or, at the first request, it is another cluster than the recorded one.
+        SiteError: the site's folder was moved while its node was there.
+        NodeError: the node cannot be brought back.
+    """
+    recorded = read_state(site, "cluster").outputs.get("cluster_uid")
+    if isinstance(profile.target, KubeconfigTarget):
+        return Cluster(profile.target.path, profile.target.context, recorded)
+    _refuse_moved(site)
+    spec = NodeSpec.load(site.node_dir)
+    if spec is None:
+        raise ClusterError("the embedded node is not there", hint=f"sovereign deploy {site.root}")
+    if processes.find(spec.state_dir) is None:
+        lifecycle.ensure(spec, progress)
+    return Cluster(spec.kubeconfig, None, recorded)
+
+
+def _refuse_moved(site: Site) -> None:
+    """Raises: SiteError: volumes, mounts and state name the folder in which the node was made, which is another."""
+    known = NodeSpec.load(site.node_dir)
+    if known is not None and known.state_dir != site.node_dir:
+        raise SiteError(
+            "the site's folder was moved while its node was there",
+            got=site.root,
+            expected=known.state_dir.parent,
+            hint="move it back; `sovereign destroy` there keeps the data, after it the folder can be moved",
+        )
 
 
 def s3_secret_key(site: Site) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sovereign.cli.console import Board, lines, say, write_json
-from sovereign.cli.sites import find_profile, site_of
+from sovereign.cli.sites import find_profile, peek, site_of
 
 app = typer.Typer(
     name="sovereign",
@@ -44,10 +44,8 @@ def show_plan(profile: ProfileArgument, as_json: JsonOption = False) -> None:
     """Say what follows from a profile: model, recipe, time, energy, cost. Changes nothing."""
     from sovereign.cli.summary import plan_rows
     from sovereign.plan import plan
-    from sovereign.profile import load_profile
 
-    path = profile / "profile.yaml" if profile.is_dir() else find_profile(profile)
-    resolved = plan(load_profile(path))
+    resolved = plan(peek(profile)[1])
     if as_json:
         write_json(resolved.model_dump())
     else:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sovereign.cli.console import Board, lines, say, write_json
-from sovereign.cli.sites import find_profile
+from sovereign.cli.sites import peek
 from sovereign.plan import plan
-from sovereign.profile import load_profile
 from sovereign.site import Site
 
 if TYPE_CHECKING:
@@ -92,11 +91,10 @@ def run_status(site: Site, names: list[str] | None, *, as_json: bool) -> bool:
 def run_doctor(profile: Path | None, *, as_json: bool) -> bool:
     """Show the checks; whether all are well."""
     from sovereign.tools import list_tools
+    from stacks import doctor
     from stacks.node.doctor import checks
 
-    if profile is not None:
-        load_profile(profile / "profile.yaml" if profile.is_dir() else find_profile(profile))
-    found = checks(None)
+    found = checks(None) if profile is None else doctor.checks(*peek(profile))
     missing = [tool.name for tool in list_tools() if tool.path is None]
     if as_json:
         write_json({"checks": [asdict(check) for check in found], "missing_tools": missing})
@@ -119,8 +117,6 @@ def _detail(detail: str, fix: str) -> str:
 
 
 def _show(result: DeployResult, *, as_json: bool, nothing: str) -> None:
-    for warning in result.warnings:
-        say(f"warning: {warning}", "yellow")
     if as_json:
         write_json({"stacks": [asdict(stack) for stack in result.stacks]})
     elif result.changed:

@@ -8,7 +8,7 @@ from pathlib import Path
 from sovereign.cli.console import say
 from sovereign.errors import ProfileError
 from sovereign.files import write_atomic
-from sovereign.profile import load_profile
+from sovereign.profile import Profile, load_profile
 from sovereign.resources import data_path
 from sovereign.site import Site, init_site, open_site
 
@@ -42,10 +42,26 @@ def site_of(profile_or_site: Path, site_dir: Path | None = None) -> Site:
     if profile_or_site.is_dir():
         return open_site(profile_or_site)
     source = find_profile(profile_or_site)
-    profile = load_profile(source)
-    root = site_dir or Path(os.environ.get("SOVEREIGN_SITES") or "sites") / profile.name
-    site = init_site(root, source)
+    site = init_site(site_dir or _default_root(load_profile(source)), source)
     if site.profile_path.read_bytes() != source.read_bytes():
         write_atomic(site.profile_path, source.read_bytes())
         say(f"profile changed: {site.profile_path} is now as {source}")
     return site
+
+
+def peek(profile_or_site: Path) -> tuple[Site, Profile]:
+    """The site that a command would use and its profile; makes and changes nothing, the site need not be there.
+
+    Raises:
+        SiteError: a folder that is no site.
+        ProfileError: the profile is missing or wrong.
+    """
+    if profile_or_site.is_dir():
+        site = open_site(profile_or_site)
+        return site, site.profile
+    profile = load_profile(find_profile(profile_or_site))
+    return Site(_default_root(profile)), profile
+
+
+def _default_root(profile: Profile) -> Path:
+    return Path(os.environ.get("SOVEREIGN_SITES") or "sites") / profile.name

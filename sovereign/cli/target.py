@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sovereign.cli.console import say
 from sovereign.errors import ClusterError, ProfileError
 from sovereign.jobs import JobRunner, job_name
 from sovereign.profile import STDLIB, EmbeddedTarget
@@ -18,6 +21,9 @@ from sovereign.workload import PORTS, S3_ACCESS_KEY, job_context, source_folders
 
 if TYPE_CHECKING:
     from stacks.kube import Cluster
+
+_LISTENING_S = 180.0
+"""How long a service that is deployed may not listen: MLflow needs half a minute on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +49,10 @@ def open_target(site: Site) -> Iterator[OpenTarget]:
     Raises:
         ClusterError: it cannot be reached, or nothing is deployed there.
     """
-    from stacks.kube import Cluster
-    from stacks.resolve import pod_runtime, s3_secret_key
+    from stacks.resolve import connect, pod_runtime, s3_secret_key
 
     profile = site.profile
-    if isinstance(profile.target, EmbeddedTarget):
-        cluster = Cluster(site.node_dir / "admin.conf")
-    else:
-        cluster = Cluster(profile.target.path, profile.target.context)
+    cluster = connect(site, profile, lambda text: say(f"node: {text}"))
     runtime = pod_runtime(site, profile)
     profile_text = site.profile_path.read_text(encoding="utf-8")
     with ExitStack() as stack:
@@ -84,6 +86,7 @@ def _endpoint(site: Site, cluster: Cluster, namespace: str, service: str, port: 
         raise ClusterError(f"service {namespace}/{service} is not there", hint=f"sovereign deploy {site.root}")
     target = site.profile.target
     if isinstance(target, EmbeddedTarget):
+        _wait_until_listening(live["spec"]["clusterIP"], port, f"{namespace}/{service}")
         yield f"http://{live['spec']['clusterIP']}:{port}"
         return
     from sovereign.tools import find_tool
@@ -100,3 +103,26 @@ def _endpoint(site: Site, cluster: Cluster, namespace: str, service: str, port: 
             yield f"http://{address}"
         finally:
             process.terminate()
+
+
+def _wait_until_listening(host: str, port: int, name: str) -> None:
+    """Wait for the service's pod, which may be starting again after a reboot or a kill.
+
+    Raises:
+        ClusterError: nothing listened for `_LISTENING_S`.
+    """
+    deadline = time.monotonic() + _LISTENING_S
+    told = False
+    while True:
+        try:
+            socket.create_connection((host, port), 2).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"service {name} does not answer", got=str(error), hint="`sovereign status` says what is wrong"
+                ) from error
+        if not told:
+            say(f"waiting for service {name}")
+            told = True
+        time.sleep(0.5)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 
-from sovereign.cli.console import Board, lines, say
+from sovereign.cli.console import Board, lines
 from sovereign.cli.platform import prepare_machine
 from sovereign.cli.summary import Summary, plan_rows, summary_rows
 from sovereign.cli.target import OpenTarget, open_target
@@ -38,12 +38,11 @@ def run_up(site: Site, *, local: bool) -> Summary:
 
 def _up_local(site: Site, profile: Profile) -> Summary:
     runner = LocalRunner(profile, site.profile_path, site.data_dir)
-    unchanged = all(runner.current(name) for name in STAGES)
     with Board() as board:
-        receipts = run_stages(site, runner, STAGES, board)
+        receipts, changed = run_stages(site, runner, STAGES, board)
     return Summary(
         profile=profile.name,
-        unchanged=unchanged,
+        unchanged=not changed,
         mlflow=runner.tracking_uri,
         metrics={name: receipt.metrics for name, receipt in receipts.items()},
         seconds={name: receipt.seconds for name, receipt in receipts.items()},
@@ -59,8 +58,8 @@ def _up(site: Site, profile: Profile, resolved: Plan) -> Summary:
             prepare_machine(board)
         changed = _deploy(site, profile, resolved, PLATFORM_STACKS, board, seconds)
         with open_target(site) as target:
-            changed |= any(target.runner.current(name) is None for name in STAGES)
-            receipts = run_stages(site, target.runner, STAGES, board)
+            receipts, any_run = run_stages(site, target.runner, STAGES, board)
+            changed |= any_run
             with target.endpoint("lake", "mlflow", PORTS["mlflow"]) as mlflow:
                 digest = _champion(mlflow, profile.name)
                 changed |= _deploy(site, profile, resolved, ("serving",), board, seconds, champion=digest)
@@ -102,9 +101,7 @@ def _deploy(
     for stack in stacks:
         start = time.monotonic()
         with board.task(stack):
-            result = deploy(site, profile, resolved, [stack], board.deployment, champion=champion)
-        for warning in result.warnings:
-            say(f"warning: {warning}", "yellow")
+            deploy(site, profile, resolved, [stack], board.deployment, champion=champion)
         seconds[stack] = round(time.monotonic() - start, 1)
     return True
 

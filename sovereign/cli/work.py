@@ -11,7 +11,7 @@ from sovereign.cli.console import Board, say
 from sovereign.errors import StageError
 from sovereign.jobs import NAMESPACE, JobRunner, job_object
 from sovereign.receipts import Receipt
-from sovereign.runner import LocalRunner, Runner, keep_receipt, parse_event
+from sovereign.runner import LocalRunner, Runner, ensure_stage, keep_receipt, parse_event
 from sovereign.site import Site
 from sovereign.stages import STAGES
 
@@ -28,14 +28,19 @@ def runner_of(site: Site, *, local: bool) -> Iterator[Runner]:
         yield target.runner
 
 
-def run_stages(site: Site, runner: Runner, names: tuple[str, ...], board: Board) -> dict[str, Receipt]:
-    """Run `names` in their order, each shown on the board and its receipt kept in the site."""
-    receipts = {}
+def run_stages(site: Site, runner: Runner, names: tuple[str, ...], board: Board) -> tuple[dict[str, Receipt], bool]:
+    """Run those of `names` that are not current, in their order, each shown on the board and its receipt kept.
+
+    Returns:
+        The receipts by stage, and whether any stage was run.
+    """
+    receipts, any_run = {}, False
     for name in names:
         with board.task(name):
-            receipts[name] = runner.run(name, board.stage)
+            receipts[name], was_run = ensure_stage(runner, name, board.stage)
         keep_receipt(receipts[name], site.receipts_dir)
-    return receipts
+        any_run |= was_run
+    return receipts, any_run
 
 
 def run_until(site: Site, name: str, *, local: bool) -> dict[str, Receipt]:
@@ -51,7 +56,7 @@ def run_until(site: Site, name: str, *, local: bool) -> dict[str, Receipt]:
         if isinstance(runner, JobRunner):
             runner.activate(name)
         with Board() as board:
-            receipts = run_stages(site, runner, names, board)
+            receipts, _ = run_stages(site, runner, names, board)
     show_metrics(receipts[name].metrics)
     return receipts
 

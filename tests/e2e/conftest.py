@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from sovereign.tools import find_tool
-from tests.e2e.node_fixture import cluster
+from tests.e2e.node_fixture import cluster, kube, namespace, others
 from tests.e2e.site_fixture import live
 
-__all__ = ["cluster", "live"]
+__all__ = ["cluster", "kube", "live", "namespace", "others"]
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
-"""The session's embedded node: an instance of its own with ranges that are free, removed at the end.
+"""The session's embedded node: an instance of its own with ranges that are free, removed at the end; clients of it.
 
-conftest.py imports the fixture `cluster`. What a killed session left is removed by the next.
+conftest.py imports the fixtures. What a killed session left is removed by the next.
 """
 
 from __future__ import annotations
@@ -9,18 +9,25 @@ import os
 import re
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from kubernetes import client, config
 
 from sovereign.errors import NodeError
 from sovereign.tools import find_tool
-from stacks.node import lifecycle, network, processes
+from stacks.fields import Object
+from stacks.kube import Cluster
+from stacks.node import cgroups, lifecycle, network, processes
 from stacks.node.lifecycle import NodeInfo
 from stacks.node.spec import PROGRAMS, NodeSpec
 
+BACK_S = 60.0
+"""Within this, what was killed is back."""
 _INSTANCE = re.compile(r"[a-z](\d+)")
 
 
@@ -89,3 +96,59 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
         yield RunningNode(spec, lifecycle.ensure(spec, print))
     finally:
         lifecycle.remove(spec, delete_data=True, progress=print)
+
+
+@pytest.fixture(scope="session")
+def kube(cluster: RunningNode) -> Iterator[Cluster]:
+    """Our client of the node's API server."""
+    connected = Cluster(cluster.kubeconfig, expected_uid=cluster.uid)
+    yield connected
+    connected.close()
+
+
+@pytest.fixture(scope="module")
+def namespace(kube: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace for the tests of one module."""
+    name = f"{request.module.__name__.rpartition('.')[2].removeprefix('test_')}-{uuid.uuid4().hex[:8]}"
+    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    kube.apply(manifest)
+    kube.wait_ready(manifest, 30)
+    yield name
+    kube.delete(manifest, 90)
+
+
+@pytest.fixture(scope="module")
+def others(cluster: RunningNode) -> client.CoreV1Api:
+    """The official client: what somebody else does to the cluster."""
+    return client.CoreV1Api(config.new_client_from_config(str(cluster.kubeconfig)))  # type: ignore[no-untyped-call]
+
+
+def config_map(namespace: str, name: str, **data: str) -> Object:
+    """A ConfigMap with `data`."""
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}, "data": data}
+
+
+def supervisor_pid(spec: NodeSpec) -> int:
+    found = processes.find(spec.state_dir)
+    assert found is not None, "no supervisor"
+    return found.pid
+
+
+def pids_of(spec: NodeSpec, program: str) -> set[int]:
+    """PIDs, as this machine sees them, of the node's processes of this name."""
+    found = set()
+    for pid in cgroups.processes(spec.cgroup):
+        try:
+            if Path(f"/proc/{pid}/comm").read_text().strip() == program:
+                found.add(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def wait_until_back(spec: NodeSpec, program: str, killed: set[int]) -> None:
+    """Wait until the program runs anew and the node is healthy."""
+    deadline = time.monotonic() + BACK_S
+    while not (pids_of(spec, program) - killed and lifecycle.health(spec).healthy):
+        assert time.monotonic() < deadline, lifecycle.health(spec).summary
+        time.sleep(0.5)

@@ -5,58 +5,20 @@ from __future__ import annotations
 import copy
 import threading
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
-from kubernetes import client, config
+from kubernetes import client
 
 from sovereign.errors import ClusterError, TemporaryClusterError
 from stacks.fields import Object
 from stacks.kube import Cluster
 from stacks.kubehttp import ImmutableError, NotFoundError
+from tests.e2e.node_fixture import RunningNode, config_map
 
 pytestmark = pytest.mark.e2e
 PAUSE = "sovereign.local/pause:1"
-
-
-class RunningCluster(Protocol):
-    kubeconfig: Path
-    uid: str
-
-
-@pytest.fixture(scope="module")
-def kube(cluster: RunningCluster) -> Iterator[Cluster]:
-    with_uid = Cluster(cluster.kubeconfig, expected_uid=cluster.uid)
-    yield with_uid
-    with_uid.close()
-
-
-@pytest.fixture(scope="module")
-def namespace(kube: Cluster) -> Iterator[str]:
-    name = f"kube-{uuid.uuid4().hex[:8]}"
-    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-    kube.apply(manifest)
-    kube.wait_ready(manifest, 30)
-    yield name
-    kube.delete(manifest, 90)
-
-
-@pytest.fixture(scope="module")
-def others(cluster: RunningCluster) -> client.CoreV1Api:
-    """The official client: what somebody else does to the cluster."""
-    return client.CoreV1Api(config.new_client_from_config(str(cluster.kubeconfig)))  # type: ignore[no-untyped-call]
-
-
-def config_map(namespace: str, name: str, **data: str) -> Object:
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": name, "namespace": namespace},
-        "data": data,
-    }
 
 
 def deployment(namespace: str, name: str, **container: Any) -> Object:
@@ -179,9 +141,7 @@ def test_immutable_fields_are_told_apart(kube: Cluster, namespace: str) -> None:
     assert len(str(caught.value)) < 600, "the API server's copy of the whole template is in the message"
 
 
-def test_other_cluster_is_refused_before_anything_is_sent(
-    cluster: RunningCluster, kube: Cluster, namespace: str
-) -> None:
+def test_other_cluster_is_refused_before_anything_is_sent(cluster: RunningNode, kube: Cluster, namespace: str) -> None:
     stranger = Cluster(cluster.kubeconfig, expected_uid="00000000-0000-0000-0000-000000000000")
     with pytest.raises(ClusterError, match="another cluster"):
         stranger.apply(config_map(namespace, "never"))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
-from kubernetes import client, config
+from kubernetes import client
 from pulumi.provider.experimental import provider as p
 
 from sovereign.errors import ClusterError, SovereignError, TemporaryClusterError
@@ -20,14 +18,10 @@ from stacks.provider.errors import InitFailedError, redact
 from stacks.provider.log import EngineLog
 from stacks.provider.manifest import ManifestType
 from stacks.provider.values import UNKNOWN, Properties, secret_texts, to_plain, to_value
+from tests.e2e.node_fixture import RunningNode, config_map
 
 pytestmark = pytest.mark.e2e
 URN = "urn:pulumi:dev::test::sovereign:index:Manifest::it"
-
-
-class RunningCluster(Protocol):
-    kubeconfig: Path
-    uid: str
 
 
 class Log(EngineLog):
@@ -76,29 +70,9 @@ class Resource:
         self.type.delete(p.DeleteRequest(URN, "id", self.state, 0))
 
 
-@pytest.fixture(scope="module")
-def kube(cluster: RunningCluster) -> Iterator[Cluster]:
-    connected = Cluster(cluster.kubeconfig)
-    yield connected
-    connected.close()
-
-
-@pytest.fixture(scope="module")
-def namespace(kube: Cluster) -> Iterator[str]:
-    name = f"manifest-{uuid.uuid4().hex[:8]}"
-    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-    kube.apply(manifest)
-    yield name
-    kube.delete(manifest, 90)
-
-
 @pytest.fixture
-def resource(cluster: RunningCluster) -> Resource:
+def resource(cluster: RunningNode) -> Resource:
     return Resource(cluster.kubeconfig, clusterUid=cluster.uid)
-
-
-def config_map(namespace: str, name: str, **data: str) -> Object:
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}, "data": data}
 
 
 def test_detailed_diff_names_fields_as_pulumi_does(resource: Resource, namespace: str) -> None:
@@ -148,11 +122,10 @@ def test_kept_object_is_neither_replaced_nor_deleted(resource: Resource, namespa
 
 
 def test_object_of_others_is_not_taken_over(
-    resource: Resource, namespace: str, kube: Cluster, cluster: RunningCluster
+    resource: Resource, namespace: str, kube: Cluster, others: client.CoreV1Api
 ) -> None:
-    api = client.CoreV1Api(config.new_client_from_config(str(cluster.kubeconfig)))  # type: ignore[no-untyped-call]
     theirs = config_map(namespace, "theirs", a="1")
-    api.create_namespaced_config_map(namespace, client.V1ConfigMap(metadata={"name": "theirs"}, data={"a": "1"}))
+    others.create_namespaced_config_map(namespace, client.V1ConfigMap(metadata={"name": "theirs"}, data={"a": "1"}))
     with pytest.raises(ClusterError, match=f"ConfigMap {namespace}/theirs exists already and was not made by this kit"):
         resource.create(config_map(namespace, "theirs", a="2"))
     live = kube.get(theirs)
@@ -183,7 +156,7 @@ def test_cluster_that_does_not_answer_counts_as_a_change(resource: Resource, nam
         resource.delete()
 
 
-def test_errors_name_object_field_and_reason(resource: Resource, namespace: str, cluster: RunningCluster) -> None:
+def test_errors_name_object_field_and_reason(resource: Resource, namespace: str, cluster: RunningNode) -> None:
     wrong = config_map(namespace, "Not_A_Name")
     with pytest.raises(
         ClusterError, match=f"(?s)ConfigMap {namespace}/Not_A_Name: refused.*metadata.name: Invalid value"
@@ -195,7 +168,7 @@ def test_errors_name_object_field_and_reason(resource: Resource, namespace: str,
 
 
 def test_secret_values_are_marked_and_taken_out_of_messages(
-    resource: Resource, namespace: str, kube: Cluster, cluster: RunningCluster
+    resource: Resource, namespace: str, kube: Cluster, cluster: RunningNode
 ) -> None:
     word = "correct-horse"
     manifest = {

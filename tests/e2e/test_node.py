@@ -22,35 +22,17 @@ from stacks.node.images import HOST_IMAGE
 from stacks.node.inside import MOUNT_POINTS
 from stacks.node.mounts import current_mounts, mounts_below
 from stacks.node.spec import BinaryImage, NodeSpec
-from tests.e2e.node_fixture import RunningNode, free_spec, python_folders
+from tests.e2e.node_fixture import (
+    BACK_S,
+    RunningNode,
+    free_spec,
+    pids_of,
+    python_folders,
+    supervisor_pid,
+    wait_until_back,
+)
 
 pytestmark = pytest.mark.e2e
-_BACK_S = 60.0
-
-
-def supervisor_pid(spec: NodeSpec) -> int:
-    found = processes.find(spec.state_dir)
-    assert found is not None, "no supervisor"
-    return found.pid
-
-
-def pids_of(spec: NodeSpec, program: str) -> set[int]:
-    """PIDs, as this machine sees them, of the node's processes of this name."""
-    found = set()
-    for pid in cgroups.processes(spec.cgroup):
-        try:
-            if Path(f"/proc/{pid}/comm").read_text().strip() == program:
-                found.add(pid)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
-def wait_until_back(node: RunningNode, program: str, killed: set[int]) -> None:
-    deadline = time.monotonic() + _BACK_S
-    while not (pids_of(node.spec, program) - killed and lifecycle.health(node.spec).healthy):
-        assert time.monotonic() < deadline, lifecycle.health(node.spec).summary
-        time.sleep(0.5)
 
 
 def test_is_healthy_and_reachable_from_the_host(cluster: RunningNode) -> None:
@@ -228,7 +210,7 @@ def test_killed_program_comes_back_by_itself(cluster: RunningNode, program: str)
     assert killed, f"{program} does not run"
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
-    wait_until_back(cluster, program, killed)
+    wait_until_back(cluster.spec, program, killed)
 
 
 def test_changed_binds_and_images_are_taken_in(cluster: RunningNode, tmp_path: Path) -> None:
@@ -283,7 +265,7 @@ def test_sigkill_of_the_supervisor_ends_all_and_ensure_brings_it_back(cluster: R
     assert lifecycle.health(cluster.spec).problem_of("supervisor") == "not running"
     begin = time.monotonic()
     assert lifecycle.ensure(cluster.spec, print) == cluster.info
-    assert time.monotonic() - begin < _BACK_S
+    assert time.monotonic() - begin < BACK_S
     assert "b" in cluster.kubectl("get", "configmap", "kept", "-o", "jsonpath={.data.a}")
 
 

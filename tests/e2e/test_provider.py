@@ -12,14 +12,13 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pulumi
 import pytest
-from kubernetes import client, config
+from kubernetes import client
 from pulumi import automation as auto
 
 from sovereign.tools import find_tool
@@ -27,6 +26,7 @@ from stacks.fields import Object
 from stacks.kube import Cluster
 from stacks.node.spec import NodeSpec
 from stacks.resources import Manifest, Node
+from tests.e2e.node_fixture import RunningNode, config_map
 
 pytestmark = [
     pytest.mark.e2e,
@@ -34,15 +34,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 SECRET = "correct-horse-battery-staple"
-
-
-class RunningCluster(Protocol):
-    @property
-    def kubeconfig(self) -> Path: ...
-    @property
-    def uid(self) -> str: ...
-    @property
-    def spec(self) -> NodeSpec: ...
 
 
 class Part(pulumi.ComponentResource):
@@ -155,36 +146,10 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def kube(cluster: RunningCluster) -> Iterator[Cluster]:
-    connected = Cluster(cluster.kubeconfig)
-    yield connected
-    connected.close()
-
-
-@pytest.fixture(scope="module")
-def namespace(kube: Cluster) -> Iterator[str]:
-    name = f"provider-{uuid.uuid4().hex[:8]}"
-    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-    kube.apply(manifest)
-    yield name
-    kube.delete(manifest, 90)
-
-
 @pytest.fixture
-def site(cluster: RunningCluster, tmp_path: Path) -> Iterator[Site]:
+def site(cluster: RunningNode, tmp_path: Path) -> Iterator[Site]:
     yield Site(tmp_path, cluster.kubeconfig, cluster.uid)
     gc.collect()
-
-
-@pytest.fixture(scope="module")
-def others(cluster: RunningCluster) -> client.CoreV1Api:
-    """The official client: what somebody else does to the cluster."""
-    return client.CoreV1Api(config.new_client_from_config(str(cluster.kubeconfig)))  # type: ignore[no-untyped-call]
-
-
-def config_map(namespace: str, name: str, **data: str) -> Object:
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}, "data": data}
 
 
 def secret(namespace: str, name: str, **data: str) -> Object:
@@ -271,7 +236,7 @@ def test_refresh_sees_drift_and_deletion(site: Site, namespace: str, kube: Clust
 
 
 def test_running_node_is_adopted_and_tells_where_its_cluster_is(
-    site: Site, namespace: str, kube: Cluster, cluster: RunningCluster
+    site: Site, namespace: str, kube: Cluster, cluster: RunningNode
 ) -> None:
     site.node = cluster.spec
     site.wanted = {"on-it": config_map(namespace, "on-it", a="1")}

@@ -15,22 +15,23 @@ from typing import Any
 import pytest
 import yaml
 
+from sovereign.cli.target import open_target
 from sovereign.errors import ClusterError
 from sovereign.plan import plan
 from sovereign.profile import load_profile
 from sovereign.render import Object
 from sovereign.site import Site, init_site
-from sovereign.store import S3Store
-from sovereign.tools import find_tool
-from sovereign.workload import BUCKETS
-from stacks.deploy import preview, service_url
+from sovereign.tools import find_tool, load_tools
+from sovereign.workload import BUCKETS, PORTS, QUEUE
+from stacks.deploy import preview
 from stacks.engine import environment
-from stacks.node import processes
-from stacks.node.spec import NodeSpec
+from stacks.node import lifecycle, processes
+from stacks.node.images import HOST_IMAGE
+from stacks.node.spec import BinaryImage, NodeSpec
 from stacks.objects import STACKS, objects_for
 from stacks.resolve import resolve, secret_key
 from stacks.state import read_state, state_file
-from tests.e2e.node_fixture import free_spec
+from tests.e2e.node_fixture import RunningNode, free_spec
 from tests.e2e.site_fixture import LiveSite, traces
 from tests.stacks.platforms import RUNTIME, platform
 from tests.stacks.test_templates import job
@@ -78,9 +79,8 @@ def test_the_servers_dry_run_refuses_what_is_wrong(deployed: LiveSite) -> None:
 
 
 def test_buckets_take_and_give_files(deployed: LiveSite, tmp_path: Path) -> None:
-    endpoint = service_url(deployed.cluster, "lake", "s3")
-    assert endpoint is not None
-    store = S3Store.connect(endpoint, "sovereign", secret_key(deployed.site, "s3 root key"))
+    with open_target(deployed.site) as target:
+        store = target.store
     for bucket in BUCKETS:
         store.put_bytes(f"{bucket}/test/a file", bucket.encode())
         assert store.get_bytes(f"{bucket}/test/a file") == bucket.encode()
@@ -95,7 +95,8 @@ def test_buckets_take_and_give_files(deployed: LiveSite, tmp_path: Path) -> None
 
 
 def test_mlflow_answers_in_the_cluster_and_here_and_nobody_elses_host_name(deployed: LiveSite) -> None:
-    url = service_url(deployed.cluster, "lake", "mlflow")
+    with open_target(deployed.site) as target, target.endpoint("lake", "mlflow", PORTS["mlflow"]) as url:
+        pass
     question = f"{url}/api/2.0/mlflow/experiments/search?max_results=1"
     for host, code in ((None, 200), ("mlflow.lake.svc:5000", 200), ("evil.example.org", 403)):
         request = urllib.request.Request(question, headers={"Host": host} if host else {})  # noqa: S310
@@ -214,6 +215,51 @@ def test_another_cluster_than_the_recorded_one_is_refused(deployed: LiveSite, tm
         preview(site, profile, plan(profile), ["datalake"], ignore)
     images = resolve(site, profile, plan(profile)).platform.images
     assert images["kueue"].startswith("registry.k8s.io/kueue/kueue:v")
+
+
+@pytest.fixture
+def existing(cluster: RunningNode) -> Iterator[RunningNode]:
+    """A cluster of somebody else, whose nodes have Kueue's public image."""
+    kueue = BinaryImage("kueue", "1", find_tool("kueue"), ("/manager",))
+    lifecycle.ensure(replace(cluster.spec, images=(kueue,)), print)
+    supervisor = processes.find(cluster.spec.state_dir)
+    assert supervisor is not None
+    ctr = ["nsenter", "-t", str(supervisor.pid), "-m", "-p", str(cluster.spec.binaries["ctr"])]
+    reference = f"registry.k8s.io/kueue/kueue:v{load_tools()['kueue'].version}"
+    subprocess.run([*ctr, "-n", "k8s.io", "images", "tag", "--force", kueue.reference, reference], check=True)
+    yield cluster
+    lifecycle.ensure(cluster.spec, print)
+
+
+@pytest.mark.drill
+def test_existing_cluster_gets_namespaces_and_a_queue_that_admits_and_is_left_clean(
+    existing: RunningNode, tmp_path: Path
+) -> None:
+    context = yaml.safe_load(existing.kubeconfig.read_text())["current-context"]
+    target = {"kind": "kubeconfig", "path": str(existing.kubeconfig), "context": context, "image": "example.org/kit:1"}
+    document = yaml.safe_load((Path(__file__).parents[2] / "templates" / "profiles" / "ci.yaml").read_text())
+    (tmp_path / "profile.yaml").write_text(yaml.safe_dump(document | {"target": target}))
+    before = existing.kubectl("get", "namespaces,crds,clusterroles,clusterrolebindings,priorityclasses", "-o", "name")
+    live = LiveSite(init_site(tmp_path / "site", tmp_path / "profile.yaml"))
+    assert json.loads(live.run("doctor", "--json"))["checks"] == [
+        {"name": "cluster", "ok": True, "detail": f"context {context}, kube-system {existing.uid}", "fix": ""}
+    ]
+    live.run("deploy", "--stack", "cluster")
+    live.run("status", "--stack", "cluster")
+    assert read_state(live.site, "cluster").outputs["cluster_uid"] == existing.uid
+    resources = {"requests": {"cpu": "10m", "memory": "16M"}, "limits": {"memory": "16M"}}
+    container = {"name": "c", "image": HOST_IMAGE, "command": ["/nothing"], "resources": resources}
+    metadata = {"name": "try", "namespace": "training", "labels": {"kueue.x-k8s.io/queue-name": QUEUE}}
+    pod = {"restartPolicy": "Never", "containers": [container]}
+    wanted = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata}
+    existing.kubectl(
+        "apply", "-f", "-", stdin=json.dumps(wanted | {"spec": {"suspend": True, "template": {"spec": pod}}})
+    )
+    existing.kubectl("-n", "training", "wait", "job/try", "--for=jsonpath={.spec.suspend}=false", "--timeout=60s")
+    existing.kubectl("-n", "training", "delete", "job", "try")
+    live.run("destroy", "--delete-data")
+    after = existing.kubectl("get", "namespaces,crds,clusterroles,clusterrolebindings,priorityclasses", "-o", "name")
+    assert sorted(after.split()) == sorted(before.split())
 
 
 @pytest.fixture

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from openai import BadRequestError, OpenAI
@@ -20,10 +21,11 @@ from stacks.fields import Object
 from stacks.node import processes
 from stacks.node.spec import NodeSpec
 from stacks.state import read_state
+from tests.e2e.node_fixture import BACK_S
 from tests.e2e.site_fixture import LiveSite
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-BACK_S = 60.0
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +34,12 @@ def summary(live: LiveSite) -> dict[str, Any]:
     return live.up()
 
 
-def wait_for(what: str, ready: Callable[[], object], timeout_s: float = BACK_S) -> None:
+def wait_for(what: str, ready: Callable[[], T], timeout_s: float = BACK_S) -> T:
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            if ready():
-                return
+            if found := ready():
+                return found
         except TemporaryClusterError:
             pass
         assert time.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s"
@@ -156,6 +158,16 @@ def test_two_pods_train_one_model(live: LiveSite, summary: dict[str, Any]) -> No
     metrics = receipt(live, "train").metrics
     assert metrics["bits_per_byte_after"] < 0.8 * metrics["bits_per_byte_before"]
     live.edit(training={"pods": 1, "threads_per_pod": 2, "tokens": 300_000})
+
+
+def test_node_that_ended_comes_back_with_the_next_command(live: LiveSite, summary: dict[str, Any]) -> None:
+    """As after a reboot: no process of it is left."""
+    supervisor = processes.find(live.site.node_dir)
+    assert supervisor is not None
+    os.kill(supervisor.pid, signal.SIGKILL)
+    wait_for("its end", lambda: processes.find(live.site.node_dir) is None)
+    live.run("train")
+    assert processes.find(live.site.node_dir) is not None
 
 
 @pytest.mark.parametrize("stack", ["cluster", "serving"])

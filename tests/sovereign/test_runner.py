@@ -12,7 +12,7 @@ from sovereign.cli.sites import find_profile
 from sovereign.errors import StageError
 from sovereign.profile import load_profile
 from sovereign.receipts import Receipt
-from sovereign.runner import LocalRunner, StageEvent, consume, keep_receipt, parse_event
+from sovereign.runner import LocalRunner, StageEvent, consume, ensure_stage, keep_receipt, parse_event
 
 
 def local_runner(folder: Path) -> LocalRunner:
@@ -51,7 +51,7 @@ def runner(after_corpus: tuple[Path, Receipt], tmp_path: Path) -> LocalRunner:
 
 def test_stage_that_is_current_is_not_run_again(runner: LocalRunner, after_corpus: tuple[Path, Receipt]) -> None:
     events: list[StageEvent] = []
-    assert runner.run("corpus", events.append) == after_corpus[1]
+    assert ensure_stage(runner, "corpus", events.append) == (after_corpus[1], False)
     assert [event.message for event in events] == ["unchanged"]
     assert all(key.startswith("raw/ci/") for key in after_corpus[1].outputs)
 
@@ -60,7 +60,8 @@ def test_lost_output_is_made_again_the_same(runner: LocalRunner, after_corpus: t
     lost = sorted(after_corpus[1].outputs)[0]
     runner.store.delete(lost)
     assert runner.current("corpus") is None
-    assert runner.run("corpus", ignore).outputs == after_corpus[1].outputs
+    made, was_run = ensure_stage(runner, "corpus", ignore)
+    assert was_run and made.outputs == after_corpus[1].outputs
     assert runner.store.exists(lost)
 
 

@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 from pulumi.automation.events import EngineEvent
 
-from sovereign.errors import DeployError, LockedError, ProfileError, SiteError
+from sovereign.errors import ClusterError, DeployError, LockedError, ProfileError, SiteError
 from sovereign.site import Site, init_site
 from sovereign.workload import HOST_IMAGE
 from stacks import deploy, engine, kueue, objects
 from stacks.components import component, waves
 from stacks.engine import Engine, Events
 from stacks.node import images
+from stacks.node.spec import PROGRAMS, NodeSpec
 from stacks.objects import PARTS, STACKS, objects_for
-from stacks.resolve import secret_key
+from stacks.resolve import connect, secret_key
 from stacks.state import locks_dir, read_state, state_file
 from tests.stacks.platforms import platform
 
@@ -76,6 +77,22 @@ def test_keys_follow_from_the_passphrase(site: Site) -> None:
     site.passphrase_file.unlink()
     with pytest.raises(SiteError, match="passphrase"):
         secret_key(site, "s3 root key")
+
+
+def test_moved_site_with_a_node_is_refused_and_untouched(site: Site) -> None:
+    binaries = {name: Path("/usr/bin/true") for name in PROGRAMS}
+    site.node_dir.mkdir()
+    NodeSpec("demo", site.node_dir, "10.244.0.0/24", "10.96.0.0/20", "10.88.0.0/30", binaries).save()
+    moved = Site(site.root.rename(site.root.with_name("moved")))
+    with pytest.raises(SiteError, match="moved while its node was there") as caught:
+        connect(moved, moved.profile, print)
+    assert caught.value.expected == site.root
+
+
+def test_commands_on_a_site_without_a_node_say_what_to_do(site: Site) -> None:
+    with pytest.raises(ClusterError, match="not there") as caught:
+        connect(site, site.profile, print)
+    assert f"sovereign deploy {site.root}" in str(caught.value)
 
 
 # --- what a killed command leaves ----------------------------------------------------------------------------------

@@ -1,0 +1,44 @@
+"""Whether the target of a profile can be deployed to: this machine's fitness for a node, or a cluster's answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sovereign.errors import ClusterError
+from sovereign.profile import EmbeddedTarget, KubeconfigTarget, Profile
+from sovereign.runtime import current_runtime
+from sovereign.site import Site
+from sovereign.tools import list_tools
+from stacks.kube import Cluster
+from stacks.node import doctor
+from stacks.node.doctor import Check
+from stacks.resolve import embedded_node
+from stacks.state import read_state
+
+NOT_BUILT = Path("/not-built-yet")
+"""Stands for the folder of a program that is missing, in the check that names it."""
+
+
+def checks(site: Site, profile: Profile) -> list[Check]:
+    """All checks of the target of `profile`, in the order to fix them in; nothing of the site need be there.
+
+    Raises:
+        SovereignError: see `stacks.resolve.embedded_node`; also when this Python is no runtime.
+    """
+    if not isinstance(profile.target, EmbeddedTarget):
+        return [_cluster(site, profile.target)]
+    programs = {tool.name: tool.path or NOT_BUILT / tool.name for tool in list_tools()}
+    return doctor.checks(embedded_node(site, profile, profile.target, programs, current_runtime()))
+
+
+def _cluster(site: Site, target: KubeconfigTarget) -> Check:
+    recorded = read_state(site, "cluster").outputs.get("cluster_uid")
+    try:
+        cluster = Cluster(target.path, target.context, recorded)
+        try:
+            return Check("cluster", True, f"context {target.context}, kube-system {cluster.uid}")
+        finally:
+            cluster.close()
+    except ClusterError as error:
+        found = error.message if error.got is None else f"{error.message}: {error.got}"
+        return Check("cluster", False, found, error.hint or "check target.path and target.context, and the network")
