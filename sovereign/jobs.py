@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import tenacity
+
 from sovereign.errors import StageError, TemporaryClusterError
 from sovereign.plan import Plan, plan
 from sovereign.profile import Profile
@@ -25,6 +27,8 @@ QUEUE_API = "kueue.x-k8s.io/v1beta2"
 POLL_S = 0.5
 OUTAGE_LIMIT_S = 180.0
 """How long the API server may be away while a Job is followed."""
+_STARTING_LIMIT_S = 60.0
+"""How long the API server and Kueue's webhook may refuse a command that changes a Job, after a restart of the node."""
 
 Object = dict[str, Any]
 
@@ -51,6 +55,14 @@ class ClusterApi(Protocol):
     def follow_log(self, namespace: str, pod: str) -> Iterator[str]:
         """Lines of a pod's log until it ends."""
         ...
+
+
+_patiently = tenacity.retry(
+    retry=tenacity.retry_if_exception_type(TemporaryClusterError),
+    wait=tenacity.wait_fixed(POLL_S),
+    stop=tenacity.stop_after_delay(_STARTING_LIMIT_S),
+    reraise=True,
+)
 
 
 def job_name(profile: str, stage: str) -> str:
@@ -94,6 +106,7 @@ class JobRunner:
         self.follow(name, report)
         return finished_receipt(name, self.profile, self.store)
 
+    @_patiently
     def submit(self, name: str) -> None:
         """Queue the Job of stage `name`; one with the same key that has not failed stays as it is."""
         stage = load_stage(name)
@@ -109,6 +122,7 @@ class JobRunner:
         for obj in self.render(name, key):
             self.cluster.apply(obj)
 
+    @_patiently
     def deactivate(self, name: str) -> None:
         """Let Kueue suspend the Job of stage `name`; its pods end with SIGTERM and their grace period.
 
@@ -117,6 +131,7 @@ class JobRunner:
         """
         self.cluster.apply(self._workload_patch(self._workload(name), active=False))
 
+    @_patiently
     def activate(self, name: str) -> None:
         """Undo `deactivate`; nothing when there is no such Job."""
         if self.cluster.get(job_object(self.profile.name, name)) is not None:

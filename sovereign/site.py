@@ -7,6 +7,7 @@ node/          the embedded node with its volumes
 data/          the lake of stages that run without a cluster
 receipts/      copies of every stage's receipt
 passphrase     key of the secrets in the state, made once, readable by its owner only
+.gitignore     keeps all but profile, overlays and receipts out of a repository that the folder is in
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from sovereign.errors import LockedError, SiteError
 from sovereign.files import sync_folder, write_atomic
 from sovereign.profile import Profile, load_profile
 from sovereign.receipts import now
+
+_NOT_FOR_GIT = "/passphrase\n/state/\n/node/\n/data/\n/.lock\n"
 
 
 class Site:
@@ -84,11 +87,12 @@ def init_site(root: Path, profile_source: Path) -> Site:
     profile = load_profile(profile_source)
     site = Site(root)
     if not site.profile_path.exists():
-        if root.exists() and any(path.name != ".lock" for path in root.iterdir()):
+        if root.exists() and any(not _is_ours(path.name) for path in root.iterdir()):
             raise SiteError(f"{root} is not empty and no site", hint="name another folder, or an empty one")
         site.root.mkdir(parents=True, exist_ok=True)
         for folder in (site.overlays_dir, site.state_dir, site.receipts_dir):
             folder.mkdir(mode=0o755, exist_ok=True)
+        write_atomic(site.root / ".gitignore", _NOT_FOR_GIT)
         _make_passphrase(site.passphrase_file)
         write_atomic(site.profile_path, profile_source.read_bytes())  # last: a site without it is made again
     elif site.profile.name != profile.name:
@@ -106,6 +110,13 @@ def open_site(root: Path) -> Site:
     if not site.profile_path.is_file():
         raise SiteError(f"{root} is not a site", expected=f"a file {site.profile_path}", hint="sovereign init DIR")
     return site
+
+
+def _is_ours(name: str) -> bool:
+    """Whether an `init_site` that was killed may have left a file of this name: its last step makes the profile."""
+    return name in ("overlays", "state", "receipts", "passphrase") or name.startswith(
+        (".lock", ".gitignore", ".passphrase.", ".profile.yaml.")
+    )
 
 
 def _make_passphrase(path: Path) -> None:

@@ -164,7 +164,9 @@ def kubelet_config(spec: NodeSpec, machine: Machine) -> dict[str, Any]:
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",  # the default lies below the host's /usr/libexec
         "imageGCHighThresholdPercent": 100,  # never delete an image: there is no registry to fetch it from again
         "evictionHard": {"nodefs.available": "1%", "imagefs.available": "1%"},
-        "crashLoopBackOff": {"maxContainerRestartPeriod": "20s"},
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "5s"},
+        # By default only changes are told at once; after an outage the kubelet may not know that it is thought dead.
+        "nodeStatusReportFrequency": "10s",
     }
     return config | ({"failCgroupV1": False} if machine.cgroup_v1 else {})
 

@@ -34,9 +34,28 @@ def test_site_has_a_private_passphrase_and_the_profile(tmp_path: Path) -> None:
     assert len(site.passphrase_file.read_text().strip()) >= 32
 
 
+def test_passphrase_and_data_stay_out_of_a_repository_around_the_site(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    site = make(tmp_path)
+    for folder in (site.node_dir, site.data_dir, site.state_dir):
+        folder.mkdir(exist_ok=True)
+        (folder / "file").write_text("")
+    command = ["git", "-C", str(tmp_path), "status", "--porcelain", "--untracked-files=all"]
+    seen = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[1::2]
+    assert seen == ["site/.gitignore", "site/profile.yaml"]
+
+
 def test_second_init_keeps_the_passphrase(tmp_path: Path) -> None:
     first = make(tmp_path).passphrase_file.read_text()
     assert make(tmp_path).passphrase_file.read_text() == first
+
+
+def test_init_that_was_killed_goes_on_with_its_passphrase(tmp_path: Path) -> None:
+    site = make(tmp_path)
+    passphrase = site.passphrase_file.read_text()
+    site.profile_path.rename(site.root / ".profile.yaml.x1y2z3")
+    assert make(tmp_path).profile.name == "ci"
+    assert site.passphrase_file.read_text() == passphrase
 
 
 def test_folder_with_other_things_is_refused_and_untouched(tmp_path: Path) -> None:
