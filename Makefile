@@ -37,6 +37,7 @@ check: runtime ## Lint, format, types, import rules, documents, golden files of 
 bench: runtime ## Time the parts that people wait for
 	@$(RUNTIME)/bin/python tools/bench.py
 	@$(RUNTIME)/bin/python -m training.bench
+	@$(RUNTIME)/bin/python -m training.bench_data
 
 setup: runtime ## Python packages, distribution packages, upstream programs; cold about 20 minutes on 2 cores
 	@$(SOVEREIGN) tools build

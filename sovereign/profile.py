@@ -18,6 +18,9 @@ from sovereign.errors import ProfileError
 STDLIB = "python-stdlib"
 """As a source's path: the documentation that every Python has."""
 
+MIN_VOCAB_SIZE = 512
+"""The 256 bytes, the end-of-text mark and some merges."""
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}[a-z0-9]$")]
 # YAML reads Norwegian's tag as false.
 Language = Annotated[
@@ -188,8 +191,11 @@ class Model(Section):
 
     parameters: Annotated[float, Field(ge=1e5, le=2e12)]
     """Wanted size; the plan picks the nearest shape of its ladder and says the exact number."""
-    vocab_size: Annotated[int, Field(ge=512, le=300_000)] = 4096
+    vocab_size: Annotated[int, Field(ge=MIN_VOCAB_SIZE, le=300_000)] = 4096
     """Size of the tokenizer, tokens."""
+    max_tokenizer_parity: Annotated[float, Field(ge=1, le=100)] | None = None
+    """Highest parity of the tokenizer: tokens that a language needs, as a multiple of what the best one needs
+    (docs/training.md says how it is measured). Above it the stage tokenize ends with an error; absent: no gate."""
     sequence_length: Annotated[int, Field(ge=64, le=2**20)] = 256
     """Tokens in one training sequence."""
 

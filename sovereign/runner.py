@@ -56,6 +56,9 @@ def parse_event(line: str) -> StageEvent | None:
 class Runner(Protocol):
     """Where stages run."""
 
+    store: Store
+    """The lake, as seen from here."""
+
     def current(self, name: str) -> Receipt | None:
         """The receipt of stage `name` when its present result is what it would make again."""
         ...

@@ -45,7 +45,7 @@ def write_card(
 
     Args:
         evaluation: content of evaluation.json.
-        receipts: receipts of the stages, by name; `corpus`, `curate` and `train` must be there.
+        receipts: receipts of the stages, by name; `corpus`, `curate`, `tokenize` and `train` must be there.
         history: lines of training's metrics.jsonl; those with `step` and `loss` are drawn.
 
     Raises:
@@ -72,6 +72,7 @@ def write_card(
             plan=plan,
             evaluation=evaluation,
             data=receipts["curate"].metrics["train"],
+            tokenizer=receipts["tokenize"].metrics["tokenizer"],
             receipts=receipts,
             train=receipts["train"].metrics,
             curve=_curve(history),

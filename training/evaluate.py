@@ -92,6 +92,7 @@ def _receipts(context: StageContext) -> dict[str, Receipt]:
     keys = {
         "corpus": f"raw/{context.dataset}/receipt.json",
         "curate": f"curated/{context.dataset}/receipt.json",
+        "tokenize": f"models/{context.dataset}/tokens/receipt.json",
         "train": f"models/{context.dataset}/train/receipt.json",
     }
     return {stage: Receipt.from_bytes(context.store.get_bytes(key)) for stage, key in keys.items()}
@@ -284,4 +285,5 @@ evaluate = Stage(
     needs=("curate", "tokenize", "train"),
     config=_config,
     prefix="models/{dataset}/evaluate/",
+    version=2,
 )

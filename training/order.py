@@ -3,11 +3,18 @@
 An epoch is every token once: the shards in a random order, in each one its documents in a random order, one after the
 other. Epochs follow each other without a gap in one endless stream; step `s` takes the next rows of it. A row is
 `sequence_length` tokens and does not begin at a document's start as a rule, so that no token is lost or seen twice.
+
+Memory: two layouts of 16 bytes for each document of a shard (48 while one is made) and the tokens that are asked for.
+Stage `tokenize` limits the documents of a shard, so this is bounded, whatever the size of the corpus.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -18,72 +25,146 @@ from training.shards import Shard
 _KEPT_LAYOUTS = 2
 
 
-class _Layout:
+def _permutation(count: int, seed: Sequence[int]) -> npt.NDArray[np.int64]:
+    """A random order of `count` things, the same with every version of numpy; shape [count].
+
+    Only the raw numbers of a bit generator are promised to stay, so the order is that of such numbers and not
+    `Generator.permutation`: https://numpy.org/neps/nep-0019-rng-policy.html.
+    """
+    return np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens that stand next to each other in the stream and lie in one shard."""
+
+    epoch: int
+    shard: int
+    """Number of the shard in `TokenStream.shards`."""
+    start: int
+    """Place of the first one in the shard's order of this epoch."""
+    count: int
+
+
+class Layout:
     """The documents of one shard in their order of one epoch."""
 
     def __init__(self, shard: Shard, seed: Sequence[int]) -> None:
+        self._order = _permutation(shard.num_documents, seed)
+        self._ends = np.cumsum(shard.lengths[self._order])
+        self._shard_ends = shard.ends
         self._tokens = shard.tokens
-        order = np.random.default_rng(seed).permutation(shard.num_documents)
-        lengths = shard.lengths[order]
-        self._ends = np.cumsum(lengths)
-        self._shifts = shard.ends[order] - self._ends
-        """From a place in this order to the place in the shard, by document."""
 
-    def copy(self, start: int, into: npt.NDArray[np.int64]) -> int:
-        """Fill `into` from place `start` on; returns how many tokens there were."""
-        filled, number = 0, int(np.searchsorted(self._ends, start, side="right"))
-        while filled < len(into) and number < len(self._ends):
-            end = min(int(self._ends[number]), start + len(into))
-            place = start + filled
-            shift = int(self._shifts[number])
-            into[filled : end - start] = self._tokens[place + shift : end + shift]
-            filled = end - start
-            number += 1
-        return filled
+    def documents(self, start: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Documents that `count` tokens from place `start` on belong to.
+
+        Returns:
+            Their numbers in the shard, in this order, and how many of these tokens each has; both of shape [documents].
+        """
+        found = self._find(start, count)
+        ends = np.minimum(self._ends[found], start + count)
+        return self._order[found], np.diff(ends, prepend=start)
+
+    def read(self, start: int, count: int) -> npt.NDArray[np.int64]:
+        """`count` tokens from place `start` on; shape [count]."""
+        numbers, lengths = self.documents(start, count)
+        # All of a document's tokens move by the same distance, from their place in this order to that in the shard.
+        shifts = self._shard_ends[numbers] - self._ends[self._find(start, count)]
+        places = np.repeat(shifts, lengths)
+        places += np.arange(start, start + count)
+        return self._tokens[places].astype(np.int64)
+
+    def _find(self, start: int, count: int) -> slice:
+        first, last = np.searchsorted(self._ends, (start, start + count - 1), side="right")
+        return slice(int(first), int(last) + 1)
 
 
 class TokenStream:
-    """The endless stream of a set of shards. Memory grows with the documents of two shards, not with the corpus."""
+    """The endless stream of a set of shards; several threads may read it."""
 
     def __init__(self, shards: Sequence[Shard], seed: int) -> None:
         """Raises: TrainingError: there is no token."""
-        self._shards = [shard for shard in shards if shard.num_tokens]
-        self._seed = seed
-        self.num_tokens = sum(shard.num_tokens for shard in self._shards)
+        self.shards = [shard for shard in shards if shard.num_tokens]
+        """Those with text."""
+        self.seed = seed
+        self._sizes = np.array([shard.num_tokens for shard in self.shards], dtype=np.int64)
+        self.num_tokens = int(self._sizes.sum())
         """Tokens in one epoch."""
         if not self.num_tokens:
             raise TrainingError("the token shards are empty", hint="run stage tokenize again")
-        self._layouts: dict[tuple[int, int], _Layout] = {}
+        self._layouts: dict[tuple[int, int], Layout] = {}
+        self._lock = threading.Lock()
+
+    def spans(self, start: int, count: int) -> Iterator[Span]:
+        """Where `count` tokens from place `start` on are, in their order."""
+        place, end = start, start + count
+        while place < end:
+            epoch, offset = divmod(place, self.num_tokens)
+            order = _permutation(len(self.shards), [self.seed, epoch])
+            ends = np.cumsum(self._sizes[order])
+            for turn in range(int(np.searchsorted(ends, offset, side="right")), len(order)):
+                number = int(order[turn])
+                begin = int(ends[turn] - self._sizes[number])
+                length = min(int(ends[turn]) - offset, end - place)
+                yield Span(epoch, number, offset - begin, length)
+                offset, place = offset + length, place + length
+                if place == end:
+                    return
+
+    def layout(self, span: Span) -> Layout:
+        """The order of the documents in which `span` has its places."""
+        key = (span.epoch, span.shard)
+        with self._lock:
+            if key not in self._layouts:
+                while len(self._layouts) >= _KEPT_LAYOUTS:
+                    del self._layouts[next(iter(self._layouts))]
+                self._layouts[key] = Layout(self.shards[span.shard], [self.seed, *key])
+            return self._layouts[key]
 
     def read(self, start: int, count: int) -> npt.NDArray[np.int64]:
         """`count` tokens from place `start` on; shape [count]."""
         tokens = np.empty(count, dtype=np.int64)
         filled = 0
-        while filled < count:
-            epoch, place = divmod(start + filled, self.num_tokens)
-            layout, offset = self._find(epoch, place)
-            filled += layout.copy(place - offset, tokens[filled:])
+        for span in self.spans(start, count):
+            tokens[filled : filled + span.count] = self.layout(span).read(span.start, span.count)
+            filled += span.count
         return tokens
 
     def rows(
         self, step: int, num_rows: int, sequence_length: int, *, rank: int, world_size: int
     ) -> npt.NDArray[np.int64]:
-        """This rank's part of step `step`'s rows; shape [num_rows / world_size, sequence_length]."""
-        own = num_rows // world_size
+        """This rank's part of step `step`'s rows; shape [num_rows / world_size, sequence_length].
+
+        Raises:
+            TrainingError: the rows cannot be shared out evenly.
+        """
+        own, rest = divmod(num_rows, world_size)
+        if rest:
+            raise TrainingError(
+                "the rows of a step cannot be shared out evenly",
+                got=f"{num_rows} rows, {world_size} ranks",
+                expected="a number of ranks that divides the rows",
+                hint="change training.batch_tokens, or the number of training processes",
+            )
         first = step * num_rows + rank * own
         return self.read(first * sequence_length, own * sequence_length).reshape(own, sequence_length)
 
-    def _find(self, epoch: int, place: int) -> tuple[_Layout, int]:
-        """The layout that holds `place` of the epoch, and where it begins."""
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._shards))
-        offset = 0
-        for number in map(int, order):
-            if place < offset + self._shards[number].num_tokens:
-                break
-            offset += self._shards[number].num_tokens
-        key = (epoch, number)
-        if key not in self._layouts:
-            while len(self._layouts) >= _KEPT_LAYOUTS:
-                del self._layouts[next(iter(self._layouts))]
-            self._layouts[key] = _Layout(self._shards[number], [self._seed, epoch, number])
-        return self._layouts[key], offset
+    def read_ahead(
+        self, steps: range, batch_tokens: int, length_of: Callable[[int], int], *, rank: int, world_size: int
+    ) -> Iterator[npt.NDArray[np.int64]]:
+        """`rows` of every step of `steps`; a thread reads the next step's while the caller works on these.
+
+        Args:
+            length_of: the sequence length of a step; divides `batch_tokens`.
+        """
+
+        def read(step: int) -> npt.NDArray[np.int64]:
+            length = length_of(step)
+            return self.rows(step, batch_tokens // length, length, rank=rank, world_size=world_size)
+
+        ahead: Future[npt.NDArray[np.int64]] | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix="data") as reader:
+            for step, following in zip_longest(steps, steps[1:]):
+                rows = ahead.result() if ahead else read(step)
+                ahead = reader.submit(read, following) if following is not None else None
+                yield rows

@@ -21,6 +21,7 @@ from training.checkpoint import METRICS, WEIGHTS, Checkpoints, rank_file
 from training.deepspeed_config import render
 from training.engine import Engine, gather, join
 from training.environment import Ranks
+from training.ledger import LEDGER, run_ledger
 from training.model import save_model
 from training.order import TokenStream
 from training.shards import Shard
@@ -102,11 +103,15 @@ class Session:
             self.engine.model, weights, [context.fetch(key) for key in tokenizer], context.workdir / "export"
         )
         write_atomic(context.workdir / "plan.json", context.plan.model_dump_json(indent=2) + "\n")
+        digests = {key: context.inputs[key] for key in _shard_keys(context, "train")}
+        ledger = run_ledger(self.stream, self.recipe.batch_tokens, self.recipe.num_steps, digests)
+        write_atomic(context.workdir / LEDGER, json.dumps(ledger, indent=2, ensure_ascii=False) + "\n")
         write_atomic(context.workdir / "deepspeed.json", json.dumps(render(context.plan), indent=2) + "\n")
         prefix = f"models/{context.dataset}/train/"
         files = {f"{prefix}model/{path.name}": path for path in model_files}
-        files |= {prefix + name: context.workdir / name for name in (METRICS, "plan.json", "deepspeed.json")}
-        return StageOutput(files, self._summary())
+        files |= {prefix + name: context.workdir / name for name in (METRICS, LEDGER, "plan.json", "deepspeed.json")}
+        consumed = {name: ledger[name] for name in ("epochs", "documents", "by_language")}
+        return StageOutput(files, self._summary() | {"consumed": consumed | {"owners": len(ledger["by_owner"])}})
 
     def _summary(self) -> dict[str, Any]:
         heldout = [line["heldout_bits_per_byte"] for line in self.record.lines if "heldout_bits_per_byte" in line]
@@ -168,8 +173,12 @@ def start(context: StageContext, digest: str, ranks: Ranks, say: Say, stop: thre
 
 
 def _shards(context: StageContext, split: str) -> list[Shard]:
+    return [Shard(context.fetch(key)) for key in _shard_keys(context, split)]
+
+
+def _shard_keys(context: StageContext, split: str) -> list[str]:
     prefix = f"models/{context.dataset}/tokens/{split}-"
-    return [Shard(context.fetch(key)) for key in sorted(context.inputs) if key.startswith(prefix)]
+    return [key for key in sorted(context.inputs) if key.startswith(prefix)]
 
 
 def _bytes_per_token(shards: Sequence[Shard]) -> float:

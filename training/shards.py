@@ -2,18 +2,20 @@
 
 File, little-endian: a header of 64 bytes (`_HEADER`: magic, version, bytes per token, offset and length of the index,
 its SHA-256); the tokens, every document followed by the end-of-text mark; arrays by document; the index, JSON: counts,
-languages, owners, and where each array is. The writer needs memory for the documents' ends and ids only; a file gets
-its name when it is complete. Whether the tokens are the right ones is known from the digest in the stage's receipt.
+languages, owners, and where each array is. The writer needs memory for the documents' ends, owners and ids only; a
+file gets its name when it is complete. Whether the tokens are the right ones is known from the digest in the stage's
+receipt, which is checked before training (sovereign/stages.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -54,7 +56,13 @@ class ShardWriter:
         self._file.write(bytes(_HEADER.size))
 
     def add(self, tokens: Sequence[int], *, doc_id: str, language: str, owners: Sequence[str], num_bytes: int) -> None:
-        """Append a document; the end-of-text mark is added. `num_bytes` is the length of its text in UTF-8."""
+        """Append a document; the end-of-text mark is added. `num_bytes` is the length of its text in UTF-8.
+
+        Raises:
+            TrainingError: nobody owns it.
+        """
+        if not owners:
+            raise TrainingError(f"document {doc_id} has no owner", expected="at least one owner of every document")
         self._file.write(np.array([*tokens, self._end], dtype=self._dtype).tobytes())
         self.num_tokens += len(tokens) + 1
         self._arrays["ends"].append(self.num_tokens)
@@ -111,7 +119,11 @@ class ShardWriter:
 
 
 class Shard:
-    """One shard, memory-mapped: opening it costs nothing, whatever its size."""
+    """One shard. Opening it reads its index and keeps some numbers, whatever its size.
+
+    Each array is mapped into memory when it is asked for and unmapped when the caller lets it go: whoever uses one
+    more than once keeps it.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the file at `path`.
@@ -120,37 +132,28 @@ class Shard:
             TrainingError: not a shard of this version, or cut off, or its header or index is damaged.
         """
         self.path = path
-        try:
-            with path.open("rb") as file:
-                index, width = self._read_index(file.read(_HEADER.size), file, path.stat().st_size)
-        except OSError as error:
-            raise TrainingError(f"cannot read shard {path}: {error}") from error
+        index, width = self._read_index()
         self.num_tokens: int = index["num_tokens"]
         self.num_documents: int = index["num_documents"]
-        self.language_names: list[str] = index["languages"]
-        """Languages by the numbers in `languages`."""
-        self.owner_names: list[str] = index["owners"]
-        """Owners by the numbers that `owners_of` gives."""
         self._places: dict[str, tuple[int, int]] = index["arrays"]
-        self.tokens = self._map(_HEADER.size, f"<u{width}", self.num_tokens)
-        """All tokens, documents one after the other."""
-        self.ends = self._array("ends").astype(np.int64)
-        """Where each document ends in `tokens`, its end-of-text mark included."""
-        self.num_bytes = self._array("num_bytes")
-        """Length of each document's text, UTF-8 bytes."""
-        self.languages = self._array("languages")
-        """Number of each document's language."""
+        self._token_type = f"<u{width}"
 
-    def _read_index(self, header: bytes, file: Any, size: int) -> tuple[dict[str, Any], int]:
-        if len(header) < _HEADER.size or not header.startswith(MAGIC):
-            raise self._damaged("no header of a token shard")
-        _, version, width, offset, length, digest = _HEADER.unpack(header)
-        if version != VERSION:
-            raise TrainingError(
-                f"{self.path} has another format", got=version, expected=VERSION, hint="run stage tokenize"
-            )
-        file.seek(offset)
-        text = file.read(length) if offset + length == size else b""
+    def _read_index(self) -> tuple[dict[str, Any], int]:
+        """The index, and bytes per token."""
+        try:
+            with self.path.open("rb") as file:
+                header = file.read(_HEADER.size)
+                if len(header) < _HEADER.size or not header.startswith(MAGIC):
+                    raise self._damaged("no header of a token shard")
+                _, version, width, offset, length, digest = _HEADER.unpack(header)
+                if version != VERSION:
+                    raise TrainingError(
+                        f"{self.path} has another format", got=version, expected=VERSION, hint="run stage tokenize"
+                    )
+                file.seek(offset)
+                text = file.read(length) if offset + length == self.path.stat().st_size else b""
+        except OSError as error:
+            raise TrainingError(f"cannot read shard {self.path}: {error}") from error
         if hashlib.sha256(text).digest() != digest:
             raise self._damaged("its index is not the one that was written")
         index: dict[str, Any] = json.loads(text)
@@ -162,30 +165,84 @@ class Shard:
     def _map(self, offset: int, dtype: str, count: int) -> npt.NDArray[Any]:
         if count == 0:
             return np.empty(0, dtype)
-        return np.memmap(self.path, dtype=dtype, mode="r", offset=offset, shape=(count,))
+        with self.path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(mapped, dtype, count, offset)
 
     def _array(self, name: str) -> npt.NDArray[Any]:
         offset, num_bytes = self._places[name]
         return self._map(offset, _ARRAYS[name], num_bytes // np.dtype(_ARRAYS[name]).itemsize)
 
-    def document_id(self, number: int) -> str:
-        """Id of document `number`."""
-        ends = self._array("id_ends")
-        start, end = int(ends[number - 1]) if number else 0, int(ends[number])
-        return bytes(self._map(self._places["ids"][0] + start, "<u1", end - start)).decode()
+    @property
+    def tokens(self) -> npt.NDArray[Any]:
+        """All tokens, documents one after the other; shape [num_tokens]."""
+        return self._map(_HEADER.size, self._token_type, self.num_tokens)
 
-    def owners_of(self, number: int) -> list[int]:
-        """Numbers of the owners of document `number`."""
-        ends = self._array("owner_ends")
-        start, end = int(ends[number - 1]) if number else 0, int(ends[number])
-        return [int(owner) for owner in self._array("owners")[start:end]]
-
-    def by_language(self, values: npt.NDArray[Any]) -> dict[str, int]:
-        """Sums of `values` (one for each document) by language."""
-        sums = np.bincount(self.languages, weights=values, minlength=len(self.language_names))
-        return {language: int(total) for language, total in zip(self.language_names, sums, strict=True)}
+    @property
+    def ends(self) -> npt.NDArray[np.int64]:
+        """Where each document ends in `tokens`, its end-of-text mark included; shape [num_documents]."""
+        return self._array("ends").view("<i8")
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each document, its end-of-text mark included."""
+        """Tokens of each document, its end-of-text mark included; shape [num_documents]. Not mapped: made anew."""
         return np.diff(self.ends, prepend=0)
+
+    @property
+    def num_bytes(self) -> npt.NDArray[np.uint64]:
+        """Length of each document's text, UTF-8 bytes; shape [num_documents]."""
+        return self._array("num_bytes")
+
+    @property
+    def languages(self) -> npt.NDArray[np.uint16]:
+        """Number of each document's language; shape [num_documents]."""
+        return self._array("languages")
+
+    @property
+    def owners(self) -> npt.NDArray[np.uint32]:
+        """Numbers of the owners of every document, one document after the other."""
+        return self._array("owners")
+
+    @property
+    def owner_counts(self) -> npt.NDArray[np.int64]:
+        """How many of `owners` belong to each document; shape [num_documents]. Not mapped: made anew."""
+        return np.diff(self._array("owner_ends").view("<i8"), prepend=0)
+
+    @property
+    def language_names(self) -> list[str]:
+        """Languages by the numbers in `languages`; read anew."""
+        names: list[str] = self._read_index()[0]["languages"]
+        return names
+
+    @property
+    def owner_names(self) -> list[str]:
+        """Owners by the numbers in `owners`; read anew."""
+        names: list[str] = self._read_index()[0]["owners"]
+        return names
+
+    def document_id(self, number: int) -> str:
+        """Id of document `number`."""
+        return self.document_ids([number])[0]
+
+    def document_ids(self, numbers: Iterable[int]) -> list[str]:
+        """Ids of the documents with these numbers."""
+        offset, num_bytes = self._places["ids"]
+        ids = self._map(offset, "<u1", num_bytes)
+        return [bytes(ids[begin:end]).decode() for begin, end in _bounds(self._array("id_ends"), numbers)]
+
+    def owners_of(self, numbers: Iterable[int]) -> list[list[int]]:
+        """Numbers of the owners of each of these documents."""
+        owners = self.owners
+        return [owners[begin:end].tolist() for begin, end in _bounds(self._array("owner_ends"), numbers)]
+
+    def by_language(self, values: npt.NDArray[Any]) -> dict[str, int]:
+        """Sums of `values` (one for each document) by language."""
+        names = self.language_names
+        sums = np.bincount(self.languages, weights=values, minlength=len(names))
+        return {language: int(total) for language, total in zip(names, sums, strict=True)}
+
+
+def _bounds(ends: npt.NDArray[Any], numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Where the items of each of these documents begin and end."""
+    for number in numbers:
+        yield int(ends[number - 1]) if number else 0, int(ends[number])

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sovereign.errors import StageError
+from sovereign.files import write_atomic
 from sovereign.lake.demonstration import LANGUAGES
 from sovereign.lake.documents import Document, count_documents, read_documents
 from sovereign.plan import Plan
@@ -16,14 +21,25 @@ from sovereign.profile import Profile
 from sovereign.stages import Stage, StageContext, StageOutput
 from training import environment
 from training.shards import Shard, ShardWriter
-from training.tokenizer import END_OF_TEXT, LanguageSample, compression, save_tokenizer, train_tokenizer
+from training.tokenizer import (
+    END_OF_TEXT,
+    SAMPLE_BYTES,
+    balanced,
+    draw_sample,
+    save_tokenizer,
+    text_bytes,
+    train_tokenizer,
+)
+from training.tokenizer_report import MEASURED_BYTES, check_parity, make_report
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SPLITS = ("train", "heldout")
-SHARD_BYTES = 2**30
-"""Text in one shard, about; documents go to shards by digest, so that each shard is a random part of the corpus."""
+SHARD_BYTES, SHARD_DOCUMENTS = 2**30, 2**20
+"""Text and documents in one shard, about; documents go to shards by digest, so that each shard is a random part of the
+corpus. The number of documents bounds the memory of a training process (training/order.py)."""
+REPORT = "tokenizer_report.json"
 _BATCH_DOCUMENTS = 1000
 
 
@@ -40,14 +56,18 @@ def _run(context: StageContext) -> StageOutput:
         for split in SPLITS
     }
     context.progress("reading a sample")
-    sample = LanguageSample(languages_of(context.profile))
-    for document in read_documents(paths["train"]):
-        sample.add(document.text, document.language)
+    sizes = text_bytes(read_documents(paths["train"]))
+    refuse_empty(languages_of(context.profile), sizes)
+    sample = draw_sample(read_documents(paths["train"]), sizes, SAMPLE_BYTES)
     context.progress("training the tokenizer")
-    tokenizer = train_tokenizer(sample.texts(), context.plan.model.vocab_size)
+    tokenizer = train_tokenizer(balanced(sample), context.plan.model.vocab_size)
     folder = context.workdir / "tokens"
+    shutil.rmtree(folder, ignore_errors=True)  # shards of another run must not be taken for this one's
+    report = _measure(context, tokenizer, paths["heldout"], sample)
+    write_atomic(folder / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    check_parity(report, context.profile.model.max_tokenizer_parity)
     files = save_tokenizer(tokenizer, folder, context.plan.model.sequence_length)
-    metrics: dict[str, Any] = {"vocab_size": tokenizer.get_vocab_size()}
+    metrics: dict[str, Any] = {"tokenizer": {name: report[name] for name in ("parity_measure", "languages")}}
     for split in SPLITS:
         shards = _write_shards(context, tokenizer, split, paths[split], folder)
         files += [shard.path for shard in shards]
@@ -56,12 +76,37 @@ def _run(context: StageContext) -> StageOutput:
     return StageOutput({prefix + path.name: path for path in files}, metrics)
 
 
+def refuse_empty(languages: Iterable[str], sizes: Mapping[str, int]) -> None:
+    """Raises: StageError: one of the `languages` has no text."""
+    if empty := sorted(set(languages) - sizes.keys()):
+        raise StageError(
+            f"no text to train on in: {', '.join(empty)}",
+            got=", ".join(f"{language}: {size} bytes" for language, size in sizes.items()),
+            expected="at least one document in each language of the profile",
+            hint="correct the source's folder or language, or relax corpus.cleaning",
+        )
+
+
+def _measure(
+    context: StageContext, tokenizer: Tokenizer, heldout: Sequence[Path], sample: Mapping[str, Sequence[bytes]]
+) -> dict[str, Any]:
+    """The tokenizer's report."""
+    context.progress("measuring the tokenizer")
+    unseen = draw_sample(read_documents(heldout), text_bytes(read_documents(heldout)), MEASURED_BYTES)
+    return make_report(tokenizer, _decode(unseen), _decode(sample), context.profile.corpus.demonstration)
+
+
+def _decode(sample: Mapping[str, Sequence[bytes]]) -> dict[str, list[str]]:
+    return {language: [text.decode(errors="ignore") for text in texts] for language, texts in sample.items()}
+
+
 def _write_shards(
     context: StageContext, tokenizer: Tokenizer, split: str, paths: Sequence[Path], folder: Path
 ) -> list[Shard]:
     """Write the documents of one split, batch by batch."""
     num_documents, done = count_documents(paths), 0
-    num_shards = 1 + sum(path.stat().st_size for path in paths) * 3 // SHARD_BYTES  # text is compressed about 3 times
+    size = sum(path.stat().st_size for path in paths) * 3  # text is compressed about 3 times
+    num_shards = 1 + max(size // SHARD_BYTES, num_documents // SHARD_DOCUMENTS)
     names = [folder / f"{split}-{number:05}.bin" for number in range(num_shards)]
     end = tokenizer.get_vocab()[END_OF_TEXT]
     with ExitStack() as stack:
@@ -88,19 +133,15 @@ def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
 
 
 def _count(shards: Sequence[Shard]) -> dict[str, Any]:
-    """Totals, and tokens and bytes per token by language."""
-    num_bytes: dict[str, int] = {}
-    num_tokens: dict[str, int] = {}
+    """Totals, and tokens by language."""
+    by_language: Counter[str] = Counter()
     for shard in shards:
-        for sums, values in ((num_bytes, shard.num_bytes), (num_tokens, shard.lengths)):
-            for language, total in shard.by_language(values).items():
-                sums[language] = sums.get(language, 0) + total
+        by_language.update(shard.by_language(shard.lengths))
     return {
         "documents": sum(shard.num_documents for shard in shards),
-        "tokens": sum(num_tokens.values()),
-        "bytes": sum(num_bytes.values()),
-        "tokens_by_language": num_tokens,
-        "bytes_per_token": compression(num_bytes, num_tokens),
+        "tokens": by_language.total(),
+        "bytes": sum(int(shard.num_bytes.sum()) for shard in shards),
+        "tokens_by_language": dict(sorted(by_language.items())),
     }
 
 
@@ -109,7 +150,10 @@ def _config(profile: Profile, plan: Plan) -> Mapping[str, Any]:
         "vocab_size": plan.model.vocab_size,
         "sequence_length": plan.model.sequence_length,
         "languages": sorted(languages_of(profile)),
+        "max_parity": profile.model.max_tokenizer_parity,
     }
 
 
-tokenize = Stage(name="tokenize", run=_run, needs=("curate",), config=_config, prefix="models/{dataset}/tokens/")
+tokenize = Stage(
+    name="tokenize", run=_run, needs=("curate",), config=_config, prefix="models/{dataset}/tokens/", version=2
+)

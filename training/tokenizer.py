@@ -6,12 +6,16 @@ has normalised the text). Digits are single tokens. llama.cpp knows this pre-tok
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sovereign.errors import StageError
 from sovereign.lake.demonstration import CHAT_TEMPLATE
+from sovereign.lake.documents import Document
+from sovereign.profile import MIN_VOCAB_SIZE
 from sovereign.serving import RESPONSE_TEMPLATE
 
 if TYPE_CHECKING:
@@ -27,45 +31,52 @@ SAMPLE_BYTES = 64 * 2**20
 """Text that the tokenizer is trained on, all languages together."""
 MAX_REPEATS = 16
 """A small language's documents are counted at most this often to weigh as much as the others."""
+MIN_FREQUENCY = 2
+"""What stands once in the sample is no token: the model could not learn it."""
+_LONG_RUN = re.compile(r"[^\W\d_]{1000,}")
+"""Letters without any mark between, such as genomes: the trainer's time grows with their length squared (200,000 take
+19 s, a million would take hours), and no language has such words."""
 
 
-class LanguageSample:
-    """Documents by language until each has its share of the sample; the first ones of the corpus."""
+def text_bytes(documents: Iterable[Document]) -> dict[str, int]:
+    """Bytes of text by language."""
+    sizes: dict[str, int] = {}
+    for document in documents:
+        sizes[document.language] = sizes.get(document.language, 0) + len(document.text.encode())
+    return dict(sorted(sizes.items()))
 
-    def __init__(self, languages: Iterable[str], sample_bytes: int = SAMPLE_BYTES) -> None:
-        """Args: `languages` that must have text."""
-        self._texts: dict[str, list[str]] = {language: [] for language in sorted(set(languages))}
-        self._sizes = dict.fromkeys(self._texts, 0)
-        self._share = sample_bytes // max(1, len(self._texts))
 
-    def add(self, text: str, language: str) -> None:
-        """Take a document if its language's share is not full."""
-        if self._sizes.setdefault(language, 0) < self._share:
-            self._texts.setdefault(language, []).append(text)
-            self._sizes[language] += len(text.encode())
+def draw_sample(documents: Iterable[Document], sizes: Mapping[str, int], sample_bytes: int) -> dict[str, list[bytes]]:
+    """Texts by language in UTF-8, of every language the same number of bytes where it has so many.
 
-    def texts(self) -> Iterator[str]:
-        """The sample; a language with less text than the largest is repeated.
+    Documents are taken at even distances, so that every source of a language has its part. At most `sample_bytes` are
+    kept in all; the last document of a language may be cut.
 
-        Raises:
-            StageError: a language has no text.
-        """
-        empty = sorted(language for language, size in self._sizes.items() if size == 0)
-        if empty:
-            raise StageError(
-                f"no text to train on in: {', '.join(empty)}",
-                expected="at least one document in each language of the profile",
-                hint="correct the source's folder or language, or relax corpus.cleaning",
-            )
-        largest = max(self._sizes.values())
-        for texts in self._texts.values():
-            size = 0
-            for _ in range(MAX_REPEATS):
-                for text in texts:
-                    if size >= largest:
-                        break
-                    size += len(text.encode())
-                    yield text
+    Args:
+        sizes: see `text_bytes`, of the same documents.
+    """
+    share = sample_bytes // max(1, len(sizes))
+    texts: dict[str, list[bytes]] = {language: [] for language in sizes}
+    passed, kept = dict.fromkeys(sizes, 0), dict.fromkeys(sizes, 0)
+    for document in documents:
+        language, text = document.language, document.text.encode()
+        if kept[language] < share and kept[language] * sizes[language] <= passed[language] * share:
+            texts[language].append(text[: share - kept[language]])
+            kept[language] += len(texts[language][-1])
+        passed[language] += len(text)
+    return texts
+
+
+def balanced(texts: Mapping[str, Sequence[bytes]]) -> Iterator[str]:
+    """The sample as the trainer sees it: a language with less text than the largest is repeated; no endless words."""
+    largest = max(sum(map(len, own)) for own in texts.values())
+    for own in texts.values():
+        size = 0
+        for text in chain.from_iterable(repeat(own, MAX_REPEATS)):
+            if size >= largest:
+                break
+            size += len(text)
+            yield _LONG_RUN.sub(" ", text.decode(errors="ignore"))  # the last one may be cut inside a character
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -86,6 +97,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
+        min_frequency=MIN_FREQUENCY,
         special_tokens=[END_OF_TEXT],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
@@ -95,9 +107,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     if found < vocab_size:
         raise StageError(
             "the text does not support so large a vocabulary",
-            got=f"{found} different tokens in all",
+            got=f"{found} tokens: the bytes, and what occurs {MIN_FREQUENCY} times or more",
             expected=f"model.vocab_size = {vocab_size}",
-            hint=f"set model.vocab_size to at most {found}, or add text",
+            hint=f"set model.vocab_size to at most {found}, or add text" if found >= MIN_VOCAB_SIZE else "add text",
         )
     return tokenizer
 
@@ -118,12 +130,3 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, sequence_length: int) -> 
     folder.mkdir(parents=True, exist_ok=True)
     wrapped.save_pretrained(folder)
     return sorted(path for path in folder.iterdir() if path.is_file())
-
-
-def compression(num_bytes: Mapping[str, int], num_tokens: Mapping[str, int]) -> dict[str, float]:
-    """Bytes per token by language; languages without text are left out."""
-    return {
-        language: round(num_bytes[language] / num_tokens[language], 4)
-        for language in sorted(num_tokens)
-        if num_tokens[language]
-    }

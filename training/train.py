@@ -29,7 +29,7 @@ from training.schedule import learning_rate
 if TYPE_CHECKING:
     from training.session import Say, Session
 
-VERSION = 1
+VERSION = 2
 LOGGED_STEPS = 1000
 """Lines in metrics.jsonl, about, however long the run."""
 _REPORT_EVERY_S = 1.0
@@ -77,13 +77,17 @@ def _loop(session: Session, say: Say) -> None:
         TrainingError: the loss is not a number any more.
     """
     recipe, ranks = session.recipe, session.ranks
-    num_rows = recipe.batch_tokens // session.sequence_length
     log_every = max(1, recipe.num_steps // LOGGED_STEPS)
     reported_at = logged_at = time.monotonic()
-    for step in range(session.first_step, recipe.num_steps):
-        rows = session.stream.rows(
-            step, num_rows, session.sequence_length, rank=ranks.rank, world_size=ranks.world_size
-        )
+    steps = range(session.first_step, recipe.num_steps)
+    batches = session.stream.read_ahead(
+        steps,
+        recipe.batch_tokens,
+        lambda _step: session.sequence_length,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
+    for step, rows in zip(steps, batches, strict=True):
         own_loss, gradient_norm = session.engine.step(step, rows)
         loss, is_stopped = session.engine.share(own_loss, session.stop.is_set())
         if not math.isfinite(loss):

@@ -86,6 +86,20 @@ def train(profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOpt
 
 
 @app.command()
+def ledger(
+    profile: ProfileArgument,
+    step: Annotated[int | None, typer.Option(min=0, help="The documents of this step; default: totals.")] = None,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Whose text the trained model saw: tokens by owner and language, or the documents of one step."""
+    from sovereign.cli.work import show_ledger
+
+    show_ledger(site_of(profile, site_dir), step, local=local, as_json=as_json)
+
+
+@app.command()
 def logs(
     profile: ProfileArgument,
     name: Annotated[str, typer.Argument(metavar="STAGE", help="Which stage.")] = "train",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TextIO
 
-from sovereign.cli.console import Board, say
+from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.errors import StageError
 from sovereign.jobs import NAMESPACE, JobRunner, job_object
 from sovereign.receipts import Receipt
@@ -65,6 +68,37 @@ def show_metrics(metrics: Mapping[str, object]) -> None:
     """A receipt's numbers, one a line."""
     for key, value in metrics.items():
         say(f"  {key}: {value:,.4g}" if isinstance(value, float) else f"  {key}: {value}")
+
+
+def show_ledger(site: Site, step: int | None, *, local: bool, as_json: bool) -> None:
+    """What training saw: all of it, or the documents of one step.
+
+    Raises:
+        StageError: there is no such step.
+        TrainingError: nothing is trained yet, or the data is not what it was.
+    """
+    from training.ledger import documents, open_run
+
+    with runner_of(site, local=local) as runner, TemporaryDirectory() as folder:
+        ledger, stream = open_run(runner.store, site.profile.name, Path(folder))
+        if step is None:
+            found: object = ledger
+            groups = (("by_language", lambda value: f"{value:,} tokens"), ("by_owner", _owner_text))
+            rows = [(name, text(value)) for group, text in groups for name, value in ledger[group].items()]
+        else:
+            if step >= ledger["steps"]:
+                raise StageError("no such step", got=step, expected=f"0 to {ledger['steps'] - 1}")
+            seen = list(documents(stream, step * ledger["batch_tokens"], ledger["batch_tokens"]))
+            found = [asdict(one) for one in seen]
+            rows = [(one.doc_id, f"{one.tokens} tokens, {one.language}, {', '.join(one.owners)}") for one in seen]
+    if as_json:
+        write_json(found)
+    else:
+        lines(f"{ledger['tokens']:,} tokens in {ledger['steps']:,} steps" if step is None else f"Step {step}", rows)
+
+
+def _owner_text(value: Mapping[str, float]) -> str:
+    return f"{value['tokens']:,} tokens, of which {value['share']:,.0f} when shared with other owners"
 
 
 def write_logs(site: Site, name: str, stream: TextIO) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sovereign.errors import StageError
+from sovereign.errors import SourceError, StageError
 from sovereign.files import write_atomic
 from sovereign.lake.cleaning import Index
 from sovereign.lake.demonstration import LANGUAGES, Question, make_documents, make_facts, make_questions
@@ -60,7 +60,11 @@ def _with_progress(
 
 
 def _run_corpus(context: StageContext) -> StageOutput:
-    """Generate the demonstration country and read the sources."""
+    """Generate the demonstration country and read the sources.
+
+    Raises:
+        SourceError: a source is not there, or nothing of it can be read.
+    """
     settings = context.profile.corpus
     folder = context.workdir / "raw" / context.dataset
     counts = _Counts()
@@ -82,10 +86,15 @@ def _run_corpus(context: StageContext) -> StageOutput:
             report = Report()
             take(read_source(source, report), f"source {source.name}")
             metrics[f"source {source.name}"] = report.metrics()
+            if not report.documents:
+                raise SourceError(
+                    f"source {source.name} has no document that can be read",
+                    got=f"{dict(report.skipped)}, first {report.examples[0]}" if report.skipped else "no file",
+                    expected="at least one document in UTF-8",
+                    hint="docs/corpus.md says what each reason asks for; or take the source out of corpus.sources",
+                )
             if report.skipped:
                 context.progress(f"source {source.name}: skipped {dict(report.skipped)}, first {report.examples[0]}")
-    if not counts.languages:
-        raise StageError("the corpus has no document", got=metrics, hint="correct corpus.sources")
     return _output(f"raw/{context.dataset}/", folder, writer.files, questions, counts.metrics() | metrics)
 
 

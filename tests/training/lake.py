@@ -25,8 +25,14 @@ KNOWN = [
     make_question("fr", "Quelle est la capitale ?", "Velmoré", owner="Archive"),
 ]
 UNKNOWN = make_question("fr", "Quel fleuve est le plus long ?", "Ornée", owner="River Office")
-
-
+TOKENIZER = {
+    "parity_measure": "same-content",
+    "languages": {
+        "en": {"bytes_per_token": 3.5, "fertility": 1.5, "parity": 1.0},
+        "fr": {"bytes_per_token": 3.1, "fertility": 1.75, "parity": 1.125},
+    },
+}
+"""What the receipt of stage `tokenize` says of the tokenizer."""
 SOURCE = {"name": "texts", "path": "/texts", "owner": "Archive", "licence": "CC-BY-4.0", "language": "en"}
 
 
@@ -82,7 +88,7 @@ def make_lake(root: Path) -> Store:
     curate = {"documents_in": 10, "train": counts, "heldout": counts | {"documents": 5}}
     write_receipt(store, root, "corpus", "raw/tiny/", {})
     write_receipt(store, root, "curate", "curated/tiny/", curate)
-    write_receipt(store, root, "tokenize", "models/tiny/tokens/", {})
+    write_receipt(store, root, "tokenize", "models/tiny/tokens/", {"tokenizer": TOKENIZER})
     write_receipt(store, root, "train", "models/tiny/train/", {"tokens_per_s": 1234.5})
     return store
 

@@ -10,7 +10,7 @@ import pytest
 from sovereign.errors import TrainingError
 from sovereign.plan import plan
 from sovereign.receipts import Receipt
-from tests.training.lake import make_profile
+from tests.training.lake import TOKENIZER, make_profile
 from training.card import write_card
 
 ROW = {"documents": 1, "bytes": 100, "tokens": 40, "model": 1.25, "untrained": 4.0, "unigram": 3.0, "uniform": 4.1}
@@ -42,7 +42,13 @@ def receipt(stage: str, metrics: dict[str, Any]) -> Receipt:
 
 def receipts(counts: dict[str, Any]) -> dict[str, Receipt]:
     curate = {"documents_in": 20_000, "train": counts, "heldout": counts}
-    return {"corpus": receipt("corpus", {}), "curate": receipt("curate", curate), "train": receipt("train", {})}
+    metrics: dict[str, dict[str, Any]] = {
+        "corpus": {},
+        "curate": curate,
+        "tokenize": {"tokenizer": TOKENIZER},
+        "train": {},
+    }
+    return {stage: receipt(stage, own) for stage, own in metrics.items()}
 
 
 def evaluation(**row: float) -> dict[str, Any]:
@@ -62,6 +68,7 @@ def test_real_text_shows_the_compressor_and_no_questions(tmp_path: Path) -> None
     assert "| en | 1 | 100 | 4.000 | 4.100 | 3.000 | 2.125 | 1.250 |" in card
     assert "Right" not in card
     assert "| A \\| B Ministry | 12,345 |" in card
+    assert "| fr | 3.10 | 1.75 | 1.12 |" in card
     tables = [line for line in card.splitlines() if line.startswith("| ")]
     assert all(line.endswith("|") for line in tables)
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from safetensors.torch import load_file
 
 from sovereign.receipts import Receipt
 from tests.training.conftest import PROFILE, Start, events
+from training.ledger import consumed
+from training.order import TokenStream
+from training.shards import Shard
 
 TIMEOUT_S = 240
 TRAIN = "models/tiny/train"
@@ -146,3 +150,29 @@ def wait_until(condition: object) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_the_ledger_adds_up_to_the_tokens_of_all_steps(whole_run: Path) -> None:
+    ledger = json.loads((whole_run / TRAIN / "ledger.json").read_text())
+    assert ledger["tokens"] == sum(ledger["by_language"].values()) == 12 * 256
+    assert sum(owner["share"] for owner in ledger["by_owner"].values()) == pytest.approx(12 * 256, abs=0.1)
+    assert set(ledger["shards"]) == {"models/tiny/tokens/train-00000.bin"}
+    stream = TokenStream([Shard(whole_run / key) for key in ledger["shards"]], ledger["seed"])
+    steps = [consumed(stream, 256, from_step=step, up_to_step=step + 1).by_language for step in range(12)]
+    assert sum(steps, Counter()) == ledger["by_language"]
+    assert receipt(whole_run).metrics["consumed"]["by_language"] == ledger["by_language"]
+    assert f"{TRAIN}/ledger.json" in receipt(whole_run).outputs
+
+
+def test_a_flipped_bit_in_the_tokens_is_found_before_training(
+    start_training: Start, profile_file: Path, store_root: Path, tmp_path: Path
+) -> None:
+    path = store_root / "models/tiny/tokens/train-00000.bin"
+    data = bytearray(path.read_bytes())
+    data[64 + Shard(path).num_tokens] ^= 1  # in the middle of the tokens; the index is whole
+    path.write_bytes(data)
+    assert Shard(path).num_documents
+    assert run(start_training, profile_file, store_root, tmp_path / "work") == 1
+    told = [event["message"] for event in events(tmp_path / "work.log")]
+    assert "train-00000.bin is not what its receipt says" in told[-1]
+    assert "making the model" not in told

@@ -173,13 +173,27 @@ def test_question_whose_document_came_from_elsewhere_is_dropped(tmp_path: Path) 
     assert leaked.question_id not in {question["question_id"] for question in lake.questions("curated")}
 
 
-def test_empty_corpus_and_missing_source_are_refused(tmp_path: Path) -> None:
+def test_empty_and_missing_sources_are_refused(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
+    wanted = profile(sources=[source("one", tmp_path / "texts", "A")])
+    with pytest.raises(SourceError, match=r"source one has no document that can be read\n  got: no file"):
+        Lake(wanted, tmp_path / "lake")
     (tmp_path / "texts" / "a.pdf").write_text("x")
-    with pytest.raises(StageError, match="the corpus has no document"):
-        Lake(profile(sources=[source("one", tmp_path / "texts", "A")]), tmp_path / "lake")
+    with pytest.raises(SourceError, match=r"got: {'unknown kind of file': 1}, first a\.pdf"):
+        Lake(wanted, tmp_path / "lake")
     with pytest.raises(SourceError, match="one is not there"):
         Lake(profile(sources=[source("one", tmp_path / "nothing", "A")]), tmp_path / "lake")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1256", "utf-16", "gb18030", "shift-jis"])
+def test_a_source_in_another_encoding_is_refused_before_anything_is_made_of_it(tmp_path: Path, encoding: str) -> None:
+    """Also beside text that can be read: it would be missing from the model and nobody would know."""
+    text = {"cp1256": "تقع المدينة", "gb18030": "维尔莫拉市", "shift-jis": "ひらがな"}.get(encoding, "Où est l'école ?")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_bytes(text.encode(encoding))
+    wanted = profile(demonstration={"facts": 10}, sources=[source("gazette", tmp_path / "texts", "A")])
+    with pytest.raises(SourceError, match=r"source gazette has no document.*\n  got: {'not UTF-8': 1}, first a\.txt"):
+        Lake(wanted, tmp_path / "lake")
 
 
 def test_rules_that_leave_nothing_are_refused(tmp_path: Path) -> None:
