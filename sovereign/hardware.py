@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+GB = 1e9
+
 
 @dataclass(frozen=True)
 class Accelerator:

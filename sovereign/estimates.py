@@ -1,0 +1,168 @@
+"""What a run will take: time, energy, cost, emissions, storage; and what the queue gives to its pods."""
+
+from __future__ import annotations
+
+import math
+
+from sovereign.errors import PlanError
+from sovereign.hardware import ACCELERATORS, CPU_RUNTIME_BYTES, GB, Accelerator
+from sovereign.layout import Layout
+from sovereign.profile import EmbeddedTarget, Profile, Section
+from sovereign.recipe import Recipe
+from sovereign.shapes import ModelShape
+
+HOURS_PER_DAY = 24
+SERVICE_CPU_M = 850 + 550
+"""CPU requests of the node's system pods (850m measured) and of the kit's services (550m), millicores."""
+
+
+class Estimates(Section):
+    """What the run will take."""
+
+    num_nodes: int
+    """Machines."""
+    num_gpus: int
+    """GPUs in use."""
+    memory_per_device_gb: float
+    """Highest use of one GPU (of one process on CPU), GB."""
+    memory_limit_gb: float
+    """What it may use, GB."""
+    tokens_per_s: float
+    """Over all ranks."""
+    mfu: float
+    """Assumed model FLOP utilisation."""
+    mfu_source: str
+    """Where the assumption comes from."""
+    days: float
+    """Wall clock of training."""
+    energy_kwh: float
+    """Energy of the training machines, PUE included."""
+    cost: float
+    """Energy and GPU hours, in `currency`."""
+    currency: str
+    """ISO 4217 code."""
+    co2_kg: float
+    """Emissions."""
+    checkpoint_gb: float
+    """One checkpoint (weights fp32 and optimizer states)."""
+    storage_gb: float
+    """Text, token shards, three checkpoints and the exported model."""
+    storage_limit_gb: float
+    """What the hardware section gives."""
+
+
+class Quota(Section):
+    """What the training queue may use at a time."""
+
+    cpu_m: int
+    """Millicores."""
+    memory_gb: int
+    """GB."""
+    gpus: int
+    """GPUs."""
+    pod_cpu_m: int
+    """Request of one training pod, millicores."""
+    pod_memory_gb: int
+    """Request and limit of one training pod, GB."""
+    pod_gpus: int
+    """GPUs of one training pod."""
+    num_pods: int
+    """Pods of the training job."""
+
+
+def _devices_and_mfu(profile: Profile, device: Accelerator) -> tuple[int, float]:
+    """Devices that work and their MFU. Ranks on CPU stay on one machine where spreading them would be slower."""
+    hardware = profile.hardware
+    if hardware.gpus_per_node:
+        mfu = device.mfu_one_node if hardware.nodes == 1 else device.mfu_many_nodes
+        return hardware.nodes * hardware.gpus_per_node, mfu
+    threads = profile.training.pods * profile.training.threads_per_pod
+    one = min(threads, hardware.cpus_per_node), device.mfu_one_node
+    many = min(threads, hardware.cpus_per_node * hardware.nodes), device.mfu_many_nodes
+    return max(one, many, key=lambda choice: choice[0] * choice[1])
+
+
+def estimate(profile: Profile, shape: ModelShape, layout: Layout, recipe: Recipe) -> Estimates:
+    """What the run will take.
+
+    Raises:
+        PlanError: data and checkpoints do not fit in the storage.
+    """
+    hardware, economics = profile.hardware, profile.economics
+    device = ACCELERATORS[hardware.accelerator]
+    gpus = hardware.nodes * hardware.gpus_per_node
+    devices, mfu = _devices_and_mfu(profile, device)
+    mfu *= layout.speed
+    tokens_per_s = devices * device.peak_flops * mfu / shape.flops_per_token
+    hours = profile.training.tokens / tokens_per_s / 3600
+    energy = hours * devices * (device.power_w + device.host_power_w) / 1000 * economics.pue
+    cost = energy * economics.electricity_price_per_kwh + hours * (gpus or hardware.nodes) * economics.gpu_hour_price
+    checkpoint = shape.num_parameters * (14 if recipe.precision == "bf16" else 12)
+    corpus_tokens = profile.corpus.tokens or profile.training.tokens
+    storage = corpus_tokens * (4.5 * 2 + 4) + 3 * checkpoint + shape.num_parameters * 4  # text raw and curated, shards
+    if storage > hardware.storage_tb * 1e12:
+        raise PlanError(
+            "data and checkpoints do not fit in the storage",
+            got=f"{storage / GB:,.1f} GB needed, {hardware.storage_tb * 1e3:,.1f} GB given",
+            expected=f"hardware.storage_tb of at least {math.ceil(storage / 1e8) / 1e4}",
+        )
+    return Estimates(
+        num_nodes=hardware.nodes,
+        num_gpus=gpus,
+        memory_per_device_gb=layout.memory_bytes / GB,
+        memory_limit_gb=layout.limit_bytes / GB,
+        tokens_per_s=tokens_per_s,
+        mfu=mfu,
+        mfu_source=device.mfu_source,
+        days=hours / HOURS_PER_DAY,
+        energy_kwh=energy,
+        cost=cost,
+        currency=economics.currency,
+        co2_kg=energy * economics.co2_g_per_kwh / 1000,
+        checkpoint_gb=checkpoint / GB,
+        storage_gb=storage / GB,
+        storage_limit_gb=hardware.storage_tb * 1e3,
+    )
+
+
+def make_quota(profile: Profile, layout: Layout) -> Quota:
+    """What the training queue gets.
+
+    Raises:
+        PlanError: the training pods do not fit.
+    """
+    hardware = profile.hardware
+    gpus = hardware.gpus_per_node
+    num_pods = hardware.nodes if gpus else profile.training.pods
+    embedded = isinstance(profile.target, EmbeddedTarget)
+    if embedded and hardware.nodes > 1:
+        raise PlanError(
+            "the embedded target is this one machine",
+            got=f"hardware.nodes of {hardware.nodes}",
+            expected="hardware.nodes of 1, or target.kind kubeconfig",
+        )
+    left_m = hardware.cpus_per_node * 1000 - SERVICE_CPU_M
+    cpu_m = left_m if embedded else hardware.nodes * hardware.cpus_per_node * 900
+    memory_gb = int(hardware.nodes * hardware.memory_gb_per_node * (0.6 if embedded else 0.9))
+    if gpus:  # a pod takes its machine
+        pod_cpu_m = left_m if embedded else hardware.cpus_per_node * 900
+        pod_memory_gb = memory_gb // hardware.nodes
+    else:
+        pod_cpu_m = 250
+        pod_memory_gb = max(2, math.ceil((layout.memory_bytes + CPU_RUNTIME_BYTES) / GB))
+    if cpu_m < max(1, num_pods * pod_cpu_m) or memory_gb < max(1, num_pods * pod_memory_gb):
+        raise PlanError(
+            f"{num_pods} training pods do not fit" + (" on the embedded node beside its services" if embedded else ""),
+            got=f"{max(cpu_m, 0)}m CPU and {memory_gb} GB for training",
+            expected=f"{num_pods} times {max(pod_cpu_m, 250)}m and {max(pod_memory_gb, 2)} GB",
+            hint="lower training.pods, or raise hardware.cpus_per_node and memory_gb_per_node if the machine has more",
+        )
+    return Quota(
+        cpu_m=cpu_m,
+        memory_gb=memory_gb,
+        gpus=hardware.nodes * gpus,
+        pod_cpu_m=pod_cpu_m,
+        pod_memory_gb=pod_memory_gb,
+        pod_gpus=gpus,
+        num_pods=num_pods,
+    )

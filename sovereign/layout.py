@@ -1,0 +1,137 @@
+"""How the model lies on its devices: ZeRO stage, micro-batch and activation checkpointing, by memory.
+
+ZeRO memory 2 + 2 + 12 bytes per parameter (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054); activations with
+flash attention 34 s b d per layer (Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198); batch from the OLMo
+ladder (AI2): 327,680 (N/108M)^(2/3) tokens.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from sovereign.errors import PlanError
+from sovereign.hardware import ACCELERATORS, CPU_RUNTIME_BYTES, GB, USABLE_MEMORY_FRACTION
+from sovereign.profile import Profile
+from sovereign.shapes import ModelShape, choose_shape, ladder_sizes, with_parameters
+
+
+def memory_bytes_per_device(
+    shape: ModelShape, zero_stage: int, world_size: int, micro_batch: int, checkpointing: bool, precision: str
+) -> float:
+    """Peak memory of one rank, bytes: model states by ZeRO stage, activations and logits."""
+    parameters = float(shape.num_parameters)
+    width = 2 if precision == "bf16" else 4
+    optimizer = 12 if precision == "bf16" else 8
+    states = {
+        1: width + width + optimizer / world_size,
+        2: width + (width + optimizer) / world_size,
+        3: (2 * width + optimizer) / world_size,
+    }[zero_stage] * parameters
+    if zero_stage == 3:
+        states += 2 * width * parameters / shape.num_layers  # two gathered layers
+    token_bytes = shape.sequence_length * micro_batch * shape.hidden_size * width / 2
+    full_layer = 34 * token_bytes
+    layers = 2 * token_bytes * shape.num_layers + full_layer if checkpointing else full_layer * shape.num_layers
+    logits = shape.sequence_length * micro_batch * shape.vocab_size * (width + 4)
+    return states + layers + logits
+
+
+def world_size_of(profile: Profile) -> int:
+    """Ranks: GPUs, or training processes on CPU."""
+    hardware = profile.hardware
+    return hardware.nodes * hardware.gpus_per_node if hardware.gpus_per_node else profile.training.pods
+
+
+def batch_sequences(profile: Profile, shape: ModelShape, world_size: int) -> int:
+    """Sequences in one optimizer step, a multiple of the ranks."""
+    scaled = 327_680 * (shape.num_parameters / 108e6) ** (2 / 3)
+    wanted = profile.training.batch_tokens or 2 ** round(math.log2(min(max(scaled, 4096), 2**24)))
+    return max(1, math.ceil(wanted / shape.sequence_length / world_size)) * world_size
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the model lies on its devices."""
+
+    zero_stage: Literal[1, 2, 3]
+    checkpointing: bool
+    micro_batch: int
+    memory_bytes: float
+    limit_bytes: float
+
+    @property
+    def fits(self) -> bool:
+        return self.memory_bytes <= self.limit_bytes
+
+    @property
+    def speed(self) -> float:
+        """Part of the full speed: ZeRO-3 gathers parameters in both passes, checkpointing repeats the forward pass."""
+        return (0.9 if self.zero_stage == 3 else 1.0) * (0.75 if self.checkpointing else 1.0)
+
+
+def precision_of(profile: Profile) -> Literal["fp32", "bf16"]:
+    """bf16 on GPUs; fp32 on CPU, where it is the faster one (258 against 161 GFLOP/s measured on two cores)."""
+    return "bf16" if profile.hardware.gpus_per_node else "fp32"
+
+
+def _limit_bytes(profile: Profile) -> float:
+    """What one rank may use, bytes; below 0 when not even the runtime fits."""
+    hardware = profile.hardware
+    if hardware.gpus_per_node:
+        return ACCELERATORS[hardware.accelerator].memory_bytes * USABLE_MEMORY_FRACTION
+    pods_per_node = math.ceil(profile.training.pods / hardware.nodes)
+    return hardware.memory_gb_per_node * GB * 0.5 / pods_per_node - CPU_RUNTIME_BYTES
+
+
+def choose_layout(profile: Profile, shape: ModelShape) -> Layout:
+    """The first layout that fits, the fastest tried first; the smallest one when none does."""
+    world_size = world_size_of(profile)
+    per_rank = batch_sequences(profile, shape, world_size) // world_size
+    micro_batches = [size for size in range(min(per_rank, 64), 0, -1) if per_rank % size == 0]
+    limit = _limit_bytes(profile)
+    stages: tuple[Literal[1, 2, 3], ...] = (1, 2, 3)
+    layouts = []
+    for checkpointing, zero_stage, micro_batch in itertools.product((False, True), stages, micro_batches):
+        used = memory_bytes_per_device(shape, zero_stage, world_size, micro_batch, checkpointing, precision_of(profile))
+        layouts.append(Layout(zero_stage, checkpointing, micro_batch, used, limit))
+        if layouts[-1].fits:
+            return layouts[-1]
+    return min(layouts, key=lambda layout: layout.memory_bytes)
+
+
+def refusal(profile: Profile, shape: ModelShape, smallest: Layout) -> PlanError:
+    """The error for a model that does not fit, with what would."""
+    hardware = profile.hardware
+    if hardware.gpus_per_node:
+        nodes = next((n for n in _larger(hardware.nodes) if choose_layout(_with_nodes(profile, n), shape).fits), None)
+        expected = (
+            f"hardware.nodes of {nodes}" if nodes else "GPUs with more memory, or a shorter model.sequence_length"
+        )
+    else:
+        pods_per_node = math.ceil(profile.training.pods / hardware.nodes)
+        needed = math.ceil((smallest.memory_bytes + CPU_RUNTIME_BYTES) * pods_per_node * 2 / GB)
+        expected = f"hardware.memory_gb_per_node of at least {needed}"
+    smaller = [choose_shape(with_parameters(profile, size)) for size in ladder_sizes(profile)]
+    fitting = max((one.num_parameters for one in smaller if choose_layout(profile, one).fits), default=None)
+    return PlanError(
+        f"a model of {shape.num_parameters:,} parameters does not fit, even with ZeRO-3 and activation checkpointing",
+        got=f"{smallest.memory_bytes / GB:.1f} GB needed on each of {world_size_of(profile)} devices, "
+        f"{max(smallest.limit_bytes, 0) / GB:.1f} GB usable",
+        expected=expected,
+        hint=f"or model.parameters of {fitting:.3g}" if fitting else None,
+    )
+
+
+def _larger(nodes: int) -> Iterator[int]:
+    """Numbers of machines to try, each at most a quarter above the one before."""
+    while nodes < 100_000:
+        nodes = min(math.ceil(nodes * 1.25), 100_000)
+        yield nodes
+
+
+def _with_nodes(profile: Profile, nodes: int) -> Profile:
+    return profile.model_copy(update={"hardware": profile.hardware.model_copy(update={"nodes": nodes})})
