@@ -7,8 +7,9 @@ import math
 from sovereign.errors import PlanError
 from sovereign.hardware import ACCELERATORS, CPU_RUNTIME_BYTES, GB, Accelerator
 from sovereign.layout import Layout
-from sovereign.profile import EmbeddedTarget, Profile, Section
+from sovereign.profile import EmbeddedTarget, Profile
 from sovereign.recipe import Recipe
+from sovereign.section import Section
 from sovereign.shapes import ModelShape
 
 HOURS_PER_DAY = 24

@@ -11,30 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sovereign.errors import ProfileError
+from sovereign.profile_training import Model, Training
+from sovereign.section import Language, Name, Section, Seed
 
 STDLIB = "python-stdlib"
 """As a source's path: the documentation that every Python has."""
-
-MIN_VOCAB_SIZE = 512
-"""The 256 bytes, the end-of-text mark and some merges."""
-
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}[a-z0-9]$")]
-# YAML reads Norwegian's tag as false.
-Language = Annotated[
-    str,
-    Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]+)*$"),
-    BeforeValidator(lambda value: "no" if value is False else value),
-]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-class Section(BaseModel):
-    """A part of the profile: unknown keys are refused, values never change after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class EmbeddedTarget(Section):
@@ -184,41 +168,6 @@ class Corpus(Section):
         if len(set(names)) != len(names):
             raise ValueError(f"source names repeat: {sorted(names)}")
         return self
-
-
-class Model(Section):
-    """The model wanted; the plan chooses the shape."""
-
-    parameters: Annotated[float, Field(ge=1e5, le=2e12)]
-    """Wanted size; the plan picks the nearest shape of its ladder and says the exact number."""
-    vocab_size: Annotated[int, Field(ge=MIN_VOCAB_SIZE, le=300_000)] = 4096
-    """Size of the tokenizer, tokens."""
-    max_tokenizer_parity: Annotated[float, Field(ge=1, le=100)] | None = None
-    """Highest parity of the tokenizer: tokens that a language needs, as a multiple of what the best one needs
-    (docs/training.md says how it is measured). Above it the stage tokenize ends with an error; absent: no gate."""
-    sequence_length: Annotated[int, Field(ge=64, le=2**20)] = 256
-    """Tokens in one training sequence."""
-
-
-class Training(Section):
-    """How long and how to train; what is not given follows from the plan."""
-
-    tokens: Annotated[float, Field(gt=0, le=1e15)]
-    """Training budget, tokens (never minutes: the result must not depend on the machine's speed)."""
-    batch_tokens: Annotated[int, Field(ge=64, le=2**30)] | None = None
-    """Tokens in one optimizer step; by default from the scaling rule in the plan."""
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Peak learning rate; by default from the scaling rule in the plan."""
-    pods: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Training processes on CPU (with GPUs: one for each GPU)."""
-    threads_per_pod: Annotated[int, Field(ge=1, le=4096)] = 2
-    """Compute threads of one CPU training process."""
-    seed: Seed = 0
-    """Seed of initialisation and data order."""
-    checkpoint_every_steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
-    """Steps between checkpoints; by default from the plan."""
-    compile: bool = True
-    """Use torch.compile."""
 
 
 class Evaluation(Section):

@@ -8,9 +8,23 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from sovereign.errors import PlanError
 from sovereign.layout import Layout, batch_sequences, precision_of, world_size_of
-from sovereign.profile import Profile, Section
+from sovereign.profile import Profile
+from sovereign.profile_training import RateSpan
+from sovereign.section import Section
 from sovereign.shapes import ModelShape
+
+
+class RunPhase(Section):
+    """A part of the run."""
+
+    num_steps: int
+    """Optimizer steps."""
+    sequence_length: int
+    """Tokens in a row."""
+    learning_rate: RateSpan
+    """Learning rates, as parts of the peak."""
 
 
 class Recipe(Section):
@@ -38,10 +52,8 @@ class Recipe(Section):
     """Use torch.compile."""
     learning_rate: float
     """Peak learning rate."""
-    warmup_steps: int
-    """Linear warm-up."""
-    decay_steps: int
-    """Steps of the final linear decay to zero (WSD)."""
+    phases: tuple[RunPhase, ...]
+    """The parts of the run, in order; their steps add up to num_steps."""
     beta1: float
     """AdamW."""
     beta2: float
@@ -79,8 +91,7 @@ def make_recipe(profile: Profile, shape: ModelShape, layout: Layout) -> Recipe:
         precision=precision_of(profile),
         compile=profile.training.compile,
         learning_rate=profile.training.learning_rate or float(f"{min(scaled_rate, 4e-3):.3g}"),
-        warmup_steps=max(1, min(2000, num_steps // 20)),
-        decay_steps=max(1, num_steps * 3 // 10),
+        phases=_phases(profile, shape, num_steps, batch_tokens),
         beta1=0.9,
         beta2=0.99 if batch_tokens < 524_288 else 0.95,
         weight_decay=0.1,
@@ -90,3 +101,42 @@ def make_recipe(profile: Profile, shape: ModelShape, layout: Layout) -> Recipe:
         threads=0 if profile.hardware.gpus_per_node else profile.training.threads_per_pod,
         max_eval_questions=profile.evaluation.max_questions_per_language,
     )
+
+
+def _phases(profile: Profile, shape: ModelShape, num_steps: int, batch_tokens: int) -> tuple[RunPhase, ...]:
+    """The profile's phases in whole steps; without any, WSD: 5% warm-up (at most 2000 steps), 30% linear decay."""
+    if not profile.training.phases:
+        decay = max(1, num_steps * 3 // 10)
+        warmup = min(max(1, min(2000, num_steps // 20)), num_steps - decay)
+        parts = [
+            (warmup, RateSpan(start=0)),
+            (num_steps - warmup - decay, RateSpan()),
+            (decay, RateSpan(end=0)),
+        ]
+        return tuple(
+            RunPhase(num_steps=steps, sequence_length=shape.sequence_length, learning_rate=span)
+            for steps, span in parts
+            if steps
+        )
+    phases: list[RunPhase] = []
+    tokens, done = 0.0, 0
+    for number, phase in enumerate(profile.training.phases):
+        length = phase.sequence_length or shape.sequence_length
+        if shape.sequence_length % length:
+            raise PlanError(
+                f"training.phases[{number}].sequence_length does not divide model.sequence_length",
+                got=length,
+                expected=f"a divisor of {shape.sequence_length}",
+            )
+        tokens += phase.tokens
+        is_last = number == len(profile.training.phases) - 1
+        end = num_steps if is_last else min(round(tokens / batch_tokens), num_steps)
+        if end <= done:
+            raise PlanError(
+                f"training.phases[{number}] is shorter than half a step",
+                got=f"{phase.tokens:g} tokens",
+                expected=f"at least {batch_tokens}, the tokens of one step",
+            )
+        phases.append(RunPhase(num_steps=end - done, sequence_length=length, learning_rate=phase.learning_rate))
+        done = end
+    return tuple(phases)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 
-from sovereign.profile import Profile, Section
+from sovereign.profile import Profile
+from sovereign.section import Section
 
 
 class ModelShape(Section):

@@ -91,7 +91,7 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
         losses = []
-        for micro_batch in torch.from_numpy(rows).to(self._device).split(self.recipe.micro_batch):  # type: ignore[no-untyped-call]
+        for micro_batch in torch.from_numpy(rows).to(self._device).chunk(self.recipe.grad_accumulation):
             loss = self._engine(micro_batch)
             self._engine.backward(loss)
             self._engine.step()

@@ -24,7 +24,7 @@ from sovereign.profile import Profile
 from sovereign.receipts import stage_key
 from sovereign.stages import Stage, StageContext, StageOutput
 from training import environment
-from training.schedule import learning_rate
+from training.schedule import learning_rate, phase_at
 
 if TYPE_CHECKING:
     from training.session import Say, Session
@@ -83,7 +83,7 @@ def _loop(session: Session, say: Say) -> None:
     batches = session.stream.read_ahead(
         steps,
         recipe.batch_tokens,
-        lambda _step: session.sequence_length,
+        lambda step: phase_at(recipe, step)[0].sequence_length,
         rank=ranks.rank,
         world_size=ranks.world_size,
     )

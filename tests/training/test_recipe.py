@@ -1,4 +1,4 @@
-"""Schedule, optimizer groups, DeepSpeed's configuration and the environment of a process."""
+"""Optimizer groups, DeepSpeed's configuration and the environment of a process."""
 
 from __future__ import annotations
 
@@ -10,36 +10,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sovereign.plan import plan
 from sovereign.profile import load_profile
 from sovereign.resources import data_path
 from training.deepspeed_config import render
-from training.schedule import learning_rate
 
 PROFILES = data_path("templates") / "profiles"
 DEMO = plan(load_profile(PROFILES / "demo.yaml"))
-
-
-@given(
-    num_steps=st.integers(1, 5000),
-    warmup=st.floats(0, 1),
-    decay=st.floats(0, 1),
-)
-def test_the_rate_rises_stays_and_falls(num_steps: int, warmup: float, decay: float) -> None:
-    warmup_steps, decay_steps = max(1, int(warmup * num_steps / 2)), max(1, int(decay * num_steps / 2))
-    recipe = DEMO.recipe.model_copy(
-        update={"num_steps": num_steps, "warmup_steps": warmup_steps, "decay_steps": decay_steps}
-    )
-    rates = [learning_rate(recipe, step) for step in range(num_steps)]
-    assert all(0 < rate <= recipe.learning_rate for rate in rates)
-    assert rates[: warmup_steps - 1] == sorted(rates[: warmup_steps - 1])
-    assert rates[num_steps - decay_steps :] == sorted(rates[num_steps - decay_steps :], reverse=True)
-    assert rates[-1] <= recipe.learning_rate / min(decay_steps, num_steps) * 1.0001
-    middle = rates[warmup_steps - 1 : num_steps - decay_steps + 1]
-    assert all(rate == recipe.learning_rate for rate in middle)
 
 
 @pytest.mark.parametrize("profile", ["demo", "ci", "realtext", "site", "nation"])
