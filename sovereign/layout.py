@@ -1,8 +1,9 @@
 """How the model lies on its devices: ZeRO stage, micro-batch and activation checkpointing, by memory.
 
-ZeRO memory 2 + 2 + 12 bytes per parameter (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054); activations with
-flash attention 34 s b d per layer (Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198); batch from the OLMo
-ladder (AI2): 327,680 (N/108M)^(2/3) tokens.
+Model states as DeepSpeed holds them (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054, and what its optimizers
+add; tests compare with its own estimators and with tensors counted in a process); activations with flash attention
+34 s b d per layer (Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198); batch from the OLMo ladder (AI2):
+327,680 (N/108M)^(2/3) tokens.
 """
 
 from __future__ import annotations
@@ -19,20 +20,30 @@ from sovereign.profile import Profile
 from sovereign.shapes import ModelShape, choose_shape, ladder_sizes, with_parameters
 
 
+def model_state_bytes(shape: ModelShape, zero_stage: int, world_size: int, precision: str) -> float:
+    """Weights, gradients and optimizer states of one rank at the end of a backward pass, bytes.
+
+    For each parameter: the weight and its gradient in the compute precision, and in fp32 the gradient that is
+    accumulated, the master weight and two moments. A stage divides among the ranks what it partitions; stage 3 gathers
+    the largest part of the model (a layer, or an embedding) with its gradient, and holds the fp32 gradients twice.
+    """
+    parameters = float(shape.num_parameters)
+    width = 2 if precision == "bf16" else 4
+    accumulated, master, moments = (4 if precision == "bf16" else 0), 4, 8
+    if zero_stage == 1:
+        return parameters * (2 * width + accumulated + (master + moments) / world_size)
+    if zero_stage == 2:
+        return parameters * (width + (width + accumulated + master + moments) / world_size)
+    largest = max(shape.num_layer_parameters, shape.vocab_size * shape.hidden_size)
+    return parameters * (width + 4 + 4 + master + moments) / world_size + 2 * width * largest
+
+
 def memory_bytes_per_device(
     shape: ModelShape, zero_stage: int, world_size: int, micro_batch: int, checkpointing: bool, precision: str
 ) -> float:
     """Peak memory of one rank, bytes: model states by ZeRO stage, activations and logits."""
-    parameters = float(shape.num_parameters)
     width = 2 if precision == "bf16" else 4
-    optimizer = 12 if precision == "bf16" else 8
-    states = {
-        1: width + width + optimizer / world_size,
-        2: width + (width + optimizer) / world_size,
-        3: (2 * width + optimizer) / world_size,
-    }[zero_stage] * parameters
-    if zero_stage == 3:
-        states += 2 * width * parameters / shape.num_layers  # two gathered layers
+    states = model_state_bytes(shape, zero_stage, world_size, precision)
     token_bytes = shape.sequence_length * micro_batch * shape.hidden_size * width / 2
     full_layer = 34 * token_bytes
     layers = 2 * token_bytes * shape.num_layers + full_layer if checkpointing else full_layer * shape.num_layers
@@ -88,12 +99,16 @@ def _limit_bytes(profile: Profile) -> float:
 
 
 def choose_layout(profile: Profile, shape: ModelShape) -> Layout:
-    """The first layout that fits, the fastest tried first; the smallest one when none does."""
+    """The first layout that fits, the fastest tried first; the smallest one when none does.
+
+    bf16 begins with ZeRO-2: at stage 1 with fp32 accumulation DeepSpeed takes another optimizer (BF16_Optimizer), which
+    holds 8 bytes for each parameter on every rank and none of the parts that checkpoints are made of.
+    """
     world_size = world_size_of(profile)
     per_rank = batch_sequences(profile, shape, world_size) // world_size
     micro_batches = [size for size in range(min(per_rank, 64), 0, -1) if per_rank % size == 0]
     limit = _limit_bytes(profile)
-    stages: tuple[Literal[1, 2, 3], ...] = (1, 2, 3)
+    stages: tuple[Literal[1, 2, 3], ...] = (2, 3) if precision_of(profile) == "bf16" else (1, 2, 3)
     layouts = []
     for checkpointing, zero_stage, micro_batch in itertools.product((False, True), stages, micro_batches):
         used = memory_bytes_per_device(shape, zero_stage, world_size, micro_batch, checkpointing, precision_of(profile))

@@ -9,11 +9,12 @@ from __future__ import annotations
 from sovereign.estimates import Estimates, Quota, estimate, make_quota
 from sovereign.layout import choose_layout, refusal
 from sovereign.profile import Profile
+from sovereign.profile_training import Goldfish
 from sovereign.recipe import Recipe, RunPhase, make_recipe
 from sovereign.section import Section
 from sovereign.shapes import ModelShape, choose_shape
 
-__all__ = ["Estimates", "ModelShape", "Plan", "Quota", "Recipe", "RunPhase", "plan"]
+__all__ = ["Estimates", "Goldfish", "ModelShape", "Plan", "Quota", "Recipe", "RunPhase", "plan"]
 
 
 class Plan(Section):

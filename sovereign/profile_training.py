@@ -50,6 +50,15 @@ class Phase(Section):
     """Tokens in one sequence, a divisor of model.sequence_length, which is the default; a step keeps its tokens."""
 
 
+class Goldfish(Section):
+    """Goldfish loss against memorisation: one target in k is never learned."""
+
+    k: Annotated[int, Field(ge=2, le=10**6)] = 50
+    """One target in so many is left out."""
+    h: Annotated[int, Field(ge=1, le=10**4)] = 50
+    """Tokens before a target that decide whether it is left out."""
+
+
 class Training(Section):
     """How long and how to train; what is not given follows from the plan."""
 
@@ -69,6 +78,12 @@ class Training(Section):
     """Steps between checkpoints; by default from the plan."""
     compile: bool = True
     """Use torch.compile."""
+    z_loss: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Coefficient of the z-loss, 0 for none; by default from the plan."""
+    document_masking: bool | None = None
+    """Whether attention stops at document ends; by default from the plan."""
+    goldfish: Goldfish | None = None
+    """Goldfish loss, or nothing."""
     phases: tuple[Phase, ...] = ()
     """Parts of the training, in order; without any: warm-up, the peak, linear decay to zero (WSD)."""
 

@@ -11,9 +11,12 @@ from typing import Literal
 from sovereign.errors import PlanError
 from sovereign.layout import Layout, batch_sequences, precision_of, world_size_of
 from sovereign.profile import Profile
-from sovereign.profile_training import RateSpan
+from sovereign.profile_training import Goldfish, RateSpan
 from sovereign.section import Section
 from sovereign.shapes import ModelShape
+
+_DEEP_LAYERS = 24
+"""From so many layers on the initialisation is scaled by depth (training/model.py has the sources)."""
 
 
 class RunPhase(Section):
@@ -62,6 +65,14 @@ class Recipe(Section):
     """AdamW, on matrices only."""
     gradient_clipping: float
     """Maximum gradient norm."""
+    z_loss: float
+    """Coefficient of the z-loss; 0 for none."""
+    document_masking: bool
+    """Attention does not cross the end of a document."""
+    goldfish: Goldfish | None
+    """Goldfish loss."""
+    depth_scaled_init: bool
+    """What writes into the residual stream begins smaller by sqrt(2 x layers)."""
     seed: int
     """Seed of initialisation and data order."""
     checkpoint_every_steps: int
@@ -96,11 +107,21 @@ def make_recipe(profile: Profile, shape: ModelShape, layout: Layout) -> Recipe:
         beta2=0.99 if batch_tokens < 524_288 else 0.95,
         weight_decay=0.1,
         gradient_clipping=1.0,
+        z_loss=_z_loss(profile),
+        document_masking=bool(profile.training.document_masking),
+        goldfish=profile.training.goldfish,
+        depth_scaled_init=shape.num_layers >= _DEEP_LAYERS,
         seed=profile.training.seed,
         checkpoint_every_steps=profile.training.checkpoint_every_steps or max(1, min(1000, num_steps // 4)),
         threads=0 if profile.hardware.gpus_per_node else profile.training.threads_per_pod,
         max_eval_questions=profile.evaluation.max_questions_per_language,
     )
+
+
+def _z_loss(profile: Profile) -> float:
+    """The profile's, else 1e-5 in bf16 (OLMo 2, https://arxiv.org/abs/2501.00656) and none in fp32."""
+    given = profile.training.z_loss
+    return given if given is not None else 1e-5 if precision_of(profile) == "bf16" else 0.0
 
 
 def _phases(profile: Profile, shape: ModelShape, num_steps: int, batch_tokens: int) -> tuple[RunPhase, ...]:

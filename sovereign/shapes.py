@@ -37,11 +37,15 @@ class ModelShape(Section):
     @property
     def num_parameters(self) -> int:
         """All parameters, norms included."""
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
+        return self.num_layers * self.num_layer_parameters + embeddings + self.hidden_size
+
+    @property
+    def num_layer_parameters(self) -> int:
+        """Parameters of one decoder layer."""
         attention = self.hidden_size * self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
         norms = 2 * self.hidden_size + 2 * self.head_dim
-        layer = attention + 3 * self.hidden_size * self.intermediate_size + norms
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
-        return self.num_layers * layer + embeddings + self.hidden_size
+        return attention + 3 * self.hidden_size * self.intermediate_size + norms
 
     @property
     def flops_per_token(self) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,8 @@ from sovereign.errors import CheckpointError
 from sovereign.plan import Plan
 from training.deepspeed_config import PROCESS_GROUP_TIMEOUT, render
 from training.environment import Ranks, import_without, set_rendezvous
-from training.model import LanguageModelLoss, make_model, parameter_groups, why_no_compiler
+from training.loss import LanguageModelLoss
+from training.model import make_model, parameter_groups, why_no_compiler
 from training.schedule import learning_rate
 
 deepspeed = import_without("deepspeed", "mlflow")  # its autotuner's import of MLflow takes longer than all else here
@@ -48,6 +49,17 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
+class StepResult(NamedTuple):
+    """What a step tells, nats for each token."""
+
+    loss: float
+    """Mean cross-entropy."""
+    z_loss: float
+    """Mean z-loss, 0 where the recipe has none."""
+    gradient_norm: float
+    """Of all ranks together, before clipping."""
+
+
 class Engine:
     """The model, its optimizer and DeepSpeed around them."""
 
@@ -63,12 +75,10 @@ class Engine:
             torch.use_deterministic_algorithms(True)  # compiled code adds embedding gradients atomically otherwise
             # It would also write to all fresh memory, a quarter of the time, and nothing reads that.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        self.model = make_model(plan.model, self.recipe.seed)
+        self.model = make_model(plan.model, self.recipe.seed, depth_scaled=self.recipe.depth_scaled_init)
         if weights is not None:
             _load_weights(self.model, weights)
-        if self.recipe.activation_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self._loss = LanguageModelLoss(self.model)
+        self._loss = LanguageModelLoss(self.model, self.recipe)
         optimizer = torch.optim.AdamW(
             parameter_groups(self._loss, self.recipe),
             lr=self.recipe.learning_rate,
@@ -85,33 +95,37 @@ class Engine:
             else:
                 warn(f"training is slower, without torch.compile: {missing}")
 
-    def step(self, number: int, rows: npt.NDArray[np.int64]) -> tuple[float, float]:
-        """Train step `number` on this rank's rows; returns this rank's mean loss (nats) and the gradient norm."""
+    def step(self, number: int, rows: npt.NDArray[np.int64]) -> StepResult:
+        """Train step `number` on this rank's rows; the losses are this rank's."""
         rate = learning_rate(self.recipe, number)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
         losses = []
         for micro_batch in torch.from_numpy(rows).to(self._device).chunk(self.recipe.grad_accumulation):
-            loss = self._engine(micro_batch)
-            self._engine.backward(loss)
+            parts = self._engine(micro_batch)
+            self._engine.backward(parts.objective)
             self._engine.step()
-            losses.append(loss.detach())
-        return torch.stack(losses).mean().item(), float(self._engine.get_global_grad_norm() or 0.0)
+            losses.append(torch.stack([parts.cross_entropy, parts.z_loss]))
+        loss, z_loss = torch.stack(losses).mean(dim=0).tolist()
+        return StepResult(loss, z_loss, float(self._engine.get_global_grad_norm() or 0.0))
 
-    def share(self, loss: float, stop: bool) -> tuple[float, bool]:
-        """The mean loss over all ranks, and whether any of them was asked to stop."""
+    def share(self, own: StepResult, stop: bool) -> tuple[StepResult, bool]:
+        """The mean losses over all ranks, and whether any of them was asked to stop."""
         if dist.get_world_size() == 1:
-            return loss, stop
-        both = torch.tensor([loss / dist.get_world_size(), float(stop)], dtype=torch.float64, device=self._device)
-        dist.all_reduce(both)
-        return both[0].item(), bool(both[1].item())
+            return own, stop
+        sums = torch.tensor([own.loss, own.z_loss, float(stop)], dtype=torch.float64, device=self._device)
+        dist.all_reduce(sums)
+        loss, z_loss, stops = sums.tolist()
+        mean = own._replace(loss=loss / dist.get_world_size(), z_loss=z_loss / dist.get_world_size())
+        return mean, bool(stops)
 
     def evaluate(self, rows: npt.NDArray[np.int64]) -> float:
         """Mean loss (nats) on rows that are not trained on; every rank does the same."""
         total = 0.0
         with torch.no_grad():
             for batch in torch.from_numpy(rows).to(self._device).split(_EVALUATION_ROWS):  # type: ignore[no-untyped-call]
-                total += self._loss.forward(batch).item() * len(batch)  # not compiled: the number of rows varies
+                losses = self._loss.forward(batch)
+                total += losses.cross_entropy.item() * len(batch)
         return total / len(rows)
 
     def weights(self) -> dict[str, torch.Tensor]:

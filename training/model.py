@@ -1,6 +1,9 @@
 """The model: transformers' Qwen3ForCausalLM in the plan's shape, which vLLM, transformers and llama.cpp load as it is.
 
-Suffixes: B sequences, T positions, D width, V vocabulary.
+Weights begin as transformers makes them: normal with standard deviation 0.02 (GPT-2), norms at 1. Where the recipe says
+so, what writes into the residual stream begins smaller by the square root of the number of such writes, 2 x layers, so
+that the stream's variance does not grow with depth (Radford et al. 2019, GPT-2, section 2.3; so do Megatron-LM's runs,
+Shoeybi et al. 2019, https://arxiv.org/abs/1909.08053).
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
@@ -22,8 +24,12 @@ from sovereign.plan import ModelShape, Recipe
 END_OF_TEXT_ID = 0
 
 
-def make_model(shape: ModelShape, seed: int) -> Qwen3ForCausalLM:
-    """A fresh model with random weights that depend on the seed only; float32."""
+INITIAL_DEVIATION = 0.02
+_INTO_RESIDUAL = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
+
+
+def make_model(shape: ModelShape, seed: int, *, depth_scaled: bool = False) -> Qwen3ForCausalLM:
+    """A fresh model with random weights that depend on the arguments only; float32."""
     config = Qwen3Config(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
@@ -38,45 +44,23 @@ def make_model(shape: ModelShape, seed: int) -> Qwen3ForCausalLM:
         eos_token_id=END_OF_TEXT_ID,
         pad_token_id=None,  # a padding id would be a row of the embedding that never learns
         attention_dropout=0.0,
+        initializer_range=INITIAL_DEVIATION,
     )
     torch.manual_seed(seed)
     model = Qwen3ForCausalLM(config)
+    if depth_scaled:
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if name.endswith(_INTO_RESIDUAL):
+                    weight.mul_((2 * shape.num_layers) ** -0.5)
     model.generation_config = GenerationConfig(
         eos_token_id=END_OF_TEXT_ID, pad_token_id=END_OF_TEXT_ID, do_sample=False
     )
     return model
 
 
-class _Head(torch.nn.Module):
-    """Output matrix and cross-entropy."""
-
-    def forward(self, hidden_BTD: torch.Tensor, weight_VD: torch.Tensor, tokens_BT: torch.Tensor) -> torch.Tensor:  # noqa: N803
-        logits_NV = functional.linear(hidden_BTD[:, :-1].flatten(0, 1), weight_VD)  # noqa: N806
-        return functional.cross_entropy(logits_NV.float(), tokens_BT[:, 1:].flatten())
-
-
-class LanguageModelLoss(torch.nn.Module):
-    """Mean cross-entropy of the next token, nats."""
-
-    def __init__(self, model: Qwen3ForCausalLM) -> None:
-        super().__init__()
-        self.model = model
-        self._head = _Head()
-
-    def forward(self, tokens_BT: torch.Tensor) -> torch.Tensor:  # noqa: N803
-        """Loss of predicting tokens_BT[:, 1:]; the last position predicts nothing, so its logits are never made."""
-        hidden_BTD = self.model.model(input_ids=tokens_BT, use_cache=False).last_hidden_state  # noqa: N806
-        loss: torch.Tensor = self._head(hidden_BTD, self.model.lm_head.weight, tokens_BT)
-        return loss
-
-    def compile_parts(self) -> None:
-        """Compile one decoder layer, which all layers share, and the head: much quicker than to compile the whole."""
-        for part in (*self.model.model.layers, self._head):
-            part.compile(dynamic=False)
-
-
 def parameter_groups(model: torch.nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """AdamW's groups: weight decay on matrices, none on norms and embeddings."""
+    """AdamW's groups: weight decay on matrices, none on norms and embeddings (a tied output matrix is one)."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     decayed: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sovereign.errors import StageError
 from sovereign.lake.demonstration import CHAT_TEMPLATE
 from sovereign.lake.documents import Document
-from sovereign.profile import MIN_VOCAB_SIZE
+from sovereign.profile_training import MIN_VOCAB_SIZE
 from sovereign.serving import RESPONSE_TEMPLATE
 
 if TYPE_CHECKING:

@@ -88,20 +88,22 @@ def _loop(session: Session, say: Say) -> None:
         world_size=ranks.world_size,
     )
     for step, rows in zip(steps, batches, strict=True):
-        own_loss, gradient_norm = session.engine.step(step, rows)
-        loss, is_stopped = session.engine.share(own_loss, session.stop.is_set())
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss is {loss} at step {step}", hint="lower training.learning_rate")
+        own = session.engine.step(step, rows)
+        result, is_stopped = session.engine.share(own, session.stop.is_set())
+        if not math.isfinite(result.loss):
+            raise TrainingError(f"the loss is {result.loss} at step {step}", hint="lower training.learning_rate")
         done, now = step + 1, time.monotonic()
         is_last = done == recipe.num_steps
         if done % log_every == 0 or is_last:
             values = {
-                "loss": loss,
-                "bits_per_byte": loss / math.log(2) / session.bytes_per_token,
-                "gradient_norm": gradient_norm,
+                "loss": result.loss,
+                "bits_per_byte": result.loss / math.log(2) / session.bytes_per_token,
+                "gradient_norm": result.gradient_norm,
                 "learning_rate": learning_rate(recipe, step),
                 "tokens_per_s": (done % log_every or log_every) * recipe.batch_tokens / (now - logged_at),
             }
+            if recipe.z_loss:
+                values["z_loss"] = result.z_loss
             logged_at = now
             session.log(done, values)
         if done % recipe.checkpoint_every_steps == 0 or is_last or is_stopped:

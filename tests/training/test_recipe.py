@@ -1,8 +1,7 @@
-"""Optimizer groups, DeepSpeed's configuration and the environment of a process."""
+"""The model, the optimizer's groups and the environment of a process."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,26 +13,9 @@ import pytest
 from sovereign.plan import plan
 from sovereign.profile import load_profile
 from sovereign.resources import data_path
-from training.deepspeed_config import render
 
 PROFILES = data_path("templates") / "profiles"
 DEMO = plan(load_profile(PROFILES / "demo.yaml"))
-
-
-@pytest.mark.parametrize("profile", ["demo", "ci", "realtext", "site", "nation"])
-def test_deepspeed_takes_the_configuration_of_every_profile(profile: str) -> None:
-    """DeepSpeed's own parser accepts it, and reads from it what the recipe says."""
-    from training.engine import deepspeed
-
-    resolved = plan(load_profile(PROFILES / f"{profile}.yaml"))
-    recipe, config = resolved.recipe, json.loads(json.dumps(render(resolved)))
-    sizes = ("train_batch_size", "gradient_accumulation_steps")
-    alone = config | {"train_batch_size": config["train_batch_size"] // recipe.world_size}  # this process is alone
-    parsed = deepspeed.DeepSpeedConfig(alone)
-    assert [getattr(parsed, name) for name in sizes] == [alone[name] for name in sizes]
-    assert (parsed.zero_config.stage, parsed.zero_config.overlap_comm) == (recipe.zero_stage, False)
-    assert parsed.gradient_clipping == recipe.gradient_clipping
-    assert parsed.bfloat16_config.enabled == (recipe.precision == "bf16")
 
 
 def test_norms_and_embeddings_do_not_decay() -> None:
