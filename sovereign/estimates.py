@@ -5,12 +5,20 @@ from __future__ import annotations
 import math
 
 from sovereign.errors import PlanError
-from sovereign.hardware import ACCELERATORS, CPU_RUNTIME_BYTES, GB, Accelerator
+from sovereign.goodput import (
+    CHECKPOINT_BYTES_PER_PARAMETER,
+    INTERRUPTIONS_PER_GPU_DAY,
+    checkpoint_times,
+    goodput,
+    time_between_interruptions_s,
+)
+from sovereign.hardware import ACCELERATORS, CPU_RUNTIME_BYTES, GB
 from sovereign.layout import Layout
 from sovereign.profile import EmbeddedTarget, Profile
 from sovereign.recipe import Recipe
 from sovereign.section import Section
 from sovereign.shapes import ModelShape
+from sovereign.speed import training_speed
 
 HOURS_PER_DAY = 24
 SERVICE_CPU_M = 850 + 550
@@ -35,7 +43,7 @@ class Estimates(Section):
     mfu_source: str
     """Where the assumption comes from."""
     days: float
-    """Wall clock of training."""
+    """Training without interruptions."""
     energy_kwh: float
     """Energy of the training machines, PUE included."""
     cost: float
@@ -46,6 +54,12 @@ class Estimates(Section):
     """Emissions."""
     checkpoint_gb: float
     """One checkpoint (weights fp32 and optimizer states)."""
+    checkpoint_s: float
+    """Time for which training stands still at each checkpoint, seconds."""
+    interruptions_per_day: float
+    """Expected of so many GPUs; 0 on CPU, where nothing is published."""
+    goodput: float
+    """Training time as a part of all time, with checkpoints and interruptions."""
     storage_gb: float
     """Text, token shards, three checkpoints and the exported model."""
     storage_limit_gb: float
@@ -71,18 +85,6 @@ class Quota(Section):
     """Pods of the training job."""
 
 
-def _devices_and_mfu(profile: Profile, device: Accelerator) -> tuple[int, float]:
-    """Devices that work and their MFU. Ranks on CPU stay on one machine where spreading them would be slower."""
-    hardware = profile.hardware
-    if hardware.gpus_per_node:
-        mfu = device.mfu_one_node if hardware.nodes == 1 else device.mfu_many_nodes
-        return hardware.nodes * hardware.gpus_per_node, mfu
-    threads = profile.training.pods * profile.training.threads_per_pod
-    one = min(threads, hardware.cpus_per_node), device.mfu_one_node
-    many = min(threads, hardware.cpus_per_node * hardware.nodes), device.mfu_many_nodes
-    return max(one, many, key=lambda choice: choice[0] * choice[1])
-
-
 def estimate(profile: Profile, shape: ModelShape, layout: Layout, recipe: Recipe) -> Estimates:
     """What the run will take.
 
@@ -92,13 +94,11 @@ def estimate(profile: Profile, shape: ModelShape, layout: Layout, recipe: Recipe
     hardware, economics = profile.hardware, profile.economics
     device = ACCELERATORS[hardware.accelerator]
     gpus = hardware.nodes * hardware.gpus_per_node
-    devices, mfu = _devices_and_mfu(profile, device)
-    mfu *= layout.speed
-    tokens_per_s = devices * device.peak_flops * mfu / shape.flops_per_token
-    hours = profile.training.tokens / tokens_per_s / 3600
-    energy = hours * devices * (device.power_w + device.host_power_w) / 1000 * economics.pue
+    speed = training_speed(profile, shape, layout)
+    hours = profile.training.tokens / speed.tokens_per_s / 3600
+    energy = hours * speed.devices * (device.power_w + device.host_power_w) / 1000 * economics.pue
     cost = energy * economics.electricity_price_per_kwh + hours * (gpus or hardware.nodes) * economics.gpu_hour_price
-    checkpoint = shape.num_parameters * (14 if recipe.precision == "bf16" else 12)
+    checkpoint = shape.num_parameters * CHECKPOINT_BYTES_PER_PARAMETER
     corpus_tokens = profile.corpus.tokens or profile.training.tokens
     storage = corpus_tokens * (4.5 * 2 + 4) + 3 * checkpoint + shape.num_parameters * 4  # text raw and curated, shards
     if storage > hardware.storage_tb * 1e12:
@@ -107,13 +107,15 @@ def estimate(profile: Profile, shape: ModelShape, layout: Layout, recipe: Recipe
             got=f"{storage / GB:,.1f} GB needed, {hardware.storage_tb * 1e3:,.1f} GB given",
             expected=f"hardware.storage_tb of at least {math.ceil(storage / 1e8) / 1e4}",
         )
+    times = checkpoint_times(shape.num_parameters, recipe.world_size, math.ceil(recipe.world_size / hardware.nodes))
+    interval_s = recipe.checkpoint_every_steps * recipe.batch_tokens / speed.tokens_per_s
     return Estimates(
         num_nodes=hardware.nodes,
         num_gpus=gpus,
         memory_per_device_gb=layout.memory_bytes / GB,
         memory_limit_gb=layout.limit_bytes / GB,
-        tokens_per_s=tokens_per_s,
-        mfu=mfu,
+        tokens_per_s=speed.tokens_per_s,
+        mfu=speed.mfu,
         mfu_source=device.mfu_source,
         days=hours / HOURS_PER_DAY,
         energy_kwh=energy,
@@ -121,6 +123,11 @@ def estimate(profile: Profile, shape: ModelShape, layout: Layout, recipe: Recipe
         currency=economics.currency,
         co2_kg=energy * economics.co2_g_per_kwh / 1000,
         checkpoint_gb=checkpoint / GB,
+        checkpoint_s=times.stall_s,
+        interruptions_per_day=gpus * INTERRUPTIONS_PER_GPU_DAY,
+        goodput=goodput(interval_s, times, time_between_interruptions_s(gpus))
+        if gpus
+        else interval_s / (interval_s + times.stall_s),
         storage_gb=storage / GB,
         storage_limit_gb=hardware.storage_tb * 1e3,
     )

@@ -9,11 +9,13 @@ import math
 from typing import Literal
 
 from sovereign.errors import PlanError
+from sovereign.goodput import checkpoint_times, daly_interval_s, time_between_interruptions_s
 from sovereign.layout import Layout, batch_sequences, precision_of, world_size_of
 from sovereign.profile import Profile
 from sovereign.profile_training import Goldfish, RateSpan
 from sovereign.section import Section
 from sovereign.shapes import ModelShape
+from sovereign.speed import training_speed
 
 _DEEP_LAYERS = 24
 """From so many layers on the initialisation is scaled by depth (training/model.py has the sources)."""
@@ -112,10 +114,27 @@ def make_recipe(profile: Profile, shape: ModelShape, layout: Layout) -> Recipe:
         goldfish=profile.training.goldfish,
         depth_scaled_init=shape.num_layers >= _DEEP_LAYERS,
         seed=profile.training.seed,
-        checkpoint_every_steps=profile.training.checkpoint_every_steps or max(1, min(1000, num_steps // 4)),
+        checkpoint_every_steps=profile.training.checkpoint_every_steps
+        or _checkpoint_interval(profile, shape, layout, num_steps, batch_tokens),
         threads=0 if profile.hardware.gpus_per_node else profile.training.threads_per_pod,
         max_eval_questions=profile.evaluation.max_questions_per_language,
     )
+
+
+def _checkpoint_interval(profile: Profile, shape: ModelShape, layout: Layout, num_steps: int, batch_tokens: int) -> int:
+    """Steps between checkpoints: at least four in a run; on GPUs Daly's optimum, no oftener than the store takes them.
+
+    On CPU, where no rate of interruptions is published, at most 1000 steps.
+    """
+    most = max(1, num_steps // 4)
+    hardware = profile.hardware
+    if not hardware.gpus_per_node:
+        return min(1000, most)
+    world_size = world_size_of(profile)
+    times = checkpoint_times(shape.num_parameters, world_size, hardware.gpus_per_node)
+    best_s = daly_interval_s(times.stall_s, time_between_interruptions_s(world_size))
+    step_s = batch_tokens / training_speed(profile, shape, layout).tokens_per_s
+    return max(1, min(most, round(max(best_s, times.upload_s) / step_s)))
 
 
 def _z_loss(profile: Profile) -> float:

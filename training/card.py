@@ -123,7 +123,7 @@ def _curve(history: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
     return [(int(line["step"]), float(line["loss"])) for line in history if "step" in line and "loss" in line]
 
 
-def _figure(num_columns: int) -> tuple[Figure, Sequence[Axes]]:
+def make_figure(num_columns: int) -> tuple[Figure, Sequence[Axes]]:
     """A figure with axes side by side, without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -141,7 +141,7 @@ def _figure(num_columns: int) -> tuple[Figure, Sequence[Axes]]:
 def _plot_loss(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Loss over steps."""
     curve = _curve(history)
-    figure, (axis,) = _figure(1)
+    figure, (axis,) = make_figure(1)
     axis.plot([step for step, _ in curve], [loss for _, loss in curve], color=_BLUE, linewidth=1.6)
     axis.set(xlabel="optimizer step", ylabel="training loss (nats per token)", title="Training loss", ylim=(0, None))
     if curve:
@@ -152,7 +152,7 @@ def _plot_loss(history: Sequence[Mapping[str, Any]], path: Path) -> None:
 def _plot_languages(evaluation: Mapping[str, Any], path: Path) -> None:
     """Bits per byte and, where there are questions, accuracy: bars by language."""
     rows, questions = evaluation["bits_per_byte"]["by_language"], evaluation["questions"]["by_language"]
-    figure, axes = _figure(2 if questions else 1)
+    figure, axes = make_figure(2 if questions else 1)
     measures = [measure for measure in _MEASURES if measure[0] in next(iter(rows.values()))]
     bars = [
         (label, colour, hatch, {lang: row[name] for lang, row in rows.items()})

@@ -117,7 +117,7 @@ class LanguageModelLoss(torch.nn.Module):
         )
         return Losses(objective, cross_entropy.detach(), z_loss.detach())
 
-    def compile_parts(self) -> None:
+    def compile_parts(self, backend: str = "inductor") -> None:
         """Compile one decoder layer, which all layers share, and the head: much quicker than to compile the whole."""
         for part in (*self.model.model.layers, self._head):
-            part.compile(dynamic=False)
+            part.compile(dynamic=False, backend=backend)

@@ -56,7 +56,11 @@ def plan_rows(plan: Plan) -> list[tuple[str, str]]:
         ("energy", f"{estimates.energy_kwh:,.3g} kWh, {estimates.co2_kg:,.3g} kg CO2e"),
         ("cost", f"{estimates.cost:,.2f} {estimates.currency}"),
         ("storage", f"{estimates.storage_gb:,.1f} of {estimates.storage_limit_gb:,.0f} GB"),
-        ("checkpoint", f"{estimates.checkpoint_gb:,.2f} GB"),
+        (
+            "checkpoint",
+            f"{estimates.checkpoint_gb:,.2f} GB every {recipe.checkpoint_every_steps:,} steps, "
+            f"goodput {estimates.goodput:.1%} at {estimates.interruptions_per_day:.2g} interruptions a day",
+        ),
     ]
 
 

@@ -100,17 +100,23 @@ def test_the_loss_and_its_gradient_do_not_cross_documents() -> None:
     assert abs(mixed - alone) > 0.01, "the model does not look at what it must not see: the test shows nothing"
 
 
-@pytest.mark.skipif(why_no_compiler() is not None, reason=str(why_no_compiler()))
 @pytest.mark.filterwarnings("default")  # torch's compiler warns of what it does itself
-def test_compiled_it_is_the_same() -> None:
-    loss = make_loss(RECIPE.model_copy(update={"z_loss": 1e-3, "goldfish": Goldfish(k=4, h=3)}))
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.drill)])
+def test_compiled_it_is_the_same(backend: str, checkpointing: bool) -> None:
+    """The quick backend captures the same graphs, forward and backward; Inductor's C++ takes half a minute of CPU."""
+    if backend == "inductor" and (missing := why_no_compiler()):
+        pytest.skip(missing)
+    additions = {"z_loss": 1e-3, "goldfish": Goldfish(k=4, h=3), "activation_checkpointing": checkpointing}
+    loss = make_loss(RECIPE.model_copy(update=additions))
     expected = loss(packed())
     expected.objective.backward()
     gradient = loss.model.lm_head.weight.grad
     assert gradient is not None
     expected_gradient = gradient.clone()
     loss.zero_grad()
-    loss.compile_parts()
+    torch.compiler.reset()
+    loss.compile_parts(backend)
     found = loss(packed())
     found.objective.backward()
     torch.testing.assert_close(tuple(found), tuple(expected), rtol=1e-4, atol=1e-4)

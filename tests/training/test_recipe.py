@@ -9,8 +9,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
-from sovereign.plan import plan
+from sovereign.plan import ModelShape, plan
 from sovereign.profile import load_profile
 from sovereign.resources import data_path
 
@@ -18,16 +19,44 @@ PROFILES = data_path("templates") / "profiles"
 DEMO = plan(load_profile(PROFILES / "demo.yaml"))
 
 
-def test_norms_and_embeddings_do_not_decay() -> None:
+def make_shape(*, tied: bool) -> ModelShape:
+    """The demonstration's shape with one layer and a small vocabulary."""
+    return DEMO.model.model_copy(update={"num_layers": 1, "vocab_size": 64, "tied": tied})
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_norms_and_embeddings_do_not_decay(tied: bool) -> None:
+    """An output matrix of its own decays as other matrices do; one that is the embedding does not."""
     from training.model import make_model, parameter_groups
 
-    shape = DEMO.model.model_copy(update={"num_layers": 1, "vocab_size": 64})
+    shape = make_shape(tied=tied)
     model = make_model(shape, 0)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decayed, others = ([names[id(p)] for p in group["params"]] for group in parameter_groups(model, DEMO.recipe))
-    assert len(decayed) == 7 and all(name.endswith("proj.weight") for name in decayed)
+    assert len(decayed) == (7 if tied else 8)
+    assert all(name.endswith("proj.weight") or name == "lm_head.weight" for name in decayed)
     assert sorted(others) == sorted(set(names.values()) - set(decayed))
+    assert "model.embed_tokens.weight" in others
     assert sum(parameter.numel() for parameter in model.parameters()) == shape.num_parameters
+
+
+def test_weights_begin_as_the_recipe_says() -> None:
+    from training.model import make_model
+
+    shape = DEMO.model.model_copy(update={"num_layers": 8, "tied": False})
+    plain, scaled = (dict(make_model(shape, 1, depth_scaled=deep).named_parameters()) for deep in (False, True))
+    for name, weight in plain.items():
+        if weight.dim() == 1:
+            assert (weight == 1).all(), name
+            continue
+        assert weight.std().item() == pytest.approx(0.02, rel=0.03), name
+        expected = weight / 4 if name.endswith(("o_proj.weight", "down_proj.weight")) else weight
+        assert torch.equal(scaled[name], expected), name
+
+
+def test_small_models_begin_plain_and_deep_ones_scaled() -> None:
+    deep = {name: plan(load_profile(PROFILES / f"{name}.yaml")).recipe.depth_scaled_init for name in ("demo", "site")}
+    assert deep == {"demo": False, "site": True}
 
 
 def in_process(code: str, tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:

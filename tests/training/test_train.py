@@ -113,6 +113,36 @@ def test_another_configuration_starts_afresh(
     assert [path.parent.name for path in commits] == ["step-00000002"], "checkpoints of the old run are left"
 
 
+def test_phases_and_losses_go_on_after_a_kill(
+    start_training: Start, store_root: Path, tokens: Path, tmp_path: Path
+) -> None:
+    """Another sequence length and rate in each phase, documents apart, z-loss and goldfish loss: bit-identical too."""
+    phases = [
+        {"tokens": 6 * 256, "learning_rate": {"start": 0, "end": 1}, "sequence_length": 32},
+        {"tokens": 6 * 256, "learning_rate": {"start": 1, "end": 0, "shape": "sqrt"}},
+    ]
+    losses_too = {"z_loss": 1e-3, "document_masking": True, "goldfish": {"k": 4, "h": 8}, "phases": phases}
+    profile = tmp_path / "phases.yaml"
+    profile.write_text(json.dumps(PROFILE | {"training": PROFILE["training"] | losses_too}))  # type: ignore[operator]
+    whole = Path(shutil.copytree(tokens, tmp_path / "whole-store"))
+    assert run(start_training, profile, whole, tmp_path / "whole") == 0, events(tmp_path / "whole.log")
+    process = start_training(profile, store_root, tmp_path / "first", tmp_path / "first.log")
+    wait_until(lambda: any(store_root.glob(f"{TRAIN}/checkpoints/*/*/COMMIT")) or process.exitcode is not None)
+    os.kill(int(process.pid or 0), signal.SIGKILL)
+    process.join(TIMEOUT_S)
+    assert run(start_training, profile, store_root, tmp_path / "second") == 0, events(tmp_path / "second.log")
+    assert receipt(store_root).metrics["resumed_from"] > 0
+    resumed, undisturbed = ((root / TRAIN / "model" / "model.safetensors").read_bytes() for root in (store_root, whole))
+    assert resumed == undisturbed
+    lines = [json.loads(line) for line in (store_root / TRAIN / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert losses(store_root) == losses(whole)
+    assert all(0 < line["z_loss"] < line["loss"] for line in steps)
+    rates = [line["learning_rate"] / 4e-3 for line in steps]
+    assert rates[:6] == pytest.approx([n / 6 for n in range(1, 7)])
+    assert rates[6:] == pytest.approx([1 - (n / 6) ** 0.5 for n in range(6)])
+
+
 def test_two_ranks_give_nearly_the_same_as_one(
     start_training: Start, store_root: Path, whole_run: Path, tmp_path: Path
 ) -> None:

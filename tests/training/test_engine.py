@@ -1,0 +1,106 @@
+"""The engine under DeepSpeed: what it holds in memory, and that bf16 learns as fp32 does."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import warnings
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign.layout import model_state_bytes
+from sovereign.plan import Plan, plan
+from sovereign.profile import Profile
+from tests.training.conftest import PROFILE
+
+PLAN = plan(Profile.model_validate(PROFILE | {"model": {"parameters": 4e5, "vocab_size": 1024, "sequence_length": 64}}))
+STEPS = 4
+
+
+def with_recipe(zero_stage: int, precision: str) -> Plan:
+    """The plan with another layout; two micro-batches, so that gradients are accumulated."""
+    changes: dict[str, Any] = {"zero_stage": zero_stage, "precision": precision}
+    recipe = PLAN.recipe.model_copy(update=changes | {"micro_batch": 2, "grad_accumulation": 2, "z_loss": 1e-4})
+    return PLAN.model_copy(update={"recipe": recipe})
+
+
+def bytes_of_tensors() -> int:
+    """Memory of all tensors that this process holds."""
+    import torch
+
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # isinstance looks at attributes that are deprecated
+        tensors = [item for item in gc.get_objects() if isinstance(item, torch.Tensor)]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+def run_steps(resolved: Plan, workdir: Path, answers: Connection) -> None:
+    """Send losses, and bytes of all tensors between steps."""
+    from training import environment
+
+    ranks = environment.prepare(workdir, threads=1, world_size=1)
+    import numpy as np
+
+    from training.engine import Engine, join
+
+    join(ranks)
+    engine = Engine(resolved, None, print)
+    rows = np.random.default_rng(0).integers(1, resolved.model.vocab_size, (4, resolved.model.sequence_length))
+    losses = [engine.step(step, rows)._asdict() for step in range(STEPS)]
+    answers.send({"losses": losses, "bytes": bytes_of_tensors(), "optimizer": type(engine._engine.optimizer).__name__})
+
+
+def measure(resolved: Plan, workdir: Path) -> dict[str, Any]:
+    """What `run_steps` sends, from a process of its own."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["training.train", "training.session"])
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=run_steps, args=(resolved, workdir, sender))
+    process.start()
+    sender.close()
+    try:
+        answer: dict[str, Any] = receiver.recv()
+    finally:
+        process.join()
+    return answer
+
+
+@pytest.fixture(scope="module")
+def in_fp32(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The layout of the demonstration."""
+    return measure(with_recipe(1, "fp32"), tmp_path_factory.mktemp("fp32"))
+
+
+def check_memory(found: dict[str, Any], zero_stage: int, precision: str) -> None:
+    """The plan counts the end of a backward pass; between steps, stages 1 and 2 have given the gradients back."""
+    assert found["optimizer"].startswith("DeepSpeedZeroOptimizer"), "another one holds other parts"
+    planned = model_state_bytes(PLAN.model, zero_stage, 1, precision)
+    given_back = {(1, "fp32"): 4, (2, "bf16"): 2 + 4, (3, "bf16"): 0}[zero_stage, precision] * PLAN.num_parameters
+    if zero_stage == 3:  # what one rank holds is whole: nothing is gathered
+        given_back += 4 * PLAN.model.vocab_size * PLAN.model.hidden_size
+    assert found["bytes"] == pytest.approx(planned - given_back, rel=0.02)
+
+
+def test_memory_of_the_demonstration_is_the_plans(in_fp32: dict[str, Any]) -> None:
+    check_memory(in_fp32, 1, "fp32")
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_bf16_holds_what_the_plan_says_and_learns_as_fp32_does(
+    zero_stage: int, in_fp32: dict[str, Any], tmp_path: Path
+) -> None:
+    found = measure(with_recipe(zero_stage, "bf16"), tmp_path)
+    check_memory(found, zero_stage, "bf16")
+    assert in_fp32["losses"][-1]["loss"] < in_fp32["losses"][0]["loss"] - 0.1
+    for in_bf16, exact in zip(found["losses"], in_fp32["losses"], strict=True):
+        assert in_bf16["loss"] == pytest.approx(exact["loss"], abs=0.02)
+        assert in_bf16["z_loss"] == pytest.approx(exact["z_loss"], rel=0.02)
+        assert in_bf16["gradient_norm"] == pytest.approx(exact["gradient_norm"], rel=0.05)
