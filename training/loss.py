@@ -102,7 +102,7 @@ class LanguageModelLoss(torch.nn.Module):
         super().__init__()
         self.model = model
         self._masks_documents, self._goldfish = recipe.document_masking, recipe.goldfish
-        self._head = _Head(recipe.z_loss)
+        self.head = _Head(recipe.z_loss)
         if recipe.activation_checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
@@ -112,12 +112,12 @@ class LanguageModelLoss(torch.nn.Module):
         positions_BT = document_positions(tokens_BT) if self._masks_documents else None
         output = self.model.model(input_ids=tokens_BT, position_ids=positions_BT, use_cache=False)
         is_learned_BT = goldfish_targets(tokens_BT, self._goldfish) if self._goldfish else None
-        objective, cross_entropy, z_loss = self._head(
+        objective, cross_entropy, z_loss = self.head(
             output.last_hidden_state, self.model.lm_head.weight, tokens_BT, is_learned_BT
         )
         return Losses(objective, cross_entropy.detach(), z_loss.detach())
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile one decoder layer, which all layers share, and the head: much quicker than to compile the whole."""
-        for part in (*self.model.model.layers, self._head):
+        for part in (*self.model.model.layers, self.head):
             part.compile(dynamic=False, backend=backend)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sovereign.goodput import (
@@ -29,6 +29,7 @@ def test_intervals_of_a_case_by_hand() -> None:
     assert daly_interval_s(1000, 400) == 400
 
 
+@settings(deadline=None)
 @given(stall_s=st.floats(0.1, 1000), between_s=st.floats(1000, 1e7), upload_s=st.floats(0, 1000))
 def test_no_interval_is_better_than_dalys(stall_s: float, between_s: float, upload_s: float) -> None:
     assume(stall_s < between_s / 10)

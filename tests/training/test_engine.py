@@ -99,8 +99,10 @@ def test_bf16_holds_what_the_plan_says_and_learns_as_fp32_does(
 ) -> None:
     found = measure(with_recipe(zero_stage, "bf16"), tmp_path)
     check_memory(found, zero_stage, "bf16")
+    first, exact_first = found["losses"][0], in_fp32["losses"][0]
+    assert first["gradient_norm"] == pytest.approx(exact_first["gradient_norm"], rel=0.02)
     assert in_fp32["losses"][-1]["loss"] < in_fp32["losses"][0]["loss"] - 0.1
     for in_bf16, exact in zip(found["losses"], in_fp32["losses"], strict=True):
         assert in_bf16["loss"] == pytest.approx(exact["loss"], abs=0.02)
         assert in_bf16["z_loss"] == pytest.approx(exact["z_loss"], rel=0.02)
-        assert in_bf16["gradient_norm"] == pytest.approx(exact["gradient_norm"], rel=0.05)
+        assert in_bf16["gradient_norm"] == pytest.approx(exact["gradient_norm"], rel=0.15)  # the weights part slowly

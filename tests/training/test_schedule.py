@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovereign.errors import PlanError
@@ -24,6 +24,7 @@ def recipe_of(**training: Any) -> Recipe:
     return plan(Profile.model_validate(data)).recipe
 
 
+@settings(deadline=None)
 @given(num_steps=st.integers(1, 5000))
 def test_without_phases_it_is_wsd_to_the_last_bit(num_steps: int) -> None:
     recipe = recipe_of(tokens=num_steps * 2048)
@@ -39,6 +40,7 @@ spans = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(phases=st.lists(st.tuples(st.integers(1, 300), spans), min_size=1, max_size=5))
 def test_phases_move_the_rate_within_their_spans(phases: list[tuple[int, dict[str, Any]]]) -> None:
     given = [{"tokens": steps * 2048, "learning_rate": span} for steps, span in phases]
