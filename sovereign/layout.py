@@ -2,8 +2,8 @@
 
 Model states as DeepSpeed holds them (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054, and what its optimizers
 add; tests compare with its own estimators and with tensors counted in a process); activations with flash attention
-34 s b d per layer (Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198); batch from the OLMo ladder (AI2):
-327,680 (N/108M)^(2/3) tokens.
+34 s b d per layer (Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198); batch from the OLMo ladder (Bhagia
+et al. 2024, https://arxiv.org/abs/2412.04403): 327,680 (N/108M)^(2/3) tokens.
 """
 
 from __future__ import annotations

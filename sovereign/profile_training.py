@@ -46,7 +46,7 @@ class Phase(Section):
     """Its share of the budget, tokens; begins and ends with a whole step."""
     learning_rate: RateSpan = RateSpan()
     """The learning rate; by default the peak."""
-    sequence_length: Annotated[int, Field(ge=64, le=2**20)] | None = None
+    sequence_length: Annotated[int, Field(ge=16, le=2**20)] | None = None
     """Tokens in one sequence, a divisor of model.sequence_length, which is the default; a step keeps its tokens."""
 
 
@@ -80,8 +80,8 @@ class Training(Section):
     """Use torch.compile."""
     z_loss: Annotated[float, Field(ge=0, le=1)] | None = None
     """Coefficient of the z-loss, 0 for none; by default from the plan."""
-    document_masking: bool | None = None
-    """Whether attention stops at document ends; by default from the plan."""
+    document_masking: bool = False
+    """Attention stops at document ends, and positions begin anew; costs some speed."""
     goldfish: Goldfish | None = None
     """Goldfish loss, or nothing."""
     phases: tuple[Phase, ...] = ()

@@ -1,6 +1,8 @@
 """The recipe: the training configuration that follows from profile, shape and layout.
 
-Learning rate from the OLMo ladder (AI2): 0.00235 (N/108M)^(-1/3).
+Learning rate: half of the OLMo ladder's (Bhagia et al. 2024, https://arxiv.org/abs/2412.04403), 0.0047 (N/108M)^(-1/3).
+AdamW's betas and weight decay, clipping, warm-up and decay: the same, OLMo 2 (https://arxiv.org/abs/2501.00656) and WSD
+(Hu et al. 2024, https://arxiv.org/abs/2404.06395).
 """
 
 from __future__ import annotations
@@ -110,7 +112,7 @@ def make_recipe(profile: Profile, shape: ModelShape, layout: Layout) -> Recipe:
         weight_decay=0.1,
         gradient_clipping=1.0,
         z_loss=_z_loss(profile),
-        document_masking=bool(profile.training.document_masking),
+        document_masking=profile.training.document_masking,
         goldfish=profile.training.goldfish,
         depth_scaled_init=shape.num_layers >= _DEEP_LAYERS,
         seed=profile.training.seed,
