@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sovereign.plan import Plan
+from sovereign.plan import Plan, RunPhase
 
 
 class Summary(BaseModel):
@@ -39,6 +39,7 @@ def plan_rows(plan: Plan) -> list[tuple[str, str]]:
     model, recipe, estimates, quota = plan.model, plan.recipe, plan.estimates, plan.quota
     where = f"{estimates.num_gpus} GPUs" if estimates.num_gpus else f"{recipe.world_size} CPU processes"
     shape = f"{model.num_layers} layers x {model.hidden_size}, {model.num_heads} heads ({model.num_kv_heads} key/value)"
+    interrupted = f" at {estimates.interruptions_per_day:.2g} interruptions a day" if estimates.num_gpus else ""
     ranks = f"{recipe.world_size} ranks x {recipe.micro_batch} sequences x {recipe.grad_accumulation} accumulations"
     return [
         ("machines", f"{estimates.num_nodes} nodes, {where}, {quota.num_pods} training pods"),
@@ -48,7 +49,8 @@ def plan_rows(plan: Plan) -> list[tuple[str, str]]:
             f"{recipe.num_tokens:,} tokens in {recipe.num_steps:,} steps of {model.sequence_length}-token sequences",
         ),
         ("batch", f"{recipe.batch_tokens:,} tokens = {ranks}"),
-        ("recipe", f"ZeRO-{recipe.zero_stage}, {recipe.precision}, learning rate {recipe.learning_rate:g} (WSD)"),
+        ("recipe", f"ZeRO-{recipe.zero_stage}, {recipe.precision}, learning rate {recipe.learning_rate:g}"),
+        ("phases", ", ".join(map(_phase, recipe.phases)) + " of the peak"),
         ("memory", f"{estimates.memory_per_device_gb:.1f} of {estimates.memory_limit_gb:.1f} GB on each device"),
         ("speed", f"{estimates.tokens_per_s:,.0f} tokens/s at {estimates.mfu:.0%} MFU"),
         ("MFU from", estimates.mfu_source),
@@ -56,11 +58,8 @@ def plan_rows(plan: Plan) -> list[tuple[str, str]]:
         ("energy", f"{estimates.energy_kwh:,.3g} kWh, {estimates.co2_kg:,.3g} kg CO2e"),
         ("cost", f"{estimates.cost:,.2f} {estimates.currency}"),
         ("storage", f"{estimates.storage_gb:,.1f} of {estimates.storage_limit_gb:,.0f} GB"),
-        (
-            "checkpoint",
-            f"{estimates.checkpoint_gb:,.2f} GB every {recipe.checkpoint_every_steps:,} steps, "
-            f"goodput {estimates.goodput:.1%} at {estimates.interruptions_per_day:.2g} interruptions a day",
-        ),
+        ("checkpoint", f"{estimates.checkpoint_gb:,.2f} GB every {recipe.checkpoint_every_steps:,} steps"),
+        ("goodput", f"{estimates.goodput:.1%}{interrupted}"),
     ]
 
 
@@ -96,6 +95,12 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
     rows.append(("files", summary.site))
     rows.append(("remove", summary.remove))
     return rows
+
+
+def _phase(phase: RunPhase) -> str:
+    span = phase.learning_rate
+    rate = f"{span.start:.0%}" if span.start == span.end else f"{span.start:.0%} to {span.end:.0%}"
+    return f"{phase.num_steps:,} steps at {rate}"
 
 
 def _duration(days: float) -> str:
