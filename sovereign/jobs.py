@@ -23,12 +23,11 @@ from sovereign.store import Store
 
 NAMESPACE = "training"
 KEY_ANNOTATION = "sovereign.local/stage-key"
-QUEUE_API = "kueue.x-k8s.io/v1beta2"
+QUEUE_API = "kueue.x-k8s.io/v1beta1"
+"""The version that is stored: any other needs Kueue's conversion webhook, which starts after the API server."""
 POLL_S = 0.5
 OUTAGE_LIMIT_S = 180.0
-"""How long the API server may be away while a Job is followed."""
-_STARTING_LIMIT_S = 60.0
-"""How long the API server and Kueue's webhook may refuse a command that changes a Job, after a restart of the node."""
+"""How long the API server may be away while a Job is followed, queued or stopped."""
 
 Object = dict[str, Any]
 
@@ -60,7 +59,7 @@ class ClusterApi(Protocol):
 _patiently = tenacity.retry(
     retry=tenacity.retry_if_exception_type(TemporaryClusterError),
     wait=tenacity.wait_fixed(POLL_S),
-    stop=tenacity.stop_after_delay(_STARTING_LIMIT_S),
+    stop=tenacity.stop_after_delay(OUTAGE_LIMIT_S),
     reraise=True,
 )
 

@@ -117,8 +117,8 @@ def specs(live: LiveSite) -> dict[str, Object]:
 def without_own(spec: Any) -> Any:
     """The spec without addresses, and without what a Job gets from its UID: labels, selectors, its workload's name."""
     if isinstance(spec, dict):
-        own = ("clusterIP", "clusterIPs", "controller-uid", "batch.kubernetes.io/controller-uid")
-        own += ("kueue.x-k8s.io/workload",)
+        own = {"clusterIP", "clusterIPs", "controller-uid", "batch.kubernetes.io/controller-uid"}
+        own.add("kueue.x-k8s.io/workload")
         return {key: without_own(value) for key, value in spec.items() if key not in own}
     return [without_own(value) for value in spec] if isinstance(spec, list) else spec
 
