@@ -8,6 +8,7 @@ SovereignError
 ├── ToolError           an upstream program or distribution package is missing or cannot be built
 ├── StoreError          an object or file of the lake is missing or damaged
 ├── SourceError         a data source cannot be read
+├── UnusableBaseError   training cannot continue from this model
 ├── StageError          a stage failed
 ├── NodeError           the embedded node cannot be made, repaired or removed
 ├── ClusterError        the API server refused an object, or a wait for it failed
@@ -77,6 +78,10 @@ class StoreError(SovereignError):
 
 class SourceError(SovereignError):
     """A data source cannot be read."""
+
+
+class UnusableBaseError(SovereignError):
+    """Training cannot continue from this model."""
 
 
 class StageError(SovereignError):

@@ -117,6 +117,11 @@ def consume(lines: Iterable[str], report: Report) -> deque[str]:
     return kept
 
 
+def tracking_uri(data_dir: Path) -> str:
+    """Where MLflow keeps the runs and models of stages that run without a cluster."""
+    return f"sqlite:///{data_dir / 'mlflow.db'}"
+
+
 class LocalRunner:
     """Runs stages as processes of this machine, with the lake in a folder."""
 
@@ -130,7 +135,7 @@ class LocalRunner:
     @property
     def tracking_uri(self) -> str:
         """Where MLflow keeps runs and models."""
-        return f"sqlite:///{self.data_dir / 'mlflow.db'}"
+        return tracking_uri(self.data_dir)
 
     def current(self, name: str) -> Receipt | None:
         return current_receipt(name, self.profile, self.plan, self.store)

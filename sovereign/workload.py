@@ -125,6 +125,7 @@ def job_context(
     """
     quota = plan.quota
     on_gpus = stage == "train" and quota.pod_gpus > 0
+    models_gb = plan.num_parameters * 8 / 1e9 if plan.base else 0  # the base and what is made of it
     sources = source_folders(profile) if stage == "corpus" and runtime.mode == "host" else ()
     job = {
         "name": name,
@@ -138,6 +139,6 @@ def job_context(
         "cpu_m": quota.pod_cpu_m,
         "memory_gb": quota.pod_memory_gb,
         "threads": max(1, plan.recipe.threads),
-        "disk_gb": math.ceil(10 + 3 * plan.estimates.checkpoint_gb + 4e-9 * plan.recipe.num_tokens),
+        "disk_gb": math.ceil(10 + 3 * plan.estimates.checkpoint_gb + 4e-9 * plan.recipe.num_tokens + models_gb),
     }
     return {**platform_context(profile, plan, runtime), "job": job}

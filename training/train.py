@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sovereign.base import base_inputs
 from sovereign.errors import TrainingError
 from sovereign.plan import Plan
 from sovereign.profile import Profile
@@ -128,9 +129,16 @@ def _shown(session: Session, done: int) -> dict[str, float]:
 
 def _config(_profile: Profile, plan: Plan) -> Mapping[str, Any]:
     recipe = plan.recipe.model_dump(exclude={"max_eval_questions", "checkpoint_every_steps"})
-    return {"model": plan.model.model_dump(), "recipe": recipe}
+    base = {"base": plan.base.config()} if plan.base else {}
+    return {"model": plan.model.model_dump(), "recipe": recipe} | base
 
 
 train = Stage(
-    name="train", run=_run, needs=("tokenize",), config=_config, prefix="models/{dataset}/train/", version=VERSION
+    name="train",
+    run=_run,
+    needs=("tokenize",),
+    config=_config,
+    prefix="models/{dataset}/train/",
+    version=VERSION,
+    external_inputs=base_inputs,
 )

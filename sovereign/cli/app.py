@@ -78,11 +78,21 @@ def stage(
 
 
 @app.command()
-def train(profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOption = False) -> None:
+def train(
+    profile: ProfileArgument,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="MODEL", help="Continue from this model: a folder, models:/NAME@ALIAS or a digest."
+        ),
+    ] = None,
+) -> None:
     """Train, after the stages that training needs, and follow it to its end. Goes on from the last checkpoint."""
     from sovereign.cli.work import run_until
 
-    run_until(site_of(profile, site_dir), "train", local=local)
+    run_until(site_of(profile, site_dir, base=base), "train", local=local)
 
 
 @app.command()

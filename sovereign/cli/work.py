@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO
 
+from sovereign.cli.base import settle_base
 from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.errors import StageError
 from sovereign.jobs import NAMESPACE, JobRunner, job_object
 from sovereign.receipts import Receipt
-from sovereign.runner import LocalRunner, Runner, ensure_stage, keep_receipt, parse_event
+from sovereign.runner import LocalRunner, Runner, ensure_stage, keep_receipt, parse_event, tracking_uri
 from sovereign.site import Site
 from sovereign.stages import STAGES
+from sovereign.store import open_store
 
 
 @contextmanager
 def runner_of(site: Site, *, local: bool) -> Iterator[Runner]:
     """Where the site's stages run."""
     if local:
-        yield LocalRunner(site.profile, site.profile_path, site.data_dir)
+        yield local_runner(site)
         return
     from sovereign.cli.target import open_target
 
     with open_target(site) as target:
+        settle_base(site, target.store, target.registry)
         yield target.runner
+
+
+def local_runner(site: Site) -> LocalRunner:
+    """Runs the site's stages on this machine."""
+    lake = open_store(f"file://{site.data_dir}")
+    settle_base(site, lake, lambda: nullcontext(tracking_uri(site.data_dir)))
+    return LocalRunner(site.profile, site.resolved_profile(), site.data_dir)
 
 
 def run_stages(site: Site, runner: Runner, names: tuple[str, ...], board: Board) -> tuple[dict[str, Receipt], bool]:
