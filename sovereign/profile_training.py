@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 
 from sovereign.section import Section, Seed
 
-
 MIN_VOCAB_SIZE = 512
 """The 256 bytes, the end-of-text mark and some merges."""
 

@@ -173,8 +173,9 @@ class LocalRunner:
         arguments = ["run", name, "--profile", str(self.profile_path), "--store", self.store.url]
         arguments += ["--workdir", str(self.data_dir / "work" / name)]
         ranks = self.plan.recipe.world_size if name == "train" else 1
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-        return [sys.executable, *launcher, "-m", "sovereign.stages", *arguments]
+        if ranks == 1:
+            return [sys.executable, "-m", "sovereign.stages", *arguments]
+        return [sys.executable, "-m", "training.launch", "local", "--ranks", str(ranks), "--", *arguments]
 
     def _environment(self) -> dict[str, str]:
         offline = {

@@ -2,10 +2,11 @@
 
     python -m sovereign.stages run train --profile FILE --store URL --workdir DIR
 
-Alone it is one rank; with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT set (torchrun, or the Job's
-template) it is one of several, and only rank 0 reports and stores. SIGTERM makes a checkpoint and ends with exit code
-143; started again, it goes on from the newest checkpoint of the same configuration and data. Checkpoints lie below
-`models/<dataset>/train/checkpoints/<first 8 digits of the run's digest>/` (training/checkpoint.py).
+Alone it is one rank; with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT set (training/launch.py, or the
+Job's template) it is one of several, and only rank 0 reports and stores; a rank that lost another one ends with exit
+code 75. SIGTERM makes a checkpoint and ends with exit code 143; started again, it goes on from the newest checkpoint of
+the same configuration and data. Checkpoints lie below `models/<dataset>/train/checkpoints/<first 8 digits of the run's
+digest>/` (training/checkpoint.py).
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class TrainingStopped(TrainingError):
     exit_code = 128 + signal.SIGTERM
 
 
+@environment.among_peers()
 def _run(context: StageContext) -> StageOutput:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())

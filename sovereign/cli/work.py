@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -14,11 +15,14 @@ from sovereign.cli.base import settle_base
 from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.errors import StageError
 from sovereign.jobs import NAMESPACE, JobRunner, job_object
+from sovereign.plan import plan
 from sovereign.receipts import Receipt
+from sovereign.render import render_text
 from sovereign.runner import LocalRunner, Runner, ensure_stage, keep_receipt, parse_event, tracking_uri
 from sovereign.site import Site
 from sovereign.stages import STAGES
 from sovereign.store import open_store
+from sovereign.workload import slurm_context
 
 
 @contextmanager
@@ -72,6 +76,21 @@ def run_until(site: Site, name: str, *, local: bool) -> dict[str, Receipt]:
             receipts, _ = run_stages(site, runner, names, board)
     show_metrics(receipts[name].metrics)
     return receipts
+
+
+def slurm_script(site: Site) -> str:
+    """The batch script of the site's training, after the stages that it needs were run here.
+
+    Raises:
+        StageError: a stage failed.
+    """
+    run_until(site, STAGES[STAGES.index("train") - 1], local=True)
+    profile = site.profile
+    (site.data_dir / "logs").mkdir(exist_ok=True)
+    context = slurm_context(
+        profile, plan(profile), python=sys.executable, profile_path=site.resolved_profile(), data_dir=site.data_dir
+    )
+    return render_text("training/slurm.sbatch.j2", context, [site.overlays_dir])
 
 
 def show_metrics(metrics: Mapping[str, object]) -> None:
