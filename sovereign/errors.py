@@ -7,17 +7,23 @@ SovereignError
 │   └── LockedError     another command holds the site; names the holder
 ├── ToolError           an upstream program or distribution package is missing or cannot be built
 ├── StoreError          an object or file of the lake is missing or damaged
+│   └── StoreUnavailableError   the store does not answer: worth another try
 ├── SourceError         a data source cannot be read
+├── UnusableBaseError   training cannot continue from this model
 ├── StageError          a stage failed
 ├── NodeError           the embedded node cannot be made, repaired or removed
 ├── ClusterError        the API server refused an object, or a wait for it failed
 │   └── TemporaryClusterError   worth another try (connection refused, webhook not up yet, conflict)
 ├── DeployError         a Pulumi operation failed
 └── TrainingError       training, evaluation or export cannot go on
-    └── CheckpointError a checkpoint is incomplete, damaged or of another model
+    ├── CheckpointError a checkpoint is incomplete, damaged or of another model
+    └── PeerLostError   another rank is gone: worth another try
 """
 
 from __future__ import annotations
+
+EX_TEMPFAIL = 75
+"""Exit code of a process that may succeed when it is started again; sysexits.h."""
 
 
 class SovereignError(Exception):
@@ -75,8 +81,18 @@ class StoreError(SovereignError):
     """An object or file of the lake is missing or damaged."""
 
 
+class StoreUnavailableError(StoreError):
+    """The store does not answer now."""
+
+    exit_code = EX_TEMPFAIL
+
+
 class SourceError(SovereignError):
     """A data source cannot be read."""
+
+
+class UnusableBaseError(SovereignError):
+    """Training cannot continue from this model."""
 
 
 class StageError(SovereignError):
@@ -105,3 +121,9 @@ class TrainingError(SovereignError):
 
 class CheckpointError(TrainingError):
     """A checkpoint is incomplete, damaged or of another model."""
+
+
+class PeerLostError(TrainingError):
+    """Another rank is gone."""
+
+    exit_code = EX_TEMPFAIL

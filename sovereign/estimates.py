@@ -61,7 +61,7 @@ class Estimates(Section):
     goodput: float
     """Training time as a part of all time, with checkpoints and interruptions."""
     storage_gb: float
-    """Text, token shards, three checkpoints and the exported model."""
+    """Text, token shards, three checkpoints, the exported model and the base."""
     storage_limit_gb: float
     """What the hardware section gives."""
 
@@ -98,16 +98,19 @@ def estimate(profile: Profile, shape: ModelShape, layout: Layout, recipe: Recipe
     hours = profile.training.tokens / speed.tokens_per_s / 3600
     energy = hours * speed.devices * (device.power_w + device.host_power_w) / 1000 * economics.pue
     cost = energy * economics.electricity_price_per_kwh + hours * (gpus or hardware.nodes) * economics.gpu_hour_price
-    checkpoint = shape.num_parameters * CHECKPOINT_BYTES_PER_PARAMETER
+    checkpoint = shape.num_trained_parameters * CHECKPOINT_BYTES_PER_PARAMETER
     corpus_tokens = profile.corpus.tokens or profile.training.tokens
-    storage = corpus_tokens * (4.5 * 2 + 4) + 3 * checkpoint + shape.num_parameters * 4  # text raw and curated, shards
+    models = shape.num_parameters * 4 * (2 if profile.base else 1)
+    storage = corpus_tokens * (4.5 * 2 + 4) + 3 * checkpoint + models  # text raw and curated, shards
     if storage > hardware.storage_tb * 1e12:
         raise PlanError(
             "data and checkpoints do not fit in the storage",
             got=f"{storage / GB:,.1f} GB needed, {hardware.storage_tb * 1e3:,.1f} GB given",
             expected=f"hardware.storage_tb of at least {math.ceil(storage / 1e8) / 1e4}",
         )
-    times = checkpoint_times(shape.num_parameters, recipe.world_size, math.ceil(recipe.world_size / hardware.nodes))
+    times = checkpoint_times(
+        shape.num_trained_parameters, recipe.world_size, math.ceil(recipe.world_size / hardware.nodes)
+    )
     interval_s = recipe.checkpoint_every_steps * recipe.batch_tokens / speed.tokens_per_s
     return Estimates(
         num_nodes=hardware.nodes,

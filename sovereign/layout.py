@@ -25,17 +25,18 @@ def model_state_bytes(shape: ModelShape, zero_stage: int, world_size: int, preci
 
     For each parameter: the weight and its gradient in the compute precision, and in fp32 the gradient that is
     accumulated, the master weight and two moments. A stage divides among the ranks what it partitions; stage 3 gathers
-    the largest part of the model (a layer, or an embedding) with its gradient, and holds the fp32 gradients twice.
+    the largest part of the model (a layer, or an embedding) with its gradient, and holds the fp32 gradients twice. A
+    frozen parameter beside adapters is a weight only.
     """
-    parameters = float(shape.num_parameters)
+    parameters, trained = float(shape.num_parameters), float(shape.num_trained_parameters)
     width = 2 if precision == "bf16" else 4
     accumulated, master, moments = (4 if precision == "bf16" else 0), 4, 8
     if zero_stage == 1:
-        return parameters * (2 * width + accumulated + (master + moments) / world_size)
+        return parameters * width + trained * (width + accumulated + (master + moments) / world_size)
     if zero_stage == 2:
-        return parameters * (width + (width + accumulated + master + moments) / world_size)
+        return parameters * width + trained * (width + accumulated + master + moments) / world_size
     largest = max(shape.num_layer_parameters, shape.vocab_size * shape.hidden_size)
-    return parameters * (width + 4 + 4 + master + moments) / world_size + 2 * width * largest
+    return (parameters * width + trained * (4 + 4 + master + moments)) / world_size + 2 * width * largest
 
 
 def memory_bytes_per_device(
@@ -130,15 +131,23 @@ def refusal(profile: Profile, shape: ModelShape, smallest: Layout) -> PlanError:
         pods_per_node = math.ceil(profile.training.pods / hardware.nodes)
         needed = math.ceil((smallest.memory_bytes + CPU_RUNTIME_BYTES) * pods_per_node * 2 / GB)
         expected = f"hardware.memory_gb_per_node of at least {needed}"
-    smaller = [choose_shape(with_parameters(profile, size)) for size in ladder_sizes(profile)]
-    fitting = max((one.num_parameters for one in smaller if choose_layout(profile, one).fits), default=None)
     return PlanError(
         f"a model of {shape.num_parameters:,} parameters does not fit, even with ZeRO-3 and activation checkpointing",
         got=f"{smallest.memory_bytes / GB:.1f} GB needed on each of {world_size_of(profile)} devices, "
         f"{max(smallest.limit_bytes, 0) / GB:.1f} GB usable",
         expected=expected,
-        hint=f"or model.parameters of {fitting:.3g}" if fitting else None,
+        hint=_smaller(profile),
     )
+
+
+def _smaller(profile: Profile) -> str | None:
+    """What would fit on the same machines."""
+    if profile.base is not None:
+        adapters = profile.model_copy(update={"base": profile.base.model_copy(update={"method": "lora"})})
+        return "or base.method: lora" if choose_layout(adapters, choose_shape(adapters)).fits else None
+    shapes = [choose_shape(with_parameters(profile, size)) for size in ladder_sizes(profile)]
+    fitting = max((one.num_parameters for one in shapes if choose_layout(profile, one).fits), default=None)
+    return f"or model.parameters of {fitting:.3g}" if fitting else None
 
 
 def _larger(nodes: int) -> Iterator[int]:

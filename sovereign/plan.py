@@ -9,6 +9,7 @@ from __future__ import annotations
 from sovereign.estimates import Estimates, Quota, estimate, make_quota
 from sovereign.layout import choose_layout, refusal
 from sovereign.profile import Profile
+from sovereign.profile_base import Base
 from sovereign.profile_training import Goldfish
 from sovereign.recipe import Recipe, RunPhase, make_recipe
 from sovereign.section import Section
@@ -26,6 +27,8 @@ class Plan(Section):
     """The model's shape."""
     num_parameters: int
     """Exact parameter count."""
+    base: Base | None
+    """The model that training continues from."""
     recipe: Recipe
     """The training configuration."""
     estimates: Estimates
@@ -49,6 +52,7 @@ def plan(profile: Profile) -> Plan:
         profile=profile.name,
         model=shape,
         num_parameters=shape.num_parameters,
+        base=profile.base,
         recipe=recipe,
         estimates=estimate(profile, shape, layout, recipe),
         quota=make_quota(profile, layout),

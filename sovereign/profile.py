@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sovereign.errors import ProfileError
+from sovereign.profile_base import Base
 from sovereign.profile_training import Model, Training
 from sovereign.section import Language, Name, Section, Seed
 
@@ -205,6 +206,8 @@ class Profile(Section):
     """Prices and emissions."""
     corpus: Corpus
     """The text."""
+    base: Base | None = None
+    """The model to continue from; absent: random weights."""
     model: Model
     """The model."""
     training: Training
@@ -214,9 +217,15 @@ class Profile(Section):
     serving: Serving = Serving()
     """The service."""
 
+    @model_validator(mode="after")
+    def _the_size_is_known(self) -> Self:
+        if self.base is None and self.model.parameters is None:
+            raise ValueError("model.parameters is needed where there is no `base` to take the size from")
+        return self
 
-def parse_profile(text: str, *, origin: str = "profile") -> Profile:
-    """Validate YAML `text`.
+
+def parse_profile(text: str, *, origin: str = "profile", base: str | None = None) -> Profile:
+    """Validate YAML `text`; `base` takes the place of its `base.model`.
 
     Raises:
         ProfileError: not YAML, or a key or value is wrong; the message names each key, what was got and what is right.
@@ -229,6 +238,9 @@ def parse_profile(text: str, *, origin: str = "profile") -> Profile:
         raise ProfileError(
             f"{origin} is not a mapping", got=type(document).__name__, expected="keys such as apiVersion, name, corpus"
         )
+    if base is not None:
+        own = document.get("base")
+        document["base"] = (own if isinstance(own, dict) else {}) | {"model": base}
     try:
         return Profile.model_validate(document)
     except ValidationError as error:
@@ -241,8 +253,8 @@ def parse_profile(text: str, *, origin: str = "profile") -> Profile:
         ) from error
 
 
-def load_profile(path: Path) -> Profile:
-    """Read and validate the profile at `path`.
+def load_profile(path: Path, *, base: str | None = None) -> Profile:
+    """Read and validate the profile at `path`; `base` takes the place of its `base.model`.
 
     Raises:
         ProfileError: see `parse_profile`; also when the file cannot be read.
@@ -251,4 +263,4 @@ def load_profile(path: Path) -> Profile:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ProfileError(f"cannot read profile {path}: {error}") from error
-    return parse_profile(text, origin=str(path))
+    return parse_profile(text, origin=str(path), base=base)

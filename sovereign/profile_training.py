@@ -16,10 +16,11 @@ MIN_VOCAB_SIZE = 512
 class Model(Section):
     """The model wanted; the plan chooses the shape."""
 
-    parameters: Annotated[float, Field(ge=1e5, le=2e12)]
-    """Wanted size; the plan picks the nearest shape of its ladder and says the exact number."""
+    parameters: Annotated[float, Field(ge=1e5, le=2e12)] | None = None
+    """Wanted size; the plan picks the nearest shape of its ladder and says the exact number. Needed unless there is a
+    `base`, whose size counts then."""
     vocab_size: Annotated[int, Field(ge=MIN_VOCAB_SIZE, le=300_000)] = 4096
-    """Size of the tokenizer, tokens."""
+    """Size of the tokenizer, tokens; with a `base`, its tokenizer's size counts."""
     max_tokenizer_parity: Annotated[float, Field(ge=1, le=100)] | None = None
     """Highest parity of the tokenizer: tokens that a language needs, as a multiple of what the best one needs
     (docs/training.md says how it is measured). Above it the stage tokenize ends with an error; absent: no gate."""

@@ -22,6 +22,11 @@ from sovereign.speed import training_speed
 _DEEP_LAYERS = 24
 """From so many layers on the initialisation is scaled by depth (training/model.py has the sources)."""
 
+BASE_RATE = 0.1
+"""Part of the rule's learning rate with which all weights of a base are trained on: the peak that the base itself was
+trained with would make it forget (Ibrahim et al. 2024, https://arxiv.org/abs/2403.08763). Adapters take ten times the
+rate of all weights (Schulman et al. 2025, LoRA Without Regret), so they take the rule's."""
+
 
 class RunPhase(Section):
     """A part of the run."""
@@ -94,6 +99,8 @@ def make_recipe(profile: Profile, shape: ModelShape, layout: Layout) -> Recipe:
     batch_tokens = sequences * shape.sequence_length
     num_steps = math.ceil(profile.training.tokens / batch_tokens)
     scaled_rate = 0.5 * 0.0047 * (shape.num_parameters / 108e6) ** (-1 / 3)
+    if profile.base is not None and profile.base.method == "full":
+        scaled_rate *= BASE_RATE
     return Recipe(
         num_tokens=num_steps * batch_tokens,
         num_steps=num_steps,
@@ -133,7 +140,7 @@ def _checkpoint_interval(profile: Profile, shape: ModelShape, layout: Layout, nu
     if not hardware.gpus_per_node:
         return min(1000, most)
     world_size = world_size_of(profile)
-    times = checkpoint_times(shape.num_parameters, world_size, hardware.gpus_per_node)
+    times = checkpoint_times(shape.num_trained_parameters, world_size, hardware.gpus_per_node)
     best_s = daly_interval_s(times.stall_s, time_between_interruptions_s(world_size))
     step_s = batch_tokens / training_speed(profile, shape, layout).tokens_per_s
     return max(1, min(most, round(max(best_s, times.upload_s) / step_s)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,13 +48,22 @@ def render_template(name: str, context: Mapping[str, Any], overlays: Sequence[Pa
     """Objects of the template `name` (`folder/name`, without the suffix); empty documents are dropped.
 
     Raises:
-        ProfileError: the template is not there, is malformed, uses a variable that is not given, or does not make
-            Kubernetes objects; names template, line and variable.
+        ProfileError: see `render_text`; also when it does not make Kubernetes objects.
     """
     file = name + SUFFIX
+    return list(_documents(render_text(file, context, overlays), file))
+
+
+def render_text(file: str, context: Mapping[str, Any], overlays: Sequence[Path] = ()) -> str:
+    """What the template `file` (`folder/name` with its suffix) renders to.
+
+    Raises:
+        ProfileError: the template is not there, is malformed or uses a variable that is not given; names template,
+            line and variable.
+    """
     environment = _environment(tuple(overlays))
     try:
-        text = environment.get_template(file).render(context)
+        return environment.get_template(file).render(context)
     except jinja2.TemplateSyntaxError as error:
         raise ProfileError(f"template {error.name}, line {error.lineno}: {error.message}") from error
     except jinja2.TemplateNotFound as error:
@@ -63,7 +73,6 @@ def render_template(name: str, context: Mapping[str, Any], overlays: Sequence[Pa
         raise ProfileError(
             f"template {template}, line {line}: {error.message}", hint="is it in the profile, or misspelt?"
         ) from error
-    return list(_documents(text, file))
 
 
 def _roots(overlays: Sequence[Path]) -> str:
@@ -80,7 +89,7 @@ def _environment(overlays: tuple[Path, ...]) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"to_yaml": _to_yaml, "quote": _quote}
+    environment.filters |= {"to_yaml": _to_yaml, "quote": _quote, "shell": shlex.quote}
     return environment
 
 

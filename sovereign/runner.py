@@ -117,6 +117,11 @@ def consume(lines: Iterable[str], report: Report) -> deque[str]:
     return kept
 
 
+def tracking_uri(data_dir: Path) -> str:
+    """Where MLflow keeps the runs and models of stages that run without a cluster."""
+    return f"sqlite:///{data_dir / 'mlflow.db'}"
+
+
 class LocalRunner:
     """Runs stages as processes of this machine, with the lake in a folder."""
 
@@ -130,7 +135,7 @@ class LocalRunner:
     @property
     def tracking_uri(self) -> str:
         """Where MLflow keeps runs and models."""
-        return f"sqlite:///{self.data_dir / 'mlflow.db'}"
+        return tracking_uri(self.data_dir)
 
     def current(self, name: str) -> Receipt | None:
         return current_receipt(name, self.profile, self.plan, self.store)
@@ -168,8 +173,9 @@ class LocalRunner:
         arguments = ["run", name, "--profile", str(self.profile_path), "--store", self.store.url]
         arguments += ["--workdir", str(self.data_dir / "work" / name)]
         ranks = self.plan.recipe.world_size if name == "train" else 1
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-        return [sys.executable, *launcher, "-m", "sovereign.stages", *arguments]
+        if ranks == 1:
+            return [sys.executable, "-m", "sovereign.stages", *arguments]
+        return [sys.executable, "-m", "training.launch", "local", "--ranks", str(ranks), "--", *arguments]
 
     def _environment(self) -> dict[str, str]:
         offline = {

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 
+from sovereign.errors import PlanError
 from sovereign.profile import Profile
+from sovereign.profile_base import Architecture, Base, Linear
 from sovereign.section import Section
 
 
@@ -33,26 +35,59 @@ class ModelShape(Section):
     """Tokens in a training sequence."""
     tied: bool
     """Input and output embedding are one matrix."""
+    architecture: Architecture = "Qwen3ForCausalLM"
+    """Class of transformers."""
+    num_trained: int | None = None
+    """Parameters that training changes (those of the adapters); None: all."""
 
     @property
     def num_parameters(self) -> int:
-        """All parameters, norms included."""
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
-        return self.num_layers * self.num_layer_parameters + embeddings + self.hidden_size
+        """All parameters, norms included; those of adapters are not."""
+        return self.num_layers * self.num_layer_parameters + self.num_embedding_parameters + self.hidden_size
 
     @property
     def num_layer_parameters(self) -> int:
         """Parameters of one decoder layer."""
         attention = self.hidden_size * self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
-        norms = 2 * self.hidden_size + 2 * self.head_dim
-        return attention + 3 * self.hidden_size * self.intermediate_size + norms
+        norms = 2 * self.hidden_size + (2 * self.head_dim if self.architecture == "Qwen3ForCausalLM" else 0)
+        biases = self.head_dim * (self.num_heads + 2 * self.num_kv_heads)
+        layer = attention + 3 * self.hidden_size * self.intermediate_size + norms
+        return layer + (biases if self.architecture == "Qwen2ForCausalLM" else 0)
+
+    @property
+    def num_embedding_parameters(self) -> int:
+        """Those of the input embedding and of the output matrix."""
+        return self.vocab_size * self.hidden_size * (1 if self.tied else 2)
+
+    @property
+    def num_trained_parameters(self) -> int:
+        """Those that training changes."""
+        return self.num_parameters if self.num_trained is None else self.num_trained
 
     @property
     def flops_per_token(self) -> float:
-        """Forward and backward, FLOPs; the embedding lookup is free, the output matrix is not."""
+        """Forward and backward, FLOPs; the embedding lookup is free, the output matrix is not.
+
+        Of 6 FLOPs for a parameter 2 make its gradient, which a frozen one does not need.
+        """
         lookup = 0 if self.tied else self.vocab_size * self.hidden_size
         attention = 6 * self.num_layers * self.num_heads * self.head_dim * self.sequence_length
-        return 6.0 * (self.num_parameters - lookup) + attention
+        matrices = self.num_parameters - lookup
+        trained = matrices if self.num_trained is None else self.num_trained
+        return 4.0 * matrices + 2.0 * trained + attention
+
+    def linear_sizes(self, name: Linear) -> tuple[int, int]:
+        """Inputs and outputs of a matrix of a layer."""
+        queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        return {
+            "q_proj": (self.hidden_size, queries),
+            "k_proj": (self.hidden_size, keys),
+            "v_proj": (self.hidden_size, keys),
+            "o_proj": (queries, self.hidden_size),
+            "gate_proj": (self.hidden_size, self.intermediate_size),
+            "up_proj": (self.hidden_size, self.intermediate_size),
+            "down_proj": (self.intermediate_size, self.hidden_size),
+        }[name]
 
 
 # layers, width, feed-forward width, query heads, key/value heads, head width; from 600M on published shapes
@@ -79,9 +114,45 @@ _TIED_BELOW = 1.5e9
 
 
 def choose_shape(profile: Profile) -> ModelShape:
-    """The shape of the ladder whose parameter count is nearest (as a ratio) to the one wanted."""
+    """The base's shape; without a base, that of the ladder whose size is nearest (as a ratio) to the one wanted.
+
+    Raises:
+        PlanError: the base is not known yet, or was made for shorter sequences.
+    """
+    if profile.base is not None:
+        return _base_shape(profile.base, profile.model.sequence_length)
     wanted = profile.model.parameters
+    assert wanted is not None  # the profile's validation
     return min(_shapes(profile, wanted), key=lambda shape: abs(math.log(shape.num_parameters / wanted)))
+
+
+def _base_shape(base: Base, sequence_length: int) -> ModelShape:
+    known = base.known
+    if known is None:
+        raise PlanError(
+            "what the base is has not been looked up yet",
+            got=base.model,
+            hint="`sovereign train PROFILE` looks it up in store and registry; a folder must be on this machine",
+        )
+    if sequence_length > known.max_sequence_length:
+        raise PlanError(
+            "the base was made for shorter sequences",
+            got=f"model.sequence_length of {sequence_length}",
+            expected=f"at most {known.max_sequence_length}",
+        )
+    rows = max(known.vocab_size, known.tokenizer_size + base.new_tokens) if base.new_tokens else known.vocab_size
+    shape = ModelShape(
+        vocab_size=rows,
+        sequence_length=sequence_length,
+        **known.model_dump(exclude={"digest", "vocab_size", "tokenizer_size", "max_sequence_length"}),
+    )
+    if base.method == "full":
+        return shape
+    sizes = sum(sum(shape.linear_sizes(name)) for name in base.lora.target_modules)
+    trained = shape.num_layers * base.lora.rank * sizes
+    if base.new_tokens:  # the new rows must be learned
+        trained += shape.num_embedding_parameters
+    return shape.model_copy(update={"num_trained": trained})
 
 
 def _shapes(profile: Profile, wanted: float) -> list[ModelShape]:

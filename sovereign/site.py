@@ -6,6 +6,7 @@ state/         Pulumi state, its secrets encrypted
 node/          the embedded node with its volumes
 data/          the lake of stages that run without a cluster
 receipts/      copies of every stage's receipt
+base           the model that `train --from` named, one line; not there: the profile's
 passphrase     key of the secrets in the state, made once, readable by its owner only
 .gitignore     keeps all but profile, overlays and receipts out of a repository that the folder is in
 """
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sovereign.base_state import recall
 from sovereign.errors import LockedError, SiteError
 from sovereign.files import sync_folder, write_atomic
 from sovereign.profile import Profile, load_profile
@@ -40,15 +42,35 @@ class Site:
         self.data_dir = self.root / "data"
         self.receipts_dir = self.root / "receipts"
         self.passphrase_file = self.root / "passphrase"
+        self.base_file = self.root / "base"
+        self.known_base_file = self.state_dir / "base.json"
 
     @property
     def profile(self) -> Profile:
-        """The site's profile.
+        """The site's profile, with what is known of its base.
 
         Raises:
             ProfileError: it is wrong or missing.
+            SiteError: what is known of the base is damaged.
         """
-        return load_profile(self.profile_path)
+        named = self.base_file.read_text(encoding="utf-8").strip() if self.base_file.is_file() else None
+        profile = load_profile(self.profile_path, base=named)
+        if profile.base is None or (found := recall(self.known_base_file, profile.base.model)) is None:
+            return profile
+        return profile.model_copy(update={"base": profile.base.model_copy(update={"known": found[0]})})
+
+    def resolved_profile(self) -> Path:
+        """The file that stages read: the profile, or one beside it that also says what its base is.
+
+        Raises:
+            ProfileError: see `profile`.
+        """
+        profile = self.profile
+        if profile.base is None:
+            return self.profile_path
+        path = self.state_dir / "profile.yaml"
+        write_atomic(path, profile.model_dump_json(indent=1, exclude_unset=True) + "\n")  # JSON is YAML
+        return path
 
     @contextmanager
     def lock(self, command: str) -> Iterator[None]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from sovereign.errors import StoreError
+from sovereign.errors import StoreError, StoreUnavailableError
 from sovereign.files import sync_folder
 
 _PART = ".sovereign-part-"
@@ -181,11 +181,13 @@ class S3Store:
     @contextmanager
     def _errors(operation: str, key: str) -> Iterator[None]:
         from boto3.exceptions import S3UploadFailedError
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore import exceptions
 
         try:
             yield
-        except (BotoCoreError, ClientError, S3UploadFailedError, OSError) as error:
+        except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
+            raise StoreUnavailableError(f"cannot {operation} {key}: {error}") from error
+        except (exceptions.BotoCoreError, exceptions.ClientError, S3UploadFailedError, OSError) as error:
             raise StoreError(f"cannot {operation} {key}: {error}") from error
 
     def put_file(self, key: str, path: Path) -> None:

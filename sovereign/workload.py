@@ -100,6 +100,43 @@ def server_context(profile: Profile, plan: Plan) -> dict[str, Any]:
     return {"gpus": 0, "memory_gb": math.ceil(2.5 + 3 * weights_gb), "disk_gb": math.ceil(1 + 2 * weights_gb)}
 
 
+def stop_grace_s(plan: Plan) -> int:
+    """How long training may take to end after SIGTERM, seconds.
+
+    Two steps; its checkpoint to disk and to the store, at 0.5 GB/s from each rank; a minute for MLflow
+    (training/tracking.py waits so long), and half of one for the rest.
+    """
+    step_s = plan.recipe.batch_tokens / plan.estimates.tokens_per_s
+    return 90 + math.ceil(2 * step_s + 2 * 2 * plan.estimates.checkpoint_gb / plan.recipe.world_size)
+
+
+def slurm_context(profile: Profile, plan: Plan, *, python: str, profile_path: Path, data_dir: Path) -> dict[str, Any]:
+    """Variables of `training/slurm.sbatch.j2`.
+
+    Args:
+        python: the interpreter with the kit, the same on every machine.
+        profile_path: what the stage reads.
+        data_dir: the lake, a folder that every machine sees.
+    """
+    hardware, world_size = profile.hardware, plan.recipe.world_size
+    nodes = max(number for number in range(1, hardware.nodes + 1) if world_size % number == 0)
+    ranks = world_size // nodes
+    stage = ["run", "train", "--profile", str(profile_path), "--store", f"file://{data_dir}"]
+    slurm = {
+        "nodes": nodes,
+        "ranks_per_node": ranks,
+        "gpus_per_node": hardware.gpus_per_node,
+        "cpus_per_rank": plan.recipe.threads or max(1, hardware.cpus_per_node // ranks),
+        "memory_gb_per_node": math.floor(hardware.memory_gb_per_node * 0.9),
+        "minutes": 30 + math.ceil(plan.estimates.days * 24 * 60 * 1.5),  # the estimate assumes the speed
+        "grace_s": stop_grace_s(plan),
+        "log": str(data_dir / "logs" / "train-%j.log"),
+        "tracking_uri": f"sqlite:///{data_dir / 'mlflow.db'}",
+        "command": [python, "-m", "training.launch", "slurm", "--", *stage],
+    }
+    return {"profile": profile, "plan": plan, "slurm": slurm}
+
+
 def job_context(
     profile: Profile,
     plan: Plan,
@@ -125,6 +162,7 @@ def job_context(
     """
     quota = plan.quota
     on_gpus = stage == "train" and quota.pod_gpus > 0
+    models_gb = plan.num_parameters * 8 / 1e9 if plan.base else 0  # the base and what is made of it
     sources = source_folders(profile) if stage == "corpus" and runtime.mode == "host" else ()
     job = {
         "name": name,
@@ -138,6 +176,7 @@ def job_context(
         "cpu_m": quota.pod_cpu_m,
         "memory_gb": quota.pod_memory_gb,
         "threads": max(1, plan.recipe.threads),
-        "disk_gb": math.ceil(10 + 3 * plan.estimates.checkpoint_gb + 4e-9 * plan.recipe.num_tokens),
+        "grace_s": stop_grace_s(plan) if stage == "train" else 30,
+        "disk_gb": math.ceil(10 + 3 * plan.estimates.checkpoint_gb + 4e-9 * plan.recipe.num_tokens + models_gb),
     }
     return {**platform_context(profile, plan, runtime), "job": job}

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
+from transformers import PreTrainedModel
 
 from sovereign.errors import CheckpointError
 from sovereign.plan import Plan
@@ -63,8 +64,16 @@ class StepResult(NamedTuple):
 class Engine:
     """The model, its optimizer and DeepSpeed around them."""
 
-    def __init__(self, plan: Plan, weights: Mapping[str, torch.Tensor] | None, warn: Callable[[str], None]) -> None:
-        """Args: `weights` of a checkpoint on rank 0 (the others get them from there); None starts afresh.
+    def __init__(
+        self,
+        plan: Plan,
+        weights: Mapping[str, torch.Tensor] | None,
+        warn: Callable[[str], None],
+        model: PreTrainedModel | None = None,
+    ) -> None:
+        """Make the engine of `model`, by default a fresh one in the plan's shape.
+
+        Args: `weights` of a checkpoint on rank 0 (the others get them from there); None starts afresh.
 
         Raises:
             CheckpointError: the weights are those of another model.
@@ -75,7 +84,11 @@ class Engine:
             torch.use_deterministic_algorithms(True)  # compiled code adds embedding gradients atomically otherwise
             # It would also write to all fresh memory, a quarter of the time, and nothing reads that.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        self.model = make_model(plan.model, self.recipe.seed, depth_scaled=self.recipe.depth_scaled_init)
+        self.model: PreTrainedModel = model or make_model(
+            plan.model, self.recipe.seed, depth_scaled=self.recipe.depth_scaled_init
+        )
+        self.trained = [name for name, value in self.model.named_parameters() if value.requires_grad]
+        """Names of the parameters that training changes."""
         if weights is not None:
             _load_weights(self.model, weights)
         self._loss = LanguageModelLoss(self.model, self.recipe)

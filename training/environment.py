@@ -11,11 +11,13 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sovereign.errors import TrainingError
+from sovereign.errors import PeerLostError, TrainingError
 
 RENDEZVOUS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What DeepSpeed needs, or else it imports mpi4py (deepspeedai/DeepSpeed#8444)."""
@@ -86,13 +88,32 @@ def set_rendezvous() -> None:
     """Complete what the ranks need to meet: all variables where this process is alone, else gloo's interface.
 
     Raises:
-        TrainingError: rank 0's address cannot be found.
+        PeerLostError: rank 0's address cannot be found.
     """
     if "RANK" not in os.environ:
         os.environ.update(zip(RENDEZVOUS, ("0", "1", "0", "127.0.0.1", str(_free_port())), strict=True))
     if "GLOO_SOCKET_IFNAME" not in os.environ:
         is_alone = os.environ["WORLD_SIZE"] == "1"
         os.environ["GLOO_SOCKET_IFNAME"] = "lo" if is_alone else _interface_towards(os.environ["MASTER_ADDR"])
+
+
+@contextmanager
+def among_peers() -> Iterator[None]:
+    """Around what the ranks do together: tells the loss of another rank from an error of this one.
+
+    Raises:
+        PeerLostError: another rank is gone, and a message to or from it failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        from torch.distributed import DistError
+
+        if not isinstance(error, DistError) and "/gloo/" not in str(error):  # gloo raises plain ones, with its file
+            raise
+        raise PeerLostError(
+            f"another rank is gone: {str(error).splitlines()[0]}", hint="its own output says why, unless it was killed"
+        ) from error
 
 
 def import_without(name: str, unwanted: str) -> Any:
@@ -142,7 +163,7 @@ def _interface_towards(host: str) -> str:
             break
         except socket.gaierror as error:
             if time.monotonic() > deadline:
-                raise TrainingError(
+                raise PeerLostError(
                     f"the address of rank 0 cannot be found: {error}",
                     got=f"MASTER_ADDR={host}",
                     hint="does its pod run, and does the Job's headless Service exist?",

@@ -2,8 +2,8 @@
 
 Writes evaluation.json, the model card and its plots. evaluation.json holds
     bits_per_byte   by_language: {<language>: row}, overall: row; a row has documents, bytes, tokens and bits per byte
-                    of `model`, `untrained` (the same shape before training), `unigram` and `uniform` (baselines on
-                    the same tokenizer) and, for real text, `xz` (`xz -9` on the same documents)
+                    of `model`, `untrained` (as training began: random weights, or the base), `unigram` and `uniform`
+                    (baselines on the same tokenizer) and, for real text, `xz` (`xz -9` on the same documents)
     questions       by_language, by_owner: {<name>: {heldout, trained}}, overall: {heldout, trained}; each has asked,
                     correct, accuracy (0 to 1; exact match of the greedy answer). `heldout` are ways to ask that no
                     training document has. examples: one held-out question of each language and the answer given
@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from sovereign.base import base_inputs, fetch_base
 from sovereign.errors import StageError, TrainingError
 from sovereign.files import write_atomic
 from sovereign.lake.documents import read_documents
@@ -28,6 +29,7 @@ from sovereign.receipts import Receipt
 from sovereign.serving.fetch import model_digest
 from sovereign.stages import Stage, StageContext, StageOutput
 from training import environment
+from training.base_tokenizer import known_base, read_base_tokens
 from training.registry import open_client
 
 if TYPE_CHECKING:
@@ -150,8 +152,7 @@ def _bits_per_byte(
     shards = _inputs(context, f"models/{context.dataset}/tokens/train-", ".bin")
     counts = scoring.count_tokens(shards, model.config.vocab_size)
     set_seed(context.plan.recipe.seed)
-    with model.device:
-        untrained = type(model)(model.config)
+    untrained = _untrained(context, model)
     length, end = context.plan.model.sequence_length, int(tokenizer.eos_token_id)
     bits: dict[str, dict[str, float]] = {}
     sizes: dict[str, dict[str, int]] = {}
@@ -175,6 +176,18 @@ def _bits_per_byte(
         "by_language": {language: _row([sizes[language]], [bits[language]]) for language in texts},
         "overall": _row(list(sizes.values()), list(bits.values())),
     }
+
+
+def _untrained(context: StageContext, model: Qwen3ForCausalLM) -> Qwen3ForCausalLM:
+    """The model as training began with it: the base, or random weights of the same shape."""
+    if context.plan.base is None:
+        with model.device:
+            return type(model)(model.config)
+    from training.base import make_start
+
+    folder = fetch_base(context.store, known_base(context)[1].digest, context.workdir / "base")
+    start = make_start(folder, context.plan.model, read_base_tokens(context))
+    return cast("Qwen3ForCausalLM", cast("Any", start).to(model.device))
 
 
 def _row(sizes: Sequence[Mapping[str, int]], bits: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -286,4 +299,5 @@ evaluate = Stage(
     config=_config,
     prefix="models/{dataset}/evaluate/",
     version=2,
+    external_inputs=base_inputs,
 )

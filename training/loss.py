@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import torch
 from torch.nn import functional
-from transformers import Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
 from sovereign.plan import Goldfish, Recipe
 from training.model import END_OF_TEXT_ID
@@ -40,14 +40,14 @@ class Losses(NamedTuple):
     """The z-loss in the objective, its coefficient included; without gradient."""
 
 
-def document_positions(tokens_BT: torch.Tensor) -> torch.Tensor:
-    """Place of each token in its document, counted from the mark before it or from the row's start; shape [B, T]."""
+def document_positions(tokens_BT: torch.Tensor, end: int = END_OF_TEXT_ID) -> torch.Tensor:
+    """Place of each token in its document, counted from the mark `end` or from the row's start; shape [B, T]."""
     places_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-    starts_BT = torch.where(tokens_BT == END_OF_TEXT_ID, places_T, 0).cummax(dim=1).values
+    starts_BT = torch.where(tokens_BT == end, places_T, 0).cummax(dim=1).values
     return places_T - starts_BT
 
 
-def goldfish_targets(tokens_BT: torch.Tensor, goldfish: Goldfish) -> torch.Tensor:
+def goldfish_targets(tokens_BT: torch.Tensor, goldfish: Goldfish, end: int = END_OF_TEXT_ID) -> torch.Tensor:
     """Which of tokens_BT[:, 1:] are learned; boolean, shape [B, T - 1].
 
     A target is left out when a hash of the h tokens before it, or of those back to its document's mark, is a multiple
@@ -61,7 +61,7 @@ def goldfish_targets(tokens_BT: torch.Tensor, goldfish: Goldfish) -> torch.Tenso
         is_hidden |= is_open & (before < 0)
         is_open &= before >= 0
         hashes = torch.where(is_open, (hashes + before + 1) * _MULTIPLIER, hashes)  # wraps around at 64 bits
-        is_open &= before != END_OF_TEXT_ID
+        is_open &= before != end
     return is_hidden | ((hashes >> _HIGH_BITS) % goldfish.k != 0)
 
 
@@ -97,10 +97,11 @@ class _Head(torch.nn.Module):
 class LanguageModelLoss(torch.nn.Module):
     """A model with the losses of a recipe."""
 
-    def __init__(self, model: Qwen3ForCausalLM, recipe: Recipe) -> None:
+    def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
         """Activation checkpointing, where the recipe has it, is switched on in the model's layers."""
         super().__init__()
         self.model = model
+        self._end = int(model.config.eos_token_id)
         self._masks_documents, self._goldfish = recipe.document_masking, recipe.goldfish
         self.head = _Head(recipe.z_loss)
         if recipe.activation_checkpointing:
@@ -109,9 +110,9 @@ class LanguageModelLoss(torch.nn.Module):
     def forward(self, tokens_BT: torch.Tensor) -> Losses:
         """Losses of predicting tokens_BT[:, 1:]; the last position predicts nothing, so its logits are never made."""
         # transformers makes a mask by document of positions that begin anew: masking_utils.find_packed_sequence_indices
-        positions_BT = document_positions(tokens_BT) if self._masks_documents else None
+        positions_BT = document_positions(tokens_BT, self._end) if self._masks_documents else None
         output = self.model.model(input_ids=tokens_BT, position_ids=positions_BT, use_cache=False)
-        is_learned_BT = goldfish_targets(tokens_BT, self._goldfish) if self._goldfish else None
+        is_learned_BT = goldfish_targets(tokens_BT, self._goldfish, self._end) if self._goldfish else None
         objective, cross_entropy, z_loss = self.head(
             output.last_hidden_state, self.model.lm_head.weight, tokens_BT, is_learned_BT
         )

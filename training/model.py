@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers import GenerationConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from sovereign.plan import ModelShape, Recipe
@@ -60,17 +60,21 @@ def make_model(shape: ModelShape, seed: int, *, depth_scaled: bool = False) -> Q
 
 
 def parameter_groups(model: torch.nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """AdamW's groups: weight decay on matrices, none on norms and embeddings (a tied output matrix is one)."""
+    """AdamW's groups: weight decay on matrices, none on norms and embeddings (a tied output matrix is one).
+
+    Frozen weights are in none.
+    """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     decayed: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
-    for parameter in model.parameters():
+    for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
         is_matrix = parameter.dim() >= 2 and id(parameter) not in embeddings
         (decayed if is_matrix else others).append(parameter)
-    return [
+    groups = [
         {"params": decayed, "weight_decay": recipe.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
 
 
 def why_no_compiler() -> str | None:
@@ -83,7 +87,7 @@ def why_no_compiler() -> str | None:
 
 
 def save_model(
-    model: Qwen3ForCausalLM, weights: Mapping[str, torch.Tensor], tokenizer_files: Sequence[Path], folder: Path
+    model: PreTrainedModel, weights: Mapping[str, torch.Tensor], tokenizer_files: Sequence[Path], folder: Path
 ) -> list[Path]:
     """Write a folder that transformers loads: weights, configuration, tokenizer; returns the files."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sovereign.base import base_inputs, base_tags
 from sovereign.errors import StageError, TrainingError
 from sovereign.files import write_atomic
 from sovereign.plan import Plan
@@ -46,7 +47,8 @@ def _run(context: StageContext) -> StageOutput:
     is_new = version is None
     if version is None:
         context.progress("storing the model in the registry")
-        tags = {"digest": digest, "files": json.dumps(files), "store_prefix": prefix} | _receipt_tags(context)
+        tags = {"digest": digest, "files": json.dumps(files), "store_prefix": prefix}
+        tags |= _receipt_tags(context) | base_tags(context.profile)
         version = _register(client, context, _gather(context, model), f"model-{digest[:12]}", tags)
     aliases = _set_aliases(client, context.dataset, version, is_champion=refusal is None)
     registration = {
@@ -56,7 +58,7 @@ def _run(context: StageContext) -> StageOutput:
         "aliases": aliases,
         "files": files,
         "store_prefix": prefix,
-    }
+    } | base_tags(context.profile)
     path = context.workdir / "registration.json"
     write_atomic(path, json.dumps(registration, indent=2, sort_keys=True) + "\n")
     outputs = {prefix + name: context.fetch(key) for name, key in model.items()}
@@ -130,6 +132,12 @@ def _gather(context: StageContext, model: Mapping[str, str]) -> Path:
     return folder
 
 
+def _adapter(context: StageContext) -> list[Path]:
+    """Files of the adapter that the model was merged from, if any; in the model's folder they would be loaded again."""
+    prefix = f"models/{context.dataset}/train/adapter/"
+    return [context.fetch(key) for key in sorted(context.inputs) if key.startswith(prefix)]
+
+
 def _register(
     client: MlflowClient, context: StageContext, folder: Path, artifact_path: str, tags: Mapping[str, str]
 ) -> int:
@@ -140,6 +148,8 @@ def _register(
     try:
         run_id = _training_run(client, context)
         client.log_artifacts(run_id, str(folder), artifact_path)
+        for path in _adapter(context):
+            client.log_artifact(run_id, str(path), f"adapter-{tags['digest'][:12]}")
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name, description=context.profile.description or None)
         source = f"{client.get_run(run_id).info.artifact_uri}/{artifact_path}"
@@ -188,4 +198,5 @@ register = Stage(
     needs=("train", "evaluate"),
     config=_config,
     prefix="models/{dataset}/register/",
+    external_inputs=base_inputs,
 )

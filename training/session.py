@@ -8,15 +8,19 @@ import statistics
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from safetensors.torch import load_file
 
+from sovereign.base import base_tags, fetch_base
 from sovereign.errors import TrainingError
 from sovereign.files import write_atomic
 from sovereign.plan import Recipe
 from sovereign.stages import StageContext, StageOutput
+from training.base_tokenizer import known_base
 from training.checkpoint import METRICS, WEIGHTS, Checkpoints, rank_file
 from training.deepspeed_config import render
 from training.engine import Engine, gather, join
@@ -26,6 +30,9 @@ from training.model import save_model
 from training.order import TokenStream
 from training.shards import Shard
 from training.tracking import MlflowLog, Record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HELDOUT_ROWS = 64
 """Rows of held-out text that are measured before and after training."""
@@ -97,6 +104,7 @@ class Session:
         weights = self.engine.weights()
         if not self.ranks.is_first:
             return StageOutput()
+        adapter_files, weights = self._merge(weights)
         context, prefix = self.context, f"models/{self.context.dataset}/tokens/"
         tokenizer = [key for key in sorted(context.inputs) if key.startswith(prefix) and not key.endswith(".bin")]
         model_files = save_model(
@@ -109,9 +117,22 @@ class Session:
         write_atomic(context.workdir / "deepspeed.json", json.dumps(render(context.plan), indent=2) + "\n")
         prefix = f"models/{context.dataset}/train/"
         files = {f"{prefix}model/{path.name}": path for path in model_files}
+        files |= {f"{prefix}adapter/{path.name}": path for path in adapter_files}
         files |= {prefix + name: context.workdir / name for name in (METRICS, LEDGER, "plan.json", "deepspeed.json")}
         consumed = {name: ledger[name] for name in ("epochs", "documents", "by_language")}
         return StageOutput(files, self._summary() | {"consumed": consumed | {"owners": len(ledger["by_owner"])}})
+
+    def _merge(self, weights: dict[str, torch.Tensor]) -> tuple[list[Path], dict[str, torch.Tensor]]:
+        """The files of the adapter, if there is one, and the weights of the model without it."""
+        base = self.context.plan.base
+        if base is None or base.method == "full":
+            return [], weights
+        from training.lora import merge, save_adapter
+
+        trained = {name: weights[name] for name in self.engine.trained}
+        _, known = known_base(self.context)
+        files = save_adapter(base.lora, known.digest, trained, self.context.workdir / "adapter")
+        return files, merge(self.engine.model, weights)
 
     def _summary(self) -> dict[str, Any]:
         heldout = [line["heldout_bits_per_byte"] for line in self.record.lines if "heldout_bits_per_byte" in line]
@@ -128,7 +149,7 @@ class Session:
             "tokens_per_s": round(statistics.median(speeds)),
             "resumed_from": self.first_step or None,
             "mlflow_run_id": self.mlflow.run_id,
-        }
+        } | ({"base": known_base(self.context)[1].digest} if self.context.plan.base else {})
 
 
 def start(context: StageContext, digest: str, ranks: Ranks, say: Say, stop: threading.Event) -> Session:
@@ -147,7 +168,7 @@ def start(context: StageContext, digest: str, ranks: Ranks, say: Say, stop: thre
     found = checkpoints.newest()
     say(f"going on from step {found[1].step}" if found else "making the model")
     weights = load_file(found[0] / WEIGHTS) if found and ranks.is_first else None
-    engine = Engine(context.plan, weights, say)
+    engine = Engine(context.plan, weights, say, _start_model(context, ranks) if context.plan.base else None)
     if found:
         engine.load_rank_state(load_file(found[0] / rank_file(ranks.rank)))
     parameters = {"parameters": context.plan.num_parameters} | context.plan.model.model_dump()
@@ -166,10 +187,23 @@ def start(context: StageContext, digest: str, ranks: Ranks, say: Say, stop: thre
             parameters | context.plan.recipe.model_dump(),
             enabled=ranks.is_first,
             warn=say,
+            tags=base_tags(context.profile),
         ),
         stop=stop,
         first_step=found[1].step if found else 0,
     )
+
+
+def _start_model(context: StageContext, ranks: Ranks) -> PreTrainedModel:
+    """The base as it is trained; the ranks of one machine fetch it once."""
+    from training.base import start_model
+
+    folder = (context.workdir if ranks.is_first else context.workdir.parent) / "base"
+    _, known = known_base(context)
+    if ranks.local_rank == 0:
+        fetch_base(context.store, known.digest, folder)
+    gather(None)  # the others wait
+    return start_model(context, folder)
 
 
 def _shards(context: StageContext, split: str) -> list[Shard]:

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sovereign.base import base_inputs
 from sovereign.errors import StageError
 from sovereign.files import write_atomic
 from sovereign.lake.demonstration import LANGUAGES
@@ -60,16 +61,16 @@ def _run(context: StageContext) -> StageOutput:
     refuse_empty(languages_of(context.profile), sizes)
     sample = draw_sample(read_documents(paths["train"]), sizes, SAMPLE_BYTES)
     context.progress("training the tokenizer")
-    tokenizer = train_tokenizer(balanced(sample), context.plan.model.vocab_size)
     folder = context.workdir / "tokens"
     shutil.rmtree(folder, ignore_errors=True)  # shards of another run must not be taken for this one's
+    tokenizer, end = _make_tokenizer(context, sample, folder)
     report = _measure(context, tokenizer, paths["heldout"], sample)
-    write_atomic(folder / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     check_parity(report, context.profile.model.max_tokenizer_parity)
-    files = save_tokenizer(tokenizer, folder, context.plan.model.sequence_length)
+    write_atomic(folder / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    files = sorted(folder.iterdir())
     metrics: dict[str, Any] = {"tokenizer": {name: report[name] for name in ("parity_measure", "languages")}}
     for split in SPLITS:
-        shards = _write_shards(context, tokenizer, split, paths[split], folder)
+        shards = _write_shards(context, tokenizer, end, split, paths[split], folder)
         files += [shard.path for shard in shards]
         metrics[split] = _count(shards)
     prefix = f"models/{context.dataset}/tokens/"
@@ -100,17 +101,31 @@ def _decode(sample: Mapping[str, Sequence[bytes]]) -> dict[str, list[str]]:
     return {language: [text.decode(errors="ignore") for text in texts] for language, texts in sample.items()}
 
 
+def _make_tokenizer(
+    context: StageContext, sample: Mapping[str, Sequence[bytes]], folder: Path
+) -> tuple[Tokenizer, int]:
+    """The tokenizer, and its end-of-text mark: the base's where there is one, else trained here. Saved in `folder`."""
+    if context.plan.base is not None:
+        from training.base_tokenizer import save_base_tokenizer
+
+        saved = save_base_tokenizer(context, balanced(sample), folder)
+        assert isinstance(saved.eos_token_id, int)
+        return saved.backend_tokenizer, saved.eos_token_id
+    tokenizer = train_tokenizer(balanced(sample), context.plan.model.vocab_size)
+    save_tokenizer(tokenizer, folder, context.plan.model.sequence_length)
+    return tokenizer, tokenizer.get_vocab()[END_OF_TEXT]
+
+
 def _write_shards(
-    context: StageContext, tokenizer: Tokenizer, split: str, paths: Sequence[Path], folder: Path
+    context: StageContext, tokenizer: Tokenizer, end: int, split: str, paths: Sequence[Path], folder: Path
 ) -> list[Shard]:
     """Write the documents of one split, batch by batch."""
     num_documents, done = count_documents(paths), 0
     size = sum(path.stat().st_size for path in paths) * 3  # text is compressed about 3 times
     num_shards = 1 + max(size // SHARD_BYTES, num_documents // SHARD_DOCUMENTS)
     names = [folder / f"{split}-{number:05}.bin" for number in range(num_shards)]
-    end = tokenizer.get_vocab()[END_OF_TEXT]
     with ExitStack() as stack:
-        writers = [stack.enter_context(ShardWriter(name, tokenizer.get_vocab_size(), end)) for name in names]
+        writers = [stack.enter_context(ShardWriter(name, context.plan.model.vocab_size, end)) for name in names]
         for batch in _batches(read_documents(paths)):
             encoded = tokenizer.encode_batch_fast([document.text for document in batch], add_special_tokens=False)
             for document, encoding in zip(batch, encoded, strict=True):
@@ -151,9 +166,15 @@ def _config(profile: Profile, plan: Plan) -> Mapping[str, Any]:
         "sequence_length": plan.model.sequence_length,
         "languages": sorted(languages_of(profile)),
         "max_parity": profile.model.max_tokenizer_parity,
-    }
+    } | ({"new_tokens": plan.base.new_tokens} if plan.base else {})
 
 
 tokenize = Stage(
-    name="tokenize", run=_run, needs=("curate",), config=_config, prefix="models/{dataset}/tokens/", version=2
+    name="tokenize",
+    run=_run,
+    needs=("curate",),
+    config=_config,
+    prefix="models/{dataset}/tokens/",
+    version=2,
+    external_inputs=base_inputs,
 )

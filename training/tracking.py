@@ -58,9 +58,11 @@ class MlflowLog:
         *,
         enabled: bool,
         warn: Callable[[str], None],
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         """Args: `run` is the run's digest: a process that goes on from a checkpoint finds the MLflow run by it."""
         self.run_id: str | None = None
+        self._tags = dict(tags or {})
         self._experiment, self._run, self._parameters, self._warn = experiment, run, parameters, warn
         self._uri = os.environ.get("MLFLOW_TRACKING_URI") if enabled else None
         self._waiting: queue.SimpleQueue[tuple[int, int, dict[str, float]]] = queue.SimpleQueue()
@@ -129,7 +131,7 @@ class MlflowLog:
             run_id = str(found[0].info.run_id)
             client.update_run(run_id, status="RUNNING")
             return run_id
-        tags = {RUN_TAG: self._run}
+        tags = {RUN_TAG: self._run} | self._tags
         run = client.create_run(experiment_id, run_name=f"{self._experiment} {self._run[:8]}", tags=tags)
         for name, value in self._parameters.items():
             client.log_param(run.info.run_id, name, value)

@@ -2,10 +2,11 @@
 
     python -m sovereign.stages run train --profile FILE --store URL --workdir DIR
 
-Alone it is one rank; with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT set (torchrun, or the Job's
-template) it is one of several, and only rank 0 reports and stores. SIGTERM makes a checkpoint and ends with exit code
-143; started again, it goes on from the newest checkpoint of the same configuration and data. Checkpoints lie below
-`models/<dataset>/train/checkpoints/<first 8 digits of the run's digest>/` (training/checkpoint.py).
+Alone it is one rank; with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT set (training/launch.py, or the
+Job's template) it is one of several, and only rank 0 reports and stores; a rank that lost another one ends with exit
+code 75. SIGTERM makes a checkpoint and ends with exit code 143; started again, it goes on from the newest checkpoint of
+the same configuration and data. Checkpoints lie below `models/<dataset>/train/checkpoints/<first 8 digits of the run's
+digest>/` (training/checkpoint.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sovereign.base import base_inputs
 from sovereign.errors import TrainingError
 from sovereign.plan import Plan
 from sovereign.profile import Profile
@@ -42,6 +44,7 @@ class TrainingStopped(TrainingError):
     exit_code = 128 + signal.SIGTERM
 
 
+@environment.among_peers()
 def _run(context: StageContext) -> StageOutput:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
@@ -128,9 +131,16 @@ def _shown(session: Session, done: int) -> dict[str, float]:
 
 def _config(_profile: Profile, plan: Plan) -> Mapping[str, Any]:
     recipe = plan.recipe.model_dump(exclude={"max_eval_questions", "checkpoint_every_steps"})
-    return {"model": plan.model.model_dump(), "recipe": recipe}
+    base = {"base": plan.base.config()} if plan.base else {}
+    return {"model": plan.model.model_dump(), "recipe": recipe} | base
 
 
 train = Stage(
-    name="train", run=_run, needs=("tokenize",), config=_config, prefix="models/{dataset}/train/", version=VERSION
+    name="train",
+    run=_run,
+    needs=("tokenize",),
+    config=_config,
+    prefix="models/{dataset}/train/",
+    version=VERSION,
+    external_inputs=base_inputs,
 )

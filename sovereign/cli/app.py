@@ -78,11 +78,29 @@ def stage(
 
 
 @app.command()
-def train(profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOption = False) -> None:
+def train(
+    profile: ProfileArgument,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="MODEL", help="Continue from this model: a folder, models:/NAME@ALIAS or a digest."
+        ),
+    ] = None,
+    slurm: Annotated[
+        bool,
+        typer.Option("--slurm", help="Run the stages before it here, and print its sbatch script."),
+    ] = False,
+) -> None:
     """Train, after the stages that training needs, and follow it to its end. Goes on from the last checkpoint."""
-    from sovereign.cli.work import run_until
+    from sovereign.cli.work import run_until, slurm_script
 
-    run_until(site_of(profile, site_dir), "train", local=local)
+    site = site_of(profile, site_dir, base=base)
+    if slurm:
+        sys.stdout.write(slurm_script(site))
+    else:
+        run_until(site, "train", local=local)
 
 
 @app.command()

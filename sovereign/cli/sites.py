@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from sovereign.cli.base import look_up_folder, name_base, with_known_folder
 from sovereign.cli.console import say
 from sovereign.errors import ProfileError
 from sovereign.files import write_atomic
@@ -28,17 +29,27 @@ def find_profile(name: Path) -> Path:
     raise ProfileError("no such profile", got=name, expected=f"a file, a site folder, or one of {names}")
 
 
-def site_of(profile_or_site: Path, site_dir: Path | None = None) -> Site:
-    """The site of a command, made on first use; a changed profile file is taken over.
+def site_of(profile_or_site: Path, site_dir: Path | None = None, *, base: str | None = None) -> Site:
+    """The site of a command, made on first use; a changed profile file is taken over, and so is a changed base.
 
     Args:
         profile_or_site: a site folder, a profile file or the name of a shipped profile.
         site_dir: the site's folder for a profile; by default $SOVEREIGN_SITES/<name>, else sites/<name> here.
+        base: the model to continue from, from now on; by default what was named before, else the profile's.
 
     Raises:
         SiteError: the folder is something else.
-        ProfileError: the profile is wrong.
+        ProfileError: the profile is wrong, or `base` is no model's name.
+        UnusableBaseError: training cannot continue from the base.
     """
+    site = _site_of(profile_or_site, site_dir)
+    if base is not None:
+        name_base(site, base)
+    look_up_folder(site)
+    return site
+
+
+def _site_of(profile_or_site: Path, site_dir: Path | None) -> Site:
     if profile_or_site.is_dir():
         return open_site(profile_or_site)
     source = find_profile(profile_or_site)
@@ -55,12 +66,13 @@ def peek(profile_or_site: Path) -> tuple[Site, Profile]:
     Raises:
         SiteError: a folder that is no site.
         ProfileError: the profile is missing or wrong.
+        UnusableBaseError: training cannot continue from the folder that is its base.
     """
     if profile_or_site.is_dir():
         site = open_site(profile_or_site)
-        return site, site.profile
+        return site, with_known_folder(site.profile)
     profile = load_profile(find_profile(profile_or_site))
-    return Site(_default_root(profile)), profile
+    return Site(_default_root(profile)), with_known_folder(profile)
 
 
 def _default_root(profile: Profile) -> Path:

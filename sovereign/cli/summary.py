@@ -41,7 +41,7 @@ def plan_rows(plan: Plan) -> list[tuple[str, str]]:
     shape = f"{model.num_layers} layers x {model.hidden_size}, {model.num_heads} heads ({model.num_kv_heads} key/value)"
     interrupted = f" at {estimates.interruptions_per_day:.2g} interruptions a day" if estimates.num_gpus else ""
     ranks = f"{recipe.world_size} ranks x {recipe.micro_batch} sequences x {recipe.grad_accumulation} accumulations"
-    return [
+    rows = [
         ("machines", f"{estimates.num_nodes} nodes, {where}, {quota.num_pods} training pods"),
         ("model", f"{plan.num_parameters:,} parameters: {shape}, vocabulary {model.vocab_size:,}"),
         (
@@ -61,6 +61,10 @@ def plan_rows(plan: Plan) -> list[tuple[str, str]]:
         ("checkpoint", f"{estimates.checkpoint_gb:,.2f} GB every {recipe.checkpoint_every_steps:,} steps"),
         ("goodput", f"{estimates.goodput:.1%}{interrupted}"),
     ]
+    if plan.base is not None and plan.base.known is not None:
+        trained = "all weights" if model.num_trained is None else f"{model.num_trained:,} parameters of adapters"
+        rows.insert(2, ("base", f"{plan.base.model}, digest {plan.base.known.digest[:12]}; trained: {trained}"))
+    return rows
 
 
 def summary_rows(summary: Summary) -> list[tuple[str, str]]:

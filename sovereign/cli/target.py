@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,41 @@ class OpenTarget:
     site: Site
     cluster: Cluster
     store: S3Store
-    runner: JobRunner
+
+    @functools.cached_property
+    def runner(self) -> JobRunner:
+        """Runs the site's stages as Jobs.
+
+        Raises:
+            PlanError: see `sovereign.plan.plan`.
+        """
+        return JobRunner(self.cluster, self.site.profile, self.store, self._render_job)
+
+    def _render_job(self, stage: str, key: str) -> list[Object]:
+        from stacks.resolve import pod_runtime
+
+        profile = self.runner.profile
+        runtime = pod_runtime(self.site, profile)
+        if stage == "corpus" and runtime.mode == "image" and (folders := source_folders(profile)):
+            raise ProfileError(
+                "pods of an existing cluster do not see folders of this machine",
+                got=", ".join(map(str, folders)),
+                hint=f"only {STDLIB} and the demonstration country work there yet",
+            )
+        context = job_context(
+            profile,
+            self.runner.plan,
+            runtime,
+            name=job_name(profile.name, stage),
+            stage=stage,
+            key=key,
+            profile_text=self.site.resolved_profile().read_text(encoding="utf-8"),
+        )
+        return render_template("training/job", context, [self.site.overlays_dir])
+
+    def registry(self) -> AbstractContextManager[str]:
+        """Address of MLflow as seen from this machine."""
+        return self.endpoint("lake", "mlflow", PORTS["mlflow"])
 
     @contextmanager
     def endpoint(self, namespace: str, service: str, port: int) -> Iterator[str]:
@@ -49,32 +84,15 @@ def open_target(site: Site) -> Iterator[OpenTarget]:
     Raises:
         ClusterError: it cannot be reached, or nothing is deployed there.
     """
-    from stacks.resolve import connect, pod_runtime, s3_secret_key
+    from stacks.resolve import connect, s3_secret_key
 
     profile = site.profile
     cluster = connect(site, profile, lambda text: say(f"node: {text}"))
-    runtime = pod_runtime(site, profile)
-    profile_text = site.profile_path.read_text(encoding="utf-8")
     with ExitStack() as stack:
         stack.callback(cluster.close)
         endpoint = stack.enter_context(_endpoint(site, cluster, "lake", "s3", PORTS["s3"]))
         store = S3Store.connect(endpoint, S3_ACCESS_KEY, s3_secret_key(site))
-
-        def render(stage: str, key: str) -> list[Object]:
-            if stage == "corpus" and runtime.mode == "image" and (folders := source_folders(profile)):
-                raise ProfileError(
-                    "pods of an existing cluster do not see folders of this machine",
-                    got=", ".join(map(str, folders)),
-                    hint=f"only {STDLIB} and the demonstration country work there yet",
-                )
-            name = job_name(profile.name, stage)
-            context = job_context(
-                profile, runner.plan, runtime, name=name, stage=stage, key=key, profile_text=profile_text
-            )
-            return render_template("training/job", context, [site.overlays_dir])
-
-        runner = JobRunner(cluster, profile, store, render)
-        yield OpenTarget(site, cluster, store, runner)
+        yield OpenTarget(site, cluster, store)
 
 
 @contextmanager

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import time
 
+from sovereign.cli.base import settle_base
 from sovereign.cli.console import Board, lines
 from sovereign.cli.platform import prepare_machine
 from sovereign.cli.summary import Summary, plan_rows, summary_rows
 from sovereign.cli.target import OpenTarget, open_target
-from sovereign.cli.work import run_stages
+from sovereign.cli.work import local_runner, run_stages, runner_of
 from sovereign.plan import Plan, plan
 from sovereign.profile import EmbeddedTarget, Profile
-from sovereign.runner import LocalRunner
 from sovereign.site import Site
 from sovereign.stages import STAGES
 from sovereign.workload import PORTS
@@ -28,6 +28,9 @@ PLATFORM_STACKS = ("cluster", "datalake")
 def run_up(site: Site, *, local: bool) -> Summary:
     """Go the whole way for `site`, here (`local`: without a cluster, and without serving) or in its cluster."""
     profile = site.profile
+    if profile.base is not None and profile.base.known is None:  # not a folder: it is in the lake of a deployed site
+        with runner_of(site, local=local):
+            profile = site.profile
     resolved = plan(profile)
     lines(f"Plan of {profile.name}", plan_rows(resolved))
     with site.lock("up"):
@@ -37,7 +40,7 @@ def run_up(site: Site, *, local: bool) -> Summary:
 
 
 def _up_local(site: Site, profile: Profile) -> Summary:
-    runner = LocalRunner(profile, site.profile_path, site.data_dir)
+    runner = local_runner(site)
     with Board() as board:
         receipts, changed = run_stages(site, runner, STAGES, board)
     return Summary(
@@ -58,9 +61,10 @@ def _up(site: Site, profile: Profile, resolved: Plan) -> Summary:
             prepare_machine(board)
         changed = _deploy(site, profile, resolved, PLATFORM_STACKS, board, seconds)
         with open_target(site) as target:
+            settle_base(site, target.store, target.registry)
             receipts, any_run = run_stages(site, target.runner, STAGES, board)
             changed |= any_run
-            with target.endpoint("lake", "mlflow", PORTS["mlflow"]) as mlflow:
+            with target.registry() as mlflow:
                 digest = _champion(mlflow, profile.name)
                 changed |= _deploy(site, profile, resolved, ("serving",), board, seconds, champion=digest)
                 with target.endpoint("serving", "model", PORTS["model"]) as api:

@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO
 
+from sovereign.cli.base import settle_base
 from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.errors import StageError
 from sovereign.jobs import NAMESPACE, JobRunner, job_object
+from sovereign.plan import plan
 from sovereign.receipts import Receipt
-from sovereign.runner import LocalRunner, Runner, ensure_stage, keep_receipt, parse_event
+from sovereign.render import render_text
+from sovereign.runner import LocalRunner, Runner, ensure_stage, keep_receipt, parse_event, tracking_uri
 from sovereign.site import Site
 from sovereign.stages import STAGES
+from sovereign.store import open_store
+from sovereign.workload import slurm_context
 
 
 @contextmanager
 def runner_of(site: Site, *, local: bool) -> Iterator[Runner]:
     """Where the site's stages run."""
     if local:
-        yield LocalRunner(site.profile, site.profile_path, site.data_dir)
+        yield local_runner(site)
         return
     from sovereign.cli.target import open_target
 
     with open_target(site) as target:
+        settle_base(site, target.store, target.registry)
         yield target.runner
+
+
+def local_runner(site: Site) -> LocalRunner:
+    """Runs the site's stages on this machine."""
+    lake = open_store(f"file://{site.data_dir}")
+    settle_base(site, lake, lambda: nullcontext(tracking_uri(site.data_dir)))
+    return LocalRunner(site.profile, site.resolved_profile(), site.data_dir)
 
 
 def run_stages(site: Site, runner: Runner, names: tuple[str, ...], board: Board) -> tuple[dict[str, Receipt], bool]:
@@ -62,6 +76,21 @@ def run_until(site: Site, name: str, *, local: bool) -> dict[str, Receipt]:
             receipts, _ = run_stages(site, runner, names, board)
     show_metrics(receipts[name].metrics)
     return receipts
+
+
+def slurm_script(site: Site) -> str:
+    """The batch script of the site's training, after the stages that it needs were run here.
+
+    Raises:
+        StageError: a stage failed.
+    """
+    run_until(site, STAGES[STAGES.index("train") - 1], local=True)
+    profile = site.profile
+    (site.data_dir / "logs").mkdir(exist_ok=True)
+    context = slurm_context(
+        profile, plan(profile), python=sys.executable, profile_path=site.resolved_profile(), data_dir=site.data_dir
+    )
+    return render_text("training/slurm.sbatch.j2", context, [site.overlays_dir])
 
 
 def show_metrics(metrics: Mapping[str, object]) -> None:

@@ -9,22 +9,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-import rfc8785
-
 from sovereign.errors import StoreError
-from sovereign.files import sha256_bytes, sha256_file, write_atomic
+from sovereign.files import model_digest as model_digest
+from sovereign.files import sha256_file, write_atomic
 from sovereign.store import Store
 
 REVISION_DIGITS = 40
 """Length of a revision in the hub cache, which is a Git commit's."""
-
-
-def model_digest(files: Mapping[str, str]) -> str:
-    """One digest for a folder: SHA-256 of the canonical JSON (RFC 8785) of {name in the folder: hex SHA-256}."""
-    return sha256_bytes(rfc8785.dumps(dict(files)))
 
 
 def fetch_model(store: Store, prefix: str, digest: str, into: Path, name: str) -> Path:

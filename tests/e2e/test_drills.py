@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sovereign.jobs import QUEUE_API
+from sovereign.jobs import QUEUE_API, finished, job_object
 from sovereign.resources import data_path
 from stacks.fields import Object
 from stacks.node import cgroups, lifecycle
@@ -222,3 +222,44 @@ def test_training_killed_many_times_ends_as_without(live: LiveSite) -> None:
         assert process.returncode == 0, errors[-4000:]
         assert receipt(live, "train").metrics["loss_last"] == pytest.approx(loss, rel=0.02)
     print(json.dumps({"training_again_after_s": times}))
+
+
+def urgent_job(training: Object) -> Object:
+    """A short Job that goes before `training` and finds no room beside it."""
+    pod = json.loads(json.dumps(training["spec"]["template"]["spec"]))
+    (container,) = pod["containers"]
+    container["command"] = [container["command"][0], "-c", "import time; time.sleep(5)"]
+    container["resources"]["requests"]["cpu"] = "400m"
+    labels = training["metadata"]["labels"] | {"kueue.x-k8s.io/priority-class": "urgent"}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "urgent", "namespace": "training", "labels": labels},
+        "spec": {"suspend": True, "backoffLimit": 0, "template": {"spec": pod}},
+    }
+
+
+def test_training_makes_room_for_an_urgent_job_and_goes_on(live: LiveSite) -> None:
+    """Kueue's preemption is a SIGTERM to the pod: it leaves a checkpoint, and the Job goes on from it by itself."""
+    live.up()
+    loss = receipt(live, "train").metrics["loss_last"]
+    with train_anew(live) as process:
+        training = live.cluster.get(job_object("ci", "train"))
+        assert training is not None
+        urgent = urgent_job(training)
+        live.cluster.apply(urgent)
+        wait_for("the urgent Job's end", lambda: finished(live.cluster.get(urgent) or {}) == "Complete", 300)
+        workloads = live.cluster.find(QUEUE_API, "Workload", "training")
+        reasons = {
+            condition.get("reason")
+            for workload in workloads
+            for condition in workload.get("status", {}).get("conditions", [])
+            if condition["type"] == "Preempted"
+        }
+        _, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors[-4000:]
+    live.cluster.delete(urgent)
+    assert "InClusterQueue" in reasons
+    metrics = receipt(live, "train").metrics
+    assert metrics["resumed_from"] > 0
+    assert metrics["loss_last"] == pytest.approx(loss, rel=0.02)

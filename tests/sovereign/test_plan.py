@@ -194,6 +194,7 @@ def message_of(profile: Profile) -> str:
 def test_shipped_profiles_have_a_plan(path: Path) -> None:
     result = plan(load_profile(path))
     wanted = load_profile(path).model.parameters
+    assert wanted is not None
     assert wanted / 1.3 < result.num_parameters < wanted * 1.3
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
-from sovereign.errors import StoreError, ToolError
+from sovereign.errors import StoreError, StoreUnavailableError, ToolError
 from sovereign.store import FolderStore, S3Store, Store, fetch_folder, open_store
 from sovereign.tools import find_tool
 
@@ -141,6 +142,16 @@ def test_failed_write_is_an_error_that_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot store raw/a"):
         FolderStore(tmp_path).put_bytes("raw/a", b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_a_service_that_does_not_answer_is_told_apart() -> None:
+    """Worth another try, unlike an object that is not there."""
+    for error in (EndpointConnectionError(endpoint_url="x"), ReadTimeoutError(endpoint_url="x")):
+        with pytest.raises(StoreUnavailableError, match="cannot read raw/a"), S3Store._errors("read", "raw/a"):
+            raise error
+    with pytest.raises(StoreError) as caught, S3Store._errors("read", "raw/a"):
+        raise ClientError({"Error": {"Code": "NoSuchKey"}}, "GetObject")
+    assert not isinstance(caught.value, StoreUnavailableError)
 
 
 def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

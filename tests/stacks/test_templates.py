@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import yaml
 from sovereign.errors import ProfileError
 from sovereign.plan import plan
 from sovereign.profile import EmbeddedTarget
-from sovereign.render import render_template
-from sovereign.workload import job_context
+from sovereign.render import render_template, render_text
+from sovereign.workload import job_context, slurm_context
 from stacks.objects import STACKS, objects_for
 from tests.stacks.platforms import platform, pod_runtime, shipped_profile
 
@@ -49,6 +50,29 @@ def test_golden(name: str, folder: str, update_golden: bool) -> None:
     assert path.read_text(encoding="utf-8") == text, (
         f"pytest tests/stacks --update-golden, then read the diff of {path}"
     )
+
+
+@pytest.mark.parametrize("name", ["demo", "site"])
+def test_golden_slurm(name: str, update_golden: bool, tmp_path: Path) -> None:
+    profile, path = shipped_profile(name), GOLDEN / name / "slurm.sbatch"
+    context = slurm_context(
+        profile,
+        plan(profile),
+        python="/opt/sovereign/bin/python",
+        profile_path=Path("/shared/a site/profile.yaml"),
+        data_dir=Path("/shared/a site/data"),
+    )
+    text = render_text("training/slurm.sbatch.j2", context)
+    if update_golden:
+        path.write_text(text)
+    assert path.read_text() == text, f"pytest tests/stacks --update-golden, then read the diff of {path}"
+    subprocess.run(["bash", "-n", path], check=True)
+    recipe = plan(profile).recipe
+    assert context["slurm"]["nodes"] * context["slurm"]["ranks_per_node"] == recipe.world_size
+    # What bash gives to srun, word by word.
+    line = next(line for line in text.splitlines() if line.startswith("exec srun"))
+    words = subprocess.run(["bash", "-c", line.replace("exec srun", "printf '%s\\n'")], capture_output=True, text=True)
+    assert words.stdout.splitlines()[2:] == context["slurm"]["command"]
 
 
 def pod_templates(name: str) -> Iterator[tuple[str, str, Object]]:

@@ -36,7 +36,9 @@ TOKENIZER = {
 SOURCE = {"name": "texts", "path": "/texts", "owner": "Archive", "licence": "CC-BY-4.0", "language": "en"}
 
 
-def make_profile(*, sources: Sequence[Mapping[str, str]] = (), **evaluation: Any) -> Profile:
+def make_profile(
+    *, sources: Sequence[Mapping[str, str]] = (), base: Mapping[str, Any] | None = None, **evaluation: Any
+) -> Profile:
     """A profile named `tiny`."""
     return parse_profile(
         json.dumps(
@@ -46,6 +48,7 @@ def make_profile(*, sources: Sequence[Mapping[str, str]] = (), **evaluation: Any
                 "description": "A model of a made-up archive.",
                 "corpus": {"demonstration": {"facts": 10}, "sources": list(sources)},
                 "model": {"parameters": 1e5, "vocab_size": 512, "sequence_length": 64},
+                "base": base,
                 "training": {"tokens": 1e5},
                 "evaluation": evaluation,
             }

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from sovereign.base import read_base
 from sovereign.errors import TrainingError
 from sovereign.plan import plan
 from sovereign.receipts import Receipt
+from tests.sovereign.bases import make_base
 from tests.training.lake import TOKENIZER, make_profile
 from training.card import write_card
 
@@ -86,3 +88,16 @@ def test_a_number_that_is_missing_is_an_error(tmp_path: Path) -> None:
     without = {key: value for key, value in COUNTS.items() if key != "characters"}
     with pytest.raises(TrainingError, match="characters"):
         write_card(tmp_path, profile, plan(profile), evaluation(), receipts(without), [])
+
+
+def test_a_base_is_named_by_its_digest(tmp_path: Path) -> None:
+    folder = make_base(tmp_path / "base")
+    base = {"model": str(folder), "method": "lora", "new_tokens": 20, "known": read_base(folder).model_dump()}
+    profile = make_profile(base=base)
+    write_card(tmp_path, profile, plan(profile), evaluation(), receipts(COUNTS), [])
+    card = (tmp_path / "README.md").read_text()
+    assert f"| Base | `{read_base(folder).digest}` ({folder}) |" in card
+    assert "trained on from a base model (adapters of rank 16, merged)" in card
+    assert "| Tokenizer | the base's with 20 tokens of the same data |" in card
+    assert "width 8, 2 query heads, 1 key and value heads, Llama |" in card
+    assert "random weights" not in card and "knows what is in its data and nothing else" not in card

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sovereign.base import read_base, store_base
 from sovereign.lake.documents import read_documents
 from sovereign.store import open_store
 from tests.training.lake import SOURCE, context_for, make_lake, make_profile, store_output, write_receipt
@@ -63,6 +64,19 @@ def test_bits_per_byte_of_a_model_that_knows(evaluation: dict[str, Any]) -> None
     weighted = sum(row["unigram"] * row["bytes"] for row in rows.values()) / overall["bytes"]
     assert overall["unigram"] == pytest.approx(weighted, abs=1e-3)
     assert "xz" not in overall  # generated text says nothing about a compressor
+
+
+def test_a_fork_is_compared_with_its_base(lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the base is the trained model itself."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder, store = lake / "models/tiny/train/model", open_store(f"file://{shutil.copytree(lake, tmp_path / 'lake')}")
+    known = read_base(folder)
+    store_base(store, folder, known.digest)
+    store.put_bytes("models/tiny/tokens/base_tokens.json", b'{"end_of_text": 0, "pieces": {}}')
+    write_receipt(store, tmp_path / "lake", "tokenize", "models/tiny/tokens/", {})
+    profile = make_profile(base={"model": str(folder), "known": known.model_dump()})
+    output = evaluate.run(context_for("evaluate", store, tmp_path / "work", profile, io.StringIO()))
+    assert output.metrics["bits_per_byte_before"] == output.metrics["bits_per_byte_after"] < 3
 
 
 def test_receipt_has_what_the_summary_shows(lake: Path, evaluation: dict[str, Any]) -> None:

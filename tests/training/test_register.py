@@ -12,17 +12,22 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sovereign.base import fetch_base, read_base
+from sovereign.cli.base import name_base, settle_base
 from sovereign.errors import StageError, TrainingError
 from sovereign.files import sha256_file
 from sovereign.serving.fetch import fetch_model
+from sovereign.site import init_site
 from sovereign.stages import StageOutput
 from sovereign.store import Store, open_store
-from tests.training.lake import context_for, make_lake, make_profile, store_output
+from tests.sovereign.bases import make_base
+from tests.training.lake import context_for, make_lake, make_profile, store_output, write_receipt
 from training.register import register, why_not_champion
 from training.registry import champion, open_client
 
@@ -121,6 +126,39 @@ def test_a_higher_gate_takes_the_alias_away(lake: Path) -> None:
     assert run(lake, min_accuracy=0.6)[0]["aliases"] == ["candidate"]
     with pytest.raises(TrainingError, match="champion"):
         champion(tracking_uri(lake), "tiny")
+
+
+def test_a_registered_model_is_a_base(lake: Path, tmp_path: Path) -> None:
+    registration, store = run(lake)
+    source = tmp_path / "fork.yaml"
+    source.write_text(make_profile().model_dump_json(exclude_unset=True))
+    site = init_site(tmp_path / "site", source)
+    for alias, error in (("candidat", TrainingError), ("champion", None)):
+        name_base(site, f"models:/tiny@{alias}")
+        with pytest.raises(error, match="no version") if error else nullcontext():
+            settle_base(site, store, lambda: nullcontext(tracking_uri(lake)))
+    base = site.profile.base
+    assert base is not None and base.known is not None and base.known.digest == registration["digest"]
+    assert base.known.architecture == "Qwen3ForCausalLM" and base.known.tied
+    fetched = fetch_base(store, base.known.digest, tmp_path / "base")
+    assert sha256_file(fetched / "model.safetensors") in registration["files"].values()
+
+
+def test_a_fork_names_its_parent(lake: Path, tmp_path: Path) -> None:
+    folder = make_base(tmp_path / "base")
+    known = read_base(folder)
+    adapter = lake / "models/tiny/train/adapter/adapter_model.safetensors"
+    adapter.parent.mkdir()
+    adapter.write_bytes(b"adapter")
+    store = open_store(f"file://{lake}")
+    write_receipt(store, lake, "train", "models/tiny/train/", {})
+    registration, _ = run(lake, base={"model": str(folder), "method": "lora", "known": known.model_dump()})
+    client = open_client(tracking_uri(lake))
+    version = client.get_model_version("tiny", "1")
+    assert version.tags["base.digest"] == registration["base.digest"] == known.digest
+    assert (version.tags["base.model"], version.tags["base.method"]) == (str(folder), "lora")
+    stored = client.list_artifacts(version.run_id or "", f"adapter-{registration['digest'][:12]}")
+    assert [item.path.rpartition("/")[2] for item in stored] == ["adapter_model.safetensors"]
 
 
 def test_no_registry_is_named(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,53 @@
+"""The model that training continues from, as transformers loads it from a local folder.
+
+No code of the folder is run and no pickle is read; `sovereign.base` has checked it before.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
+
+from sovereign.plan import ModelShape
+from sovereign.stages import StageContext
+from training.base_tokenizer import BaseTokens, known_base, read_base_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def start_model(context: StageContext, folder: Path) -> PreTrainedModel:
+    """The base in `folder` as the run trains it: with rows for new tokens, with adapters where the method is lora."""
+    model = make_start(folder, context.plan.model, read_base_tokens(context))
+    base, _ = known_base(context)
+    if base.method == "lora":
+        from training.lora import add_adapters
+
+        add_adapters(model, base.lora, seed=context.plan.recipe.seed, train_embeddings=base.new_tokens > 0)
+    return model
+
+
+def make_start(folder: Path, shape: ModelShape, tokens: BaseTokens) -> PreTrainedModel:
+    """The model in `folder` in the shape that the plan has for it.
+
+    The row of a new token is the mean of the rows of the old tokens that it stands for, in the input embedding and in
+    the output matrix (Gee et al. 2022, Fast Vocabulary Transfer, https://arxiv.org/abs/2402.09977).
+    """
+    disable_progress_bar()
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    )
+    model.config.eos_token_id = tokens.end_of_text  # chat models may name another one than their tokenizer's
+    if shape.vocab_size > model.config.vocab_size:
+        model.resize_token_embeddings(shape.vocab_size, mean_resizing=False)
+    matrices = [layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())]
+    with torch.no_grad():
+        for weight in {id(matrix): matrix for matrix in matrices}.values():  # one where they are tied
+            assert isinstance(weight, torch.Tensor)
+            for token, old in tokens.pieces.items():
+                weight[token] = weight[list(old)].mean(dim=0)
+    return model
