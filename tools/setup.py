@@ -52,6 +52,8 @@ from sovereign.runtime import RUNTIME_FILE  # noqa: E402
 
 BOOTSTRAP = ROOT / "requirements" / "bootstrap.txt"
 LOCK = ROOT / "requirements" / "lock.txt"
+LLAMA = ROOT / "tools" / "llama.cpp"
+LLAMA_PACKAGES = ("llama-cpp-python", "scikit-build-core", "cmake", "ninja")
 SOURCE_FILES = ("pyproject.toml", "LICENSE")
 SOURCE_FOLDERS = ("sovereign", "stacks", "training", "templates", "runbooks", "tools")
 COMPLETE = ".complete"  # the last file written into a bootstrap or env folder
@@ -254,7 +256,7 @@ def _script(python: Path, target: str) -> str:
 
 
 def write_locks(*, upgrade: bool) -> None:
-    """Resolve pyproject.toml with all extras, and uv itself, to hash-pinned files that name no host."""
+    """Resolve pyproject.toml with all extras, uv itself and llama.cpp, to hash-pinned files that name no host."""
     uv = make_uv(cache_dir(), BasePython.current())
     compile_: list[str | Path] = [
         uv,
@@ -272,6 +274,21 @@ def write_locks(*, upgrade: bool) -> None:
         wanted = Path(folder) / "bootstrap.in"
         wanted.write_text("uv\n")
         run([*compile_, wanted, "-o", BOOTSTRAP], "resolving uv", cwd=ROOT)
+        wanted.write_text("\n".join(LLAMA_PACKAGES))
+        both = Path(folder) / "llama.txt"
+        both.write_text("".join(path.read_text() for path in (LLAMA / "wheels.txt", LLAMA / "source.txt")))
+        run([*compile_, wanted, "-o", both], "resolving llama.cpp", cwd=ROOT)
+        for name, text in zip(
+            ("source.txt", "wheels.txt"), split_lock(both.read_text(), LLAMA_PACKAGES[0]), strict=True
+        ):
+            write_atomic(LLAMA / name, text)
+
+
+def split_lock(text: str, package: str) -> tuple[str, str]:
+    """The entry of `package` in a lock file, and all others."""
+    entries = re.split(r"^(?=\S)", text, flags=re.MULTILINE)
+    own = [entry for entry in entries if entry.startswith(f"{package}==")]
+    return "".join(own), "".join(entry for entry in entries if entry not in own)
 
 
 def run(command: Sequence[str | Path], what: str, *, cwd: Path | None = None, growth_of: Path | None = None) -> None:
