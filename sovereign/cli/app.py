@@ -157,6 +157,23 @@ def ask(
     sys.stdout.write(ask_model(site_of(profile, site_dir), question) + "\n")
 
 
+@app.command()
+def export(
+    source: Annotated[
+        Path, typer.Argument(metavar="PROFILE|MODELFOLDER", help="Whose registered model, or a folder with a model.")
+    ],
+    kind: Annotated[str, typer.Option("--format", help="gguf-f16, gguf-q8_0 or gguf-q4_k.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model as one file for llama.cpp and what is built on it; compare it with its source."""
+    from sovereign.cli.export import run_export
+
+    run_export(source, kind, out, site_dir=site_dir, local=local, as_json=as_json)
+
+
 StackOption = Annotated[list[str] | None, typer.Option("--stack", help="cluster, datalake or serving; default all.")]
 
 
@@ -246,3 +263,12 @@ def tools_build() -> None:
     with Board() as board:
         prepare_machine(board)
     say("all programs are there")
+
+
+@tools_app.command("llama")
+def tools_llama() -> None:
+    """Build llama.cpp, which q4_k and the comparison of exports need; about 12 CPU-minutes, once."""
+    from sovereign.llamacpp import ensure_llama
+
+    with Board() as board, board.task("llama.cpp"):
+        ensure_llama(lambda text, done: board.update("llama.cpp", text, done))
