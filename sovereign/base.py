@@ -15,9 +15,10 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from sovereign.errors import StoreError, UnusableBaseError
-from sovereign.files import model_digest, sha256_file
+from sovereign.files import sha256_file
 from sovereign.profile import Profile
 from sovereign.profile_base import Architecture, KnownBase
+from sovereign.receipts import model_digest
 from sovereign.shapes import ModelShape
 from sovereign.store import Store
 

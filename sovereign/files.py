@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-
-import rfc8785
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
@@ -47,8 +44,3 @@ def sha256_file(path: Path) -> str:
 def sha256_bytes(data: bytes) -> str:
     """Hex SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()
-
-
-def model_digest(files: Mapping[str, str]) -> str:
-    """One digest for a folder: SHA-256 of the canonical JSON (RFC 8785) of {name in the folder: hex SHA-256}."""
-    return sha256_bytes(rfc8785.dumps(dict(files)))

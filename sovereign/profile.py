@@ -21,6 +21,9 @@ from sovereign.section import Language, Name, Section, Seed
 STDLIB = "python-stdlib"
 """As a source's path: the documentation that every Python has."""
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
 
 class EmbeddedTarget(Section):
     """A single-node Kubernetes on this machine, in namespaces of its own."""
@@ -172,12 +175,35 @@ class Corpus(Section):
 
 
 class Evaluation(Section):
-    """What is measured after training."""
+    """What is measured after training, and what a model must reach to be released."""
 
     max_questions_per_language: Annotated[int, Field(ge=1, le=10**6)] = 200
     """Held-out questions asked in each language."""
-    min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
-    """The model is registered as champion only when every language reaches this share; absent: always."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of lm-evaluation-harness to measure with: `questions_<language>`, the demonstration country's questions in
+    its format, or tasks in `task_folder`."""
+    task_folder: str | None = None
+    """Absolute path of a folder with tasks of lm-evaluation-harness: YAML files, and their data, named relative to the
+    folder. Nothing is fetched from elsewhere. Python that they name is run."""
+    min_accuracy: Share | dict[Language, Share] | None = None
+    """Limit for release: a model below it is registered, but not as champion. The share of right answers to held-out
+    questions that every language must reach, or a share for each language named."""
+    max_bits_per_byte: Positive | dict[Language, Positive] | None = None
+    """Limit for release: bits per byte on held-out documents that no language may be above, or a limit for each
+    language named."""
+    max_contamination: Share | None = None
+    """Limit for release: share of the evaluation's items of which an n-gram stands in the training text."""
+    max_memorisation: Share | None = None
+    """Limit for release: share of the training documents tried that the model recites."""
+
+    @model_validator(mode="after")
+    def _tasks_have_a_place(self) -> Self:
+        elsewhere = [name for name in self.tasks if not name.startswith("questions_")]
+        if elsewhere and self.task_folder is None:
+            raise ValueError(f"tasks {', '.join(elsewhere)} need task_folder, the folder that they are in")
+        if self.task_folder is not None and not Path(self.task_folder).is_absolute():
+            raise ValueError("task_folder must be an absolute path: stages run in other folders than this one")
+        return self
 
 
 class Serving(Section):

@@ -74,6 +74,8 @@ def _type(option: dict[str, Any]) -> str:
         return f"`{option['const']}`"
     if "enum" in option:
         return " or ".join(f"`{value}`" for value in option["enum"])
+    if "patternProperties" in option:
+        return f"by key: {_type(next(iter(option['patternProperties'].values())))}"
     kind: str = option["type"]
     if "pattern" in option:
         return f"{kind} like `{option['pattern']}`".replace("|", "\\|")

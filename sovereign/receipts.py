@@ -113,3 +113,8 @@ def made_by() -> str:
 def code_version() -> str:
     """Version of this kit."""
     return __version__
+
+
+def model_digest(files: Mapping[str, str]) -> str:
+    """One digest for a folder: SHA-256 of the canonical JSON (RFC 8785) of {name in the folder: hex SHA-256}."""
+    return sha256_bytes(rfc8785.dumps(dict(files)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,23 @@ def image_runtime(target: KubeconfigTarget) -> PodRuntime:
     return PodRuntime(mode="image", image=target.image, pull_policy="IfNotPresent", python=RUNTIME_PYTHON)
 
 
-def source_folders(profile: Profile) -> tuple[Path, ...]:
-    """Folders of this machine that the profile's sources name, for pods of the embedded node."""
+def stage_folders(profile: Profile, stage: str) -> tuple[Path, ...]:
+    """Folders of this machine that a stage reads because the profile names them: of sources, of evaluation tasks."""
     paths = [Path(source.path) for source in profile.corpus.sources if source.path != STDLIB]
-    folders = {path.parent if path.is_file() else path for path in paths}
+    if stage != "corpus":
+        tasks = profile.evaluation.task_folder
+        paths = [Path(tasks)] if stage == "evaluate" and tasks is not None else []
+    return _outermost(path.parent if path.is_file() else path for path in paths)
+
+
+def source_folders(profile: Profile) -> tuple[Path, ...]:
+    """Folders of this machine that any stage reads, for pods of the embedded node."""
+    return _outermost(folder for stage in ("corpus", "evaluate") for folder in stage_folders(profile, stage))
+
+
+def _outermost(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """`paths` without those that lie in another of them, sorted."""
+    folders = set(paths)
     return tuple(sorted(folder for folder in folders if not any(other in folder.parents for other in folders)))
 
 
@@ -163,7 +176,7 @@ def job_context(
     quota = plan.quota
     on_gpus = stage == "train" and quota.pod_gpus > 0
     models_gb = plan.num_parameters * 8 / 1e9 if plan.base else 0  # the base and what is made of it
-    sources = source_folders(profile) if stage == "corpus" and runtime.mode == "host" else ()
+    sources = stage_folders(profile, stage) if runtime.mode == "host" else ()
     job = {
         "name": name,
         "sources": [str(path) for path in sources],

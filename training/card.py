@@ -9,15 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import yaml
 
-from sovereign.errors import TrainingError
 from sovereign.files import write_atomic
 from sovereign.plan import Plan
 from sovereign.profile import Profile
 from sovereign.receipts import Receipt
-from sovereign.resources import data_path
+from training.pages import render_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,37 +52,19 @@ def write_card(
     folder.mkdir(parents=True, exist_ok=True)
     _plot_loss(history, folder / "loss.png")
     _plot_languages(evaluation, folder / "languages.png")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(data_path("templates") / "training"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - Markdown, not HTML
+    text = render_page(
+        "card.md",
+        front_matter=yaml.safe_dump(_front_matter(profile, evaluation, receipts), allow_unicode=True, sort_keys=False),
+        profile=profile,
+        plan=plan,
+        evaluation=evaluation,
+        data=receipts["curate"].metrics["train"],
+        tokenizer=receipts["tokenize"].metrics["tokenizer"],
+        receipts=receipts,
+        train=receipts["train"].metrics,
+        curve=_curve(history),
     )
-    environment.filters |= {"cell": _cell, "number": lambda value: f"{int(value):,}"}
-    try:
-        text = environment.get_template("card.md.j2").render(
-            front_matter=yaml.safe_dump(
-                _front_matter(profile, evaluation, receipts), allow_unicode=True, sort_keys=False
-            ),
-            profile=profile,
-            plan=plan,
-            evaluation=evaluation,
-            data=receipts["curate"].metrics["train"],
-            tokenizer=receipts["tokenize"].metrics["tokenizer"],
-            receipts=receipts,
-            train=receipts["train"].metrics,
-            curve=_curve(history),
-        )
-    except jinja2.TemplateError as error:
-        raise TrainingError(f"the model card cannot be written: {error}") from error
     write_atomic(folder / "README.md", text)
-
-
-def _cell(text: str) -> str:
-    """Text of a source or of the model, so that it stays in its cell of a table."""
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _front_matter(profile: Profile, evaluation: Mapping[str, Any], receipts: Mapping[str, Receipt]) -> dict[str, Any]:

@@ -1,28 +1,32 @@
 """Stage `evaluate`: what the trained model knows, measured on documents and questions that it was not trained on.
 
-Writes evaluation.json, the model card and its plots. evaluation.json holds
-    bits_per_byte   by_language: {<language>: row}, overall: row; a row has documents, bytes, tokens and bits per byte
-                    of `model`, `untrained` (as training began: random weights, or the base), `unigram` and `uniform`
-                    (baselines on the same tokenizer) and, for real text, `xz` (`xz -9` on the same documents)
+Writes evaluation.json, contamination.jsonl, the tasks (tasks/), the model card and its plots. evaluation.json holds
+    bits_per_byte   by_language, by_domain (a domain is a document's source), by_domain_and_language, overall; a row
+                    has documents, bytes, tokens and bits per byte of `model`, `untrained` (as training began: random
+                    weights, or the base), `unigram` and `uniform` (baselines on the same tokenizer) and, for real
+                    text, `xz` (`xz -9` on the same documents)
     questions       by_language, by_owner: {<name>: {heldout, trained}}, overall: {heldout, trained}; each has asked,
                     correct, accuracy (0 to 1; exact match of the greedy answer). `heldout` are ways to ask that no
                     training document has. examples: one held-out question of each language and the answer given
+    contamination   by_kind, by_language, overall: items of the evaluation that stand in the training text, in part
+                    (training/contamination.py); contamination.jsonl has a line for each of them
+    memorisation    trained, heldout: how often the model goes on exactly as a document does (training/memorisation.py)
+    tasks           {<task>: {samples, version, <metric>}} of lm-evaluation-harness, where the profile names tasks
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sovereign.base import base_inputs, fetch_base
 from sovereign.errors import StageError, TrainingError
 from sovereign.files import write_atomic
-from sovereign.lake.documents import read_documents
+from sovereign.lake.documents import Document, read_documents
 from sovereign.plan import Plan
 from sovereign.profile import Profile
 from sovereign.receipts import Receipt
@@ -30,16 +34,15 @@ from sovereign.serving.fetch import model_digest
 from sovereign.stages import Stage, StageContext, StageOutput
 from training import environment
 from training.base_tokenizer import known_base, read_base_tokens
+from training.contamination import contamination, document_items, question_items
+from training.harness import OWN, folder_digests, run_tasks, write_tasks
 from training.registry import open_client
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-FORMAT = "sovereign/evaluation/v1"
-MAX_BYTES_PER_LANGUAGE = 2 * 2**20
-"""Held-out text that is measured in each language, bytes: enough for three digits, minutes at most on a CPU."""
-TRAINED_QUESTIONS = 50
-"""Questions asked in each language in the very words of a training document, for comparison."""
+FORMAT = "sovereign/evaluation/v2"
+_SPLITS = ("train", "heldout")
 
 
 def _run(context: StageContext) -> StageOutput:
@@ -48,40 +51,121 @@ def _run(context: StageContext) -> StageOutput:
 
     receipts = _receipts(context)
     model, tokenizer = _load(context)
+    folder = context.workdir / "evaluate"
+    shutil.rmtree(folder, ignore_errors=True)  # of another run in the same place
     evaluation = {
         "format": FORMAT,
         "dataset": context.dataset,
         "model_digest": _digest(context),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "bits_per_byte": _bits_per_byte(context, model, tokenizer),
-        "questions": _questions(context, model, tokenizer),
-    }
-    folder = context.workdir / "evaluate"
+    } | _measure(context, model, tokenizer, folder)
     write_atomic(folder / "evaluation.json", json.dumps(evaluation, indent=2, ensure_ascii=False) + "\n")
     context.progress("writing the model card")
     history = _read_lines(context.fetch(f"models/{context.dataset}/train/metrics.jsonl"))
     write_card(folder, context.profile, context.plan, evaluation, receipts, history)
     metrics = summarise(evaluation)
     _record(folder, metrics, receipts["train"].metrics.get("mlflow_run_id"))
-    files = {f"models/{context.dataset}/evaluate/{path.name}": path for path in sorted(folder.iterdir())}
-    return StageOutput(files, metrics)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    prefix = f"models/{context.dataset}/evaluate/"
+    return StageOutput({prefix + path.relative_to(folder).as_posix(): path for path in files}, metrics)
+
+
+def _measure(
+    context: StageContext, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> dict[str, Any]:
+    """All measures; leaves contamination.jsonl and the tasks in `folder`."""
+    from training import measures
+    from training.memorisation import memorisation
+    from training.shards import Shard
+
+    recipe, length = context.plan.recipe, context.plan.model.sequence_length
+    documents = measures.choose_documents(read_documents(_curated(context, "heldout")))
+    if not documents:
+        raise StageError("no document is held out", hint="raise corpus.cleaning.heldout_fraction")
+    shards = {split: _inputs(context, f"models/{context.dataset}/tokens/{split}-", ".bin") for split in _SPLITS}
+    bits = measures.bits_per_byte(
+        model,
+        _untrained(context, model),
+        tokenizer,
+        documents,
+        shards=shards["train"],
+        length=length,
+        with_xz=bool(context.profile.corpus.sources),
+        report=lambda done, total: context.progress("bits per byte", done=done, total=total),
+    )
+    lines = _read_lines(context.fetch(f"curated/{context.dataset}/questions.jsonl"))
+    asked = measures.choose_questions(lines, recipe.max_eval_questions)
+    context.progress("asking questions", total=len(asked), unit="questions")
+    questions = measures.answer_questions(model, tokenizer, asked)
+    context.progress("looking for evaluation items in the training text")
+    heldout = [document for found in documents.values() for document in found]
+    counts = _contamination(context, asked, heldout, folder)
+    context.progress("trying to extract training documents")
+    trained, unseen = ([Shard(path) for path in shards[split]] for split in _SPLITS)
+    recited = memorisation(model, trained, unseen, int(tokenizer.eos_token_id), recipe.seed)
+    return {
+        "bits_per_byte": bits,
+        "questions": questions,
+        "contamination": counts,
+        "memorisation": recited,
+        "tasks": _tasks(context, model, tokenizer, asked, folder),
+    }
+
+
+def _contamination(
+    context: StageContext, asked: Sequence[Mapping[str, Any]], heldout: Sequence[Document], folder: Path
+) -> dict[str, Any]:
+    """Counts; the items themselves go to contamination.jsonl."""
+    items = [*question_items(asked), *document_items(heldout)]
+    counts, rows = contamination(items, read_documents(_curated(context, "train")))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_atomic(folder / "contamination.jsonl", text)
+    return counts
+
+
+def _tasks(
+    context: StageContext,
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[Mapping[str, Any]],
+    folder: Path,
+) -> dict[str, Any]:
+    """Write the kit's own tasks, and run those that the profile names."""
+    wanted, site_folder = context.profile.evaluation.tasks, context.profile.evaluation.task_folder
+    write_tasks(folder / "tasks", asked)
+    cache = context.workdir / "cache" / "harness"
+    results: dict[str, Any] = {}
+    for place, is_own in ((str(folder / "tasks"), True), (site_folder, False)):
+        names = [name for name in wanted if name.startswith(OWN) == is_own]
+        if names and place is not None:
+            context.progress(f"running {', '.join(names)}")
+            results |= run_tasks(model, tokenizer, Path(place), names, cache)
+    return results
 
 
 def summarise(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of evaluation.json that the receipt, MLflow and the summary show."""
-    overall, questions = evaluation["bits_per_byte"]["overall"], evaluation["questions"]
+    bits, questions = evaluation["bits_per_byte"], evaluation["questions"]
+    overall, contaminated = bits["overall"], evaluation["contamination"]
     metrics = {
         "bits_per_byte_before": overall["untrained"],
         "bits_per_byte_after": overall["model"],
         "bits_per_byte_unigram": overall["unigram"],
         "share_of_unigram": round(overall["model"] / overall["unigram"], 4),
-        "bits_per_byte": {
-            language: row["model"] for language, row in evaluation["bits_per_byte"]["by_language"].items()
-        },
+        "bits_per_byte": {language: row["model"] for language, row in bits["by_language"].items()},
+        "bits_per_byte_by_domain": {domain: row["model"] for domain, row in bits["by_domain"].items()},
         "accuracy": {
             language: scores["heldout"]["accuracy"]
             for language, scores in questions["by_language"].items()
             if "heldout" in scores
+        },
+        "contamination": {kind: row["share"] for kind, row in contaminated["by_kind"].items()},
+        "memorisation": {name: evaluation["memorisation"][name]["rate"] for name in ("trained", "heldout")},
+        "tasks": {
+            f"{task}/{metric}": value
+            for task, row in evaluation["tasks"].items()
+            for metric, value in row.items()
+            if metric not in ("samples", "version")
         },
     }
     if "xz" in overall:
@@ -126,61 +210,12 @@ def _inputs(context: StageContext, prefix: str, suffix: str) -> list[Path]:
     return [context.fetch(key) for key in sorted(context.inputs) if key.startswith(prefix) and key.endswith(suffix)]
 
 
-def _heldout_texts(context: StageContext) -> dict[str, list[str]]:
-    """Held-out documents by language, up to a limit for each."""
-    texts: dict[str, list[str]] = defaultdict(list)
-    used: dict[str, int] = defaultdict(int)
-    for document in read_documents(_inputs(context, f"curated/{context.dataset}/heldout-", ".parquet")):
-        size = len(document.text.encode())
-        if used[document.language] + size <= MAX_BYTES_PER_LANGUAGE:
-            texts[document.language].append(document.text)
-            used[document.language] += size
-    if not texts:
-        raise StageError("no document is held out", hint="raise corpus.cleaning.heldout_fraction")
-    return dict(sorted(texts.items()))
-
-
-def _bits_per_byte(
-    context: StageContext, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any]:
-    """Rows of bits per byte by language and over all."""
-    from transformers import set_seed
-
-    from training import scoring
-
-    texts = _heldout_texts(context)
-    shards = _inputs(context, f"models/{context.dataset}/tokens/train-", ".bin")
-    counts = scoring.count_tokens(shards, model.config.vocab_size)
-    set_seed(context.plan.recipe.seed)
-    untrained = _untrained(context, model)
-    length, end = context.plan.model.sequence_length, int(tokenizer.eos_token_id)
-    bits: dict[str, dict[str, float]] = {}
-    sizes: dict[str, dict[str, int]] = {}
-    for done, (language, documents) in enumerate(texts.items()):
-        context.progress("bits per byte", done=done, total=len(texts), unit="languages")
-        ids = tokenizer(documents, add_special_tokens=False)["input_ids"]
-        bits[language] = {
-            "model": scoring.model_bits(model, ids, end, length),
-            "untrained": scoring.model_bits(untrained, ids, end, length),
-            "unigram": scoring.unigram_bits(ids, end, counts),
-            "uniform": scoring.uniform_bits(ids, len(counts)),
-        }
-        if context.profile.corpus.sources:
-            bits[language]["xz"] = scoring.xz_bits(documents)
-        sizes[language] = {
-            "documents": len(documents),
-            "bytes": sum(len(text.encode()) for text in documents),
-            "tokens": sum(map(len, ids)),
-        }
-    return {
-        "by_language": {language: _row([sizes[language]], [bits[language]]) for language in texts},
-        "overall": _row(list(sizes.values()), list(bits.values())),
-    }
-
-
 def _untrained(context: StageContext, model: Qwen3ForCausalLM) -> Qwen3ForCausalLM:
     """The model as training began with it: the base, or random weights of the same shape."""
     if context.plan.base is None:
+        from transformers import set_seed
+
+        set_seed(context.plan.recipe.seed)
         with model.device:
             return type(model)(model.config)
     from training.base import make_start
@@ -190,73 +225,8 @@ def _untrained(context: StageContext, model: Qwen3ForCausalLM) -> Qwen3ForCausal
     return cast("Qwen3ForCausalLM", cast("Any", start).to(model.device))
 
 
-def _row(sizes: Sequence[Mapping[str, int]], bits: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Sums of sizes, and bits per byte of every measure."""
-    total = {name: sum(size[name] for size in sizes) for name in sizes[0]}
-    return total | {name: round(sum(row[name] for row in bits) / total["bytes"], 4) for name in bits[0]}
-
-
-def _questions(context: StageContext, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Ask, and count exact answers."""
-    from training import scoring
-
-    lines = _read_lines(context.fetch(f"curated/{context.dataset}/questions.jsonl"))
-    asked = choose_questions(lines, context.plan.recipe.max_eval_questions)
-    if not asked:
-        return {"by_language": {}, "by_owner": {}, "overall": {}, "examples": []}
-    context.progress("asking questions", total=len(asked), unit="questions")
-    longest = max(map(len, tokenizer([question["answer"] for question in asked])["input_ids"]))
-    prompts = [question["prompt"] for question in asked]
-    answers = scoring.answer_all(model, tokenizer, prompts, max_new_tokens=longest + 2)
-    for question, answer in zip(asked, answers, strict=True):
-        question["given"] = answer
-    return {
-        "by_language": _accuracy(asked, "language"),
-        "by_owner": _accuracy(asked, "owner"),
-        "overall": _accuracy([question | {"all": "all"} for question in asked], "all")["all"],
-        "examples": _examples(asked),
-    }
-
-
-def choose_questions(questions: Iterable[dict[str, Any]], max_heldout: int) -> list[dict[str, Any]]:
-    """At most `max_heldout` held-out questions of each language and fewer in trained words, drawn by digest."""
-    limits = {"heldout": max_heldout, "train": min(TRAINED_QUESTIONS, max_heldout)}
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for question in questions:
-        groups[question["language"], question["split"]].append(question)
-    return [
-        question
-        for (_, split), group in sorted(groups.items())
-        for question in sorted(group, key=lambda item: hashlib.sha256(item["question_id"].encode()).digest())[
-            : limits[split]
-        ]
-    ]
-
-
-def _accuracy(asked: Sequence[Mapping[str, Any]], by: str) -> dict[str, dict[str, Any]]:
-    """Counts of correct answers by a column, for held-out and trained ways to ask."""
-    groups: dict[str, dict[str, list[bool]]] = defaultdict(lambda: {"heldout": [], "trained": []})
-    for question in asked:
-        split = "heldout" if question["split"] == "heldout" else "trained"
-        groups[question[by]][split].append(question["given"] == question["answer"].strip())
-    return {
-        name: {
-            split: {"asked": len(right), "correct": sum(right), "accuracy": round(sum(right) / len(right), 4)}
-            for split, right in splits.items()
-            if right
-        }
-        for name, splits in sorted(groups.items())
-    }
-
-
-def _examples(asked: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The first held-out question of each language."""
-    first: dict[str, dict[str, str]] = {}
-    for question in asked:
-        if question["split"] == "heldout":
-            columns = ("language", "owner", "question", "answer", "given")
-            first.setdefault(question["language"], {column: question[column] for column in columns})
-    return list(first.values())
+def _curated(context: StageContext, split: str) -> list[Path]:
+    return _inputs(context, f"curated/{context.dataset}/{split}-", ".parquet")
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -274,9 +244,10 @@ def _record(folder: Path, metrics: Mapping[str, Any], run_id: str | None) -> Non
 
     try:
         for name, value in metrics.items():
-            by_language = value if isinstance(value, Mapping) else {"": value}
-            for language, number in by_language.items():
-                client.log_metric(run_id, f"evaluation/{name}/{language}".rstrip("/"), number)
+            by_part = value if isinstance(value, Mapping) else {"": value}
+            for part, number in by_part.items():
+                if number is not None:
+                    client.log_metric(run_id, f"evaluation/{name}/{part}".rstrip("/"), number)
         client.log_artifacts(run_id, str(folder), "evaluation")
     except MlflowException as error:
         raise TrainingError(f"the results cannot be recorded in MLflow: {error}", got=tracking_uri) from error
@@ -289,7 +260,12 @@ def _config(profile: Profile, plan: Plan) -> Mapping[str, Any]:
         "seed": plan.recipe.seed,
         "real_text": bool(profile.corpus.sources),
         "description": profile.description,
+        "tasks": list(profile.evaluation.tasks),
     }
+
+
+def _external_inputs(profile: Profile) -> Mapping[str, str]:
+    return {**base_inputs(profile), **folder_digests(profile)}
 
 
 evaluate = Stage(
@@ -298,6 +274,6 @@ evaluate = Stage(
     needs=("curate", "tokenize", "train"),
     config=_config,
     prefix="models/{dataset}/evaluate/",
-    version=2,
-    external_inputs=base_inputs,
+    version=3,
+    external_inputs=_external_inputs,
 )

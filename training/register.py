@@ -22,6 +22,7 @@ from sovereign.profile import Profile
 from sovereign.receipts import Receipt
 from sovereign.serving.fetch import model_digest
 from sovereign.stages import Stage, StageContext, StageOutput
+from training.gate import LIMITS, why_not_champion
 from training.registry import CANDIDATE, CHAMPION, open_client
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def _run(context: StageContext) -> StageOutput:
     prefix = f"models/{context.dataset}/register/{digest}/"
     files = {prefix + name: context.inputs[key] for name, key in model.items()}
     evaluation = json.loads(context.fetch(_evaluation_prefix(context) + "evaluation.json").read_bytes())
-    refusal = why_not_champion(evaluation, context.profile.evaluation.min_accuracy)
+    refusal = why_not_champion(evaluation, context.profile.evaluation)
     client = open_client(tracking_uri)
     context.progress("looking for this model in the registry")
     version = _registered_version(client, context.dataset, digest)
@@ -81,26 +82,6 @@ def _model_files(context: StageContext) -> dict[str, str]:
 
 def _evaluation_prefix(context: StageContext) -> str:
     return f"models/{context.dataset}/evaluate/"
-
-
-def why_not_champion(evaluation: Mapping[str, Any], min_accuracy: float | None) -> str | None:
-    """The reason why a model with this evaluation must not be served, or None when it may.
-
-    Args:
-        evaluation: content of evaluation.json.
-        min_accuracy: share of held-out questions that every language must reach; None asks for nothing.
-    """
-    if min_accuracy is None:
-        return None
-    accuracy = {
-        language: scores["heldout"]["accuracy"]
-        for language, scores in sorted(evaluation["questions"]["by_language"].items())
-        if "heldout" in scores
-    }
-    if not accuracy:
-        return f"evaluation.min_accuracy is {min_accuracy:.0%}, but there is no question to ask"
-    below = [f"{language} {share:.1%}" for language, share in accuracy.items() if share < min_accuracy]
-    return f"accuracy below {min_accuracy:.0%}: {', '.join(below)}" if below else None
 
 
 def _registered_version(client: MlflowClient, name: str, digest: str) -> int | None:
@@ -189,7 +170,7 @@ def _set_aliases(client: MlflowClient, name: str, version: int, *, is_champion: 
 
 
 def _config(profile: Profile, _plan: Plan) -> Mapping[str, Any]:
-    return {"min_accuracy": profile.evaluation.min_accuracy}
+    return profile.evaluation.model_dump(mode="json", include=set(LIMITS))
 
 
 register = Stage(
@@ -199,4 +180,5 @@ register = Stage(
     config=_config,
     prefix="models/{dataset}/register/",
     external_inputs=base_inputs,
+    version=2,
 )

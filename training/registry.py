@@ -73,7 +73,7 @@ def champion(tracking_uri: str, name: str, *, alias: str = CHAMPION) -> Champion
 def _missing(name: str, alias: str) -> TrainingError:
     return TrainingError(
         f"model {name} has no version with the alias {alias}",
-        hint="run the stages up to `register`; if they have run, evaluation.min_accuracy was not reached",
+        hint="run the stages up to `register`; if they have run, a limit in the profile's `evaluation` was not met",
     )
 
 

@@ -123,22 +123,38 @@ def answer_all(
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         by_length[len(ids)].append((number, ids))
     answers = [""] * len(prompts)
-    with torch.inference_mode():
-        for length, group in by_length.items():
-            for batch in _batches(group, lambda item: len(item[1]) + max_new_tokens, _batch_tokens(model)):
-                ids_bt = torch.tensor([ids for _, ids in batch], device=model.device)
-                made_bt = model.generate(  # type: ignore[misc]  # its annotation refuses every real model
-                    ids_bt,
-                    attention_mask=torch.ones_like(ids_bt),
-                    do_sample=False,
-                    max_new_tokens=max_new_tokens,
-                    eos_token_id=tokenizer.eos_token_id,
-                    pad_token_id=tokenizer.eos_token_id,
-                )
-                texts = tokenizer.batch_decode(made_bt[:, length:], skip_special_tokens=True)
-                for (number, _), text in zip(batch, texts, strict=True):
-                    answers[number] = text.lstrip(" ").partition("\n")[0].strip()
+    for group in by_length.values():
+        ids_bt = torch.tensor([ids for _, ids in group])
+        made_bt = continue_greedily(model, ids_bt, max_new_tokens, int(tokenizer.eos_token_id))
+        texts = tokenizer.batch_decode(made_bt, skip_special_tokens=True)
+        for (number, _), text in zip(group, texts, strict=True):
+            answers[number] = text.lstrip(" ").partition("\n")[0].strip()
     return answers
+
+
+def continue_greedily(model: Qwen3ForCausalLM, ids_bt: torch.Tensor, num_tokens: int, end: int) -> torch.Tensor:
+    """The most likely continuation of each row, on the CPU; after the end-of-text mark `end` there are only marks.
+
+    Args:
+        ids_bt: prompts of the same length, so that nothing is padded.
+        num_tokens: tokens to make, for each row.
+    """
+    num_rows, length = ids_bt.shape
+    made_bt = torch.full((num_rows, num_tokens), end)
+    size = max(1, _batch_tokens(model) // (length + num_tokens))
+    with torch.inference_mode():
+        for start in range(0, num_rows, size):
+            prompts_bt = ids_bt[start : start + size].to(model.device)
+            found_bt = model.generate(  # type: ignore[misc]  # its annotation refuses every real model
+                prompts_bt,
+                attention_mask=torch.ones_like(prompts_bt),
+                do_sample=False,
+                max_new_tokens=num_tokens,
+                eos_token_id=end,
+                pad_token_id=end,
+            )[:, length:]
+            made_bt[start : start + size, : found_bt.shape[1]] = found_bt.cpu()
+    return made_bt
 
 
 def _batch_tokens(model: Qwen3ForCausalLM) -> int:

@@ -18,7 +18,7 @@ from sovereign.profile import STDLIB, EmbeddedTarget
 from sovereign.render import Object, render_template
 from sovereign.site import Site
 from sovereign.store import S3Store
-from sovereign.workload import PORTS, S3_ACCESS_KEY, job_context, source_folders
+from sovereign.workload import PORTS, S3_ACCESS_KEY, job_context, stage_folders
 
 if TYPE_CHECKING:
     from stacks.kube import Cluster
@@ -49,11 +49,11 @@ class OpenTarget:
 
         profile = self.runner.profile
         runtime = pod_runtime(self.site, profile)
-        if stage == "corpus" and runtime.mode == "image" and (folders := source_folders(profile)):
+        if runtime.mode == "image" and (folders := stage_folders(profile, stage)):
             raise ProfileError(
                 "pods of an existing cluster do not see folders of this machine",
                 got=", ".join(map(str, folders)),
-                hint=f"only {STDLIB} and the demonstration country work there yet",
+                hint=f"only {STDLIB} and the demonstration country, with its questions, work there yet",
             )
         context = job_context(
             profile,

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path, PurePosixPath
 
 from sovereign.errors import StoreError
-from sovereign.files import model_digest as model_digest
 from sovereign.files import sha256_file, write_atomic
+from sovereign.receipts import model_digest as model_digest
 from sovereign.store import Store
 
 REVISION_DIGITS = 40

@@ -76,10 +76,11 @@ def make_lake(root: Path) -> Store:
     _, tokenizer = make_knowing_model(train / "model", KNOWN)
     lines = [{"step": step, "loss": 6.0 / step, "tokens_per_s": 1000} for step in range(1, 20)]
     (train / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with ShardWriter(root / "models" / "tiny" / "tokens" / "train-00000.bin", len(tokenizer), 0) as shard:
-        for item in trained:
-            ids = tokenizer(item.text)["input_ids"]
-            shard.add(ids, doc_id=item.doc_id, language=item.language, owners=item.owners, num_bytes=len(item.text))
+    for split, items in (("train", trained), ("heldout", heldout)):
+        with ShardWriter(root / "models" / "tiny" / "tokens" / f"{split}-00000.bin", len(tokenizer), 0) as shard:
+            for item in items:
+                ids = tokenizer(item.text)["input_ids"]
+                shard.add(ids, doc_id=item.doc_id, language=item.language, owners=item.owners, num_bytes=len(item.text))
     counts = {
         "documents": 4,
         "characters": 200,

@@ -16,6 +16,9 @@ from tests.training.lake import TOKENIZER, make_profile
 from training.card import write_card
 
 ROW = {"documents": 1, "bytes": 100, "tokens": 40, "model": 1.25, "untrained": 4.0, "unigram": 3.0, "uniform": 4.1}
+CONTAMINATION = {"items": 1200, "measured": 1000, "contaminated": 125, "share": 0.125}
+EXTRACTED = {"eligible": 5000, "sampled": 200, "extracted": 3, "rate": 0.015, "low": 0.0051, "high": 0.0432}
+NO_SAMPLE = {"eligible": 0, "sampled": 0, "extracted": 0, "rate": None, "low": None, "high": None}
 COUNTS: dict[str, Any] = {
     "documents": 12_345,
     "characters": 99,
@@ -58,8 +61,11 @@ def evaluation(**row: float) -> dict[str, Any]:
     return {
         "model_digest": "ab" * 32,
         "num_parameters": 1_000_000,
-        "bits_per_byte": {"by_language": {"en": found}, "overall": found},
+        "bits_per_byte": {"by_language": {"en": found}, "by_domain": {"books": found, "a|b": found}, "overall": found},
         "questions": {"by_language": {}, "by_owner": {}, "overall": {}, "examples": []},
+        "contamination": {"length": 13, "min_length": 8, "by_kind": {"document": CONTAMINATION}},
+        "memorisation": {"prompt_tokens": 32, "continuation_tokens": 32, "trained": EXTRACTED, "heldout": NO_SAMPLE},
+        "tasks": {"reading": {"samples": 1500, "version": 2.0, "acc": 0.25}},
     }
 
 
@@ -71,6 +77,11 @@ def test_real_text_shows_the_compressor_and_no_questions(tmp_path: Path) -> None
     assert "Right" not in card
     assert "| A \\| B Ministry | 12,345 |" in card
     assert "| fr | 3.10 | 1.75 | 1.12 |" in card
+    assert "| held-out documents | 1,200 | 1,000 | 125 | 12.5% |" in card
+    assert "| of the training | 5,000 | 200 | 3 | 1.5% | 0.5 to 4.3% |" in card
+    assert "| held out | 0 | 0 | 0 | | |" in card
+    assert "| reading | 1,500 | acc | 0.2500 |" in card
+    assert "| a\\|b | 1 | 100 | 1.250 |" in card
     tables = [line for line in card.splitlines() if line.startswith("| ")]
     assert all(line.endswith("|") for line in tables)
 

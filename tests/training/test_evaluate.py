@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ import pytest
 import yaml
 
 from sovereign.base import read_base, store_base
-from sovereign.lake.documents import read_documents
+from sovereign.lake.documents import DocumentWriter, read_documents
+from sovereign.receipts import Receipt
 from sovereign.store import open_store
 from tests.training.lake import SOURCE, context_for, make_lake, make_profile, store_output, write_receipt
-from training.evaluate import choose_questions, evaluate
+from training.evaluate import evaluate
+from training.measures import choose_questions
 from training.registry import open_client
+
+TASK_FILES = ("en.jsonl", "en.yaml", "fr.jsonl", "fr.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +69,64 @@ def test_bits_per_byte_of_a_model_that_knows(evaluation: dict[str, Any]) -> None
     weighted = sum(row["unigram"] * row["bytes"] for row in rows.values()) / overall["bytes"]
     assert overall["unigram"] == pytest.approx(weighted, abs=1e-3)
     assert "xz" not in overall  # generated text says nothing about a compressor
+    assert evaluation["bits_per_byte"]["by_domain"] == {"demonstration": overall}
+    assert evaluation["bits_per_byte"]["by_domain_and_language"] == {"demonstration": rows}
+
+
+def test_domains_are_the_sources(lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copytree(lake, tmp_path / "lake")
+    held = read_documents([lake / "curated/tiny/heldout-00000.parquet"])
+    with DocumentWriter(tmp_path / "lake/curated/tiny", "heldout") as writer:
+        for number, item in enumerate(held):
+            writer.add(replace(item, source="gazette" if number % 2 else "archive"))
+    store = open_store(f"file://{tmp_path}/lake")
+    metrics = Receipt.from_bytes(store.get_bytes("curated/tiny/receipt.json")).metrics
+    write_receipt(store, tmp_path / "lake", "curate", "curated/tiny/", metrics)
+    output = evaluate.run(context_for("evaluate", store, tmp_path / "work", make_profile(), io.StringIO()))
+    bits = json.loads(output.files["models/tiny/evaluate/evaluation.json"].read_text())["bits_per_byte"]
+    assert {name: row["documents"] for name, row in bits["by_domain"].items()} == {"archive": 3, "gazette": 2}
+    cells = [row for languages in bits["by_domain_and_language"].values() for row in languages.values()]
+    for measure in ("bytes", "tokens", "documents"):
+        assert sum(row[measure] for row in cells) == bits["overall"][measure]
+    whole = sum(row["model"] * row["bytes"] for row in cells) / bits["overall"]["bytes"]
+    assert bits["overall"]["model"] == pytest.approx(whole, abs=1e-3)
+    assert output.metrics["bits_per_byte_by_domain"] == {name: row["model"] for name, row in bits["by_domain"].items()}
+
+
+def test_overlap_with_the_training_is_reported_and_listed(lake: Path, evaluation: dict[str, Any]) -> None:
+    """The lake holds out what it trains on, but for one fact; "Quelle est la capitale ?" is too short to look for."""
+    contamination = evaluation["contamination"]
+    assert contamination["by_kind"]["question"]["items"] == 4
+    assert contamination["by_kind"]["document"]["items"] == 5
+    overall = {"items": 9, "measured": 7, "contaminated": 5, "share": 0.7143}
+    assert overall.items() <= contamination["overall"].items()
+    lines = (lake / "models/tiny/evaluate/contamination.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == contamination["overall"]["contaminated"]
+    capital = next(row for row in rows if row["id"] == "en-What is the capital of Auria?")
+    assert (capital["kind"], capital["found"], capital["document"]) == ("question", 1, "d0")
+
+
+def test_recitation_is_reported_with_its_sample(evaluation: dict[str, Any]) -> None:
+    memorisation = evaluation["memorisation"]
+    assert memorisation["prompt_tokens"] == memorisation["continuation_tokens"] == 8  # the lake's documents are short
+    assert memorisation["trained"]["sampled"] == memorisation["trained"]["eligible"] > 0
+    assert memorisation["trained"]["rate"] >= 0.5  # taught by heart from their beginnings, asked from anywhere
+    assert memorisation["heldout"]["eligible"] >= memorisation["trained"]["eligible"]
+
+
+@pytest.mark.filterwarnings("ignore")  # lm-evaluation-harness and its libraries
+def test_tasks_of_the_profile_are_run(lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = open_store(f"file://{lake}")
+    profile = make_profile(tasks=["questions_en", "questions_fr"])
+    output = evaluate.run(context_for("evaluate", store, tmp_path / "work", profile, io.StringIO()))
+    assert output.metrics["tasks"] == {"questions_en/exact_match": 1.0, "questions_fr/exact_match": 0.5}
+    assert output.metrics["accuracy"] == {"en": 1.0, "fr": 0.5}
+    written = {key for key in output.files if "/tasks/" in key}
+    assert written == {f"models/tiny/evaluate/tasks/questions_{name}" for name in TASK_FILES}
+    assert "| questions_fr | 2 | exact_match | 0.5000 |" in output.files["models/tiny/evaluate/README.md"].read_text()
 
 
 def test_a_fork_is_compared_with_its_base(lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +173,8 @@ def test_real_text_is_measured_against_xz_and_recorded_in_mlflow(
     expected = 8 * len(lzma.compress(english, preset=9)) / (len(english) - 2)  # less the line feeds between
     assert written["bits_per_byte"]["by_language"]["en"]["xz"] == pytest.approx(expected, abs=1e-4)
     assert {item.path for item in client.list_artifacts(run_id, "evaluation")} == {
-        f"evaluation/{name}" for name in ("README.md", "evaluation.json", "languages.png", "loss.png")
+        f"evaluation/{name}"
+        for name in ("README.md", "contamination.jsonl", "evaluation.json", "languages.png", "loss.png", "tasks")
     }
 
 

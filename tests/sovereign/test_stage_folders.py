@@ -1,0 +1,44 @@
+"""Which folders of this machine a stage's pod sees: those that the profile names for it, and no others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign.plan import plan
+from sovereign.profile import Profile, parse_profile
+from sovereign.workload import PodRuntime, job_context, source_folders, stage_folders
+
+RUNTIME = PodRuntime(mode="host", image="host", pull_policy="Never", python="/python")
+
+
+def profile(paths: list[str], task_folder: str | None) -> Profile:
+    common = {"owner": "O", "licence": "CC0-1.0", "language": "en"}
+    sources = [{"name": f"s{number}", "path": path, **common} for number, path in enumerate(paths)]
+    document: dict[str, Any] = {"apiVersion": "sovereign/v1", "name": "tiny", "corpus": {"sources": sources}}
+    document |= {"model": {"parameters": 1e5}, "training": {"tokens": 1e5}, "evaluation": {"task_folder": task_folder}}
+    return parse_profile(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"), [("corpus", ("/data/a",)), ("evaluate", ("/tasks",)), ("train", ()), ("tokenize", ())]
+)
+def test_a_stage_sees_its_own_folders(stage: str, expected: tuple[str, ...]) -> None:
+    found = profile(["/data/a", "/data/a/b", "python-stdlib"], "/tasks")
+    assert stage_folders(found, stage) == tuple(map(Path, expected))
+    context = job_context(found, plan(found), RUNTIME, name="job", stage=stage, key="k", profile_text="")
+    assert context["job"]["sources"] == list(expected)
+
+
+def test_the_node_binds_the_folders_of_all_stages_once() -> None:
+    assert source_folders(profile(["/data/a", "/data/b"], "/data/a/tasks")) == (Path("/data/a"), Path("/data/b"))
+    assert source_folders(profile(["python-stdlib"], None)) == ()
+
+
+def test_the_folder_of_a_file_is_what_is_seen(tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text("text")
+    assert stage_folders(profile([str(file)], None), "corpus") == (tmp_path,)
