@@ -52,7 +52,7 @@ def run_steps(resolved: Plan, workdir: Path, answers: Connection) -> None:
     join(ranks)
     engine = Engine(resolved, None, print)
     rows = np.random.default_rng(0).integers(1, resolved.model.vocab_size, (4, resolved.model.sequence_length))
-    losses = [engine.step(step, rows)._asdict() for step in range(STEPS)]
+    losses = [vars(engine.step(step, rows)) for step in range(STEPS)]
     answers.send({"losses": losses, "bytes": bytes_of_tensors(), "optimizer": type(engine._engine.optimizer).__name__})
 
 
