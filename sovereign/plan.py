@@ -104,6 +104,10 @@ class Recipe(Section):
     """Seed of initialisation and data order."""
     checkpoint_every_steps: int
     """Steps between checkpoints."""
+    keep_checkpoints: int
+    """Newest checkpoints that stay in the store."""
+    keep_every_steps: int | None
+    """Checkpoints whose step is a multiple of this stay for good."""
     threads: int
     """Compute threads of a CPU rank; 0 on GPUs."""
     max_eval_questions: int
@@ -138,9 +142,9 @@ class Estimates(Section):
     co2_kg: float
     """Emissions."""
     checkpoint_gb: float
-    """One checkpoint (weights fp32 and optimizer states)."""
+    """One checkpoint (master weights and two moments, fp32), GB."""
     storage_gb: float
-    """Text, token shards, three checkpoints and the exported model."""
+    """Text, token shards, checkpoints and the exported model, GB."""
     storage_limit_gb: float
     """What the hardware section gives."""
 
@@ -325,7 +329,8 @@ def _layout(profile: Profile, shape: ModelShape) -> _Layout:
     per_rank = _batch_sequences(profile, shape, world_size) // world_size
     micro_batches = [size for size in range(min(per_rank, 64), 0, -1) if per_rank % size == 0]
     limit = _limit_bytes(profile)
-    stages: tuple[Literal[1, 2, 3], ...] = (1, 2, 3)
+    wanted = profile.training.zero_stage
+    stages: tuple[Literal[1, 2, 3], ...] = (wanted,) if wanted else (1, 2, 3)
     layouts = []
     for checkpointing, zero_stage, micro_batch in itertools.product((False, True), stages, micro_batches):
         used = memory_bytes_per_device(shape, zero_stage, world_size, micro_batch, checkpointing, _precision(profile))
@@ -347,10 +352,14 @@ def _refusal(profile: Profile, shape: ModelShape, smallest: _Layout) -> PlanErro
         pods_per_node = math.ceil(profile.training.pods / hardware.nodes)
         needed = math.ceil((smallest.memory_bytes + CPU_RUNTIME_BYTES) * pods_per_node * 2 / GB)
         expected = f"hardware.memory_gb_per_node of at least {needed}"
+    other = _layout(_with_training(profile, zero_stage=None), shape)
+    if other.fits:
+        expected = f"training.zero_stage of {other.zero_stage}, or none"
     smaller = [choose_shape(_with_parameters(profile, size)) for size in _ladder_sizes(profile)]
     fitting = max((one.num_parameters for one in smaller if _layout(profile, one).fits), default=None)
     return PlanError(
-        f"a model of {shape.num_parameters:,} parameters does not fit, even with ZeRO-3 and activation checkpointing",
+        f"a model of {shape.num_parameters:,} parameters does not fit, "
+        f"even with ZeRO-{profile.training.zero_stage or 3} and activation checkpointing",
         got=f"{smallest.memory_bytes / GB:.1f} GB needed on each of {_world(profile)} devices, "
         f"{max(smallest.limit_bytes, 0) / GB:.1f} GB usable",
         expected=expected,
@@ -367,6 +376,10 @@ def _larger(nodes: int) -> Iterator[int]:
 
 def _with_nodes(profile: Profile, nodes: int) -> Profile:
     return profile.model_copy(update={"hardware": profile.hardware.model_copy(update={"nodes": nodes})})
+
+
+def _with_training(profile: Profile, **changes: object) -> Profile:
+    return profile.model_copy(update={"training": profile.training.model_copy(update=changes)})
 
 
 def _with_parameters(profile: Profile, parameters: float) -> Profile:
@@ -399,6 +412,8 @@ def _recipe(profile: Profile, shape: ModelShape, layout: _Layout) -> Recipe:
         gradient_clipping=1.0,
         seed=profile.training.seed,
         checkpoint_every_steps=profile.training.checkpoint_every_steps or max(1, min(1000, num_steps // 4)),
+        keep_checkpoints=profile.training.keep_checkpoints,
+        keep_every_steps=profile.training.keep_every_steps,
         threads=0 if profile.hardware.gpus_per_node else profile.training.threads_per_pod,
         max_eval_questions=profile.evaluation.max_questions_per_language,
     )
@@ -426,9 +441,13 @@ def _estimate(profile: Profile, shape: ModelShape, layout: _Layout, recipe: Reci
     hours = profile.training.tokens / tokens_per_s / 3600
     energy = hours * devices * (device.power_w + device.host_power_w) / 1000 * economics.pue
     cost = energy * economics.electricity_price_per_kwh + hours * (gpus or hardware.nodes) * economics.gpu_hour_price
-    checkpoint = shape.num_parameters * (14 if recipe.precision == "bf16" else 12)
+    checkpoint = shape.num_parameters * 12
+    num_checkpoints = recipe.keep_checkpoints + 1  # one is being written
+    if recipe.keep_every_steps:
+        num_checkpoints += recipe.num_steps // recipe.keep_every_steps
     corpus_tokens = profile.corpus.tokens or profile.training.tokens
-    storage = corpus_tokens * (4.5 * 2 + 4) + 3 * checkpoint + shape.num_parameters * 4  # text raw and curated, shards
+    storage = corpus_tokens * (4.5 * 2 + 4)  # text raw and curated, shards
+    storage += num_checkpoints * checkpoint + shape.num_parameters * 4
     if storage > hardware.storage_tb * 1e12:
         raise PlanError(
             "data and checkpoints do not fit in the storage",
