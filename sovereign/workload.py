@@ -117,7 +117,7 @@ def job_context(
     Args:
         name: name of the Job, its ConfigMap and its Service; a DNS label of at most 50 characters.
         stage: stage to run; only `train` runs on several pods or GPUs.
-        key: what the stage makes, see `sovereign.receipts.stage_key`.
+        key: digest of what the stage makes and on which pods.
         profile_text: the profile file's text, which the pod reads.
         num_pods: pods of the Job, each one rank on CPU, `plan.quota.pod_gpus` ranks on GPUs; by default the plan's for
             training, else one.

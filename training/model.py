@@ -61,17 +61,17 @@ class LanguageModelLoss(torch.nn.Module):
     def __init__(self, model: Qwen3ForCausalLM) -> None:
         super().__init__()
         self.model = model
-        self._head = _Head()
+        self.head = _Head()
 
     def forward(self, tokens_BT: torch.Tensor) -> torch.Tensor:  # noqa: N803
         """Loss of predicting tokens_BT[:, 1:]; the last position predicts nothing, so its logits are never made."""
         hidden_BTD = self.model.model(input_ids=tokens_BT, use_cache=False).last_hidden_state  # noqa: N806
-        loss: torch.Tensor = self._head(hidden_BTD, self.model.lm_head.weight, tokens_BT)
+        loss: torch.Tensor = self.head(hidden_BTD, self.model.lm_head.weight, tokens_BT)
         return loss
 
     def compile_parts(self) -> None:
         """Compile one decoder layer, which all layers share, and the head: much quicker than to compile the whole."""
-        for part in (*self.model.model.layers, self._head):
+        for part in (*self.model.model.layers, self.head):
             part.compile(dynamic=False)
 
 
