@@ -61,7 +61,7 @@ class Estimates(Section):
     goodput: float
     """Training time as a part of all time, with checkpoints and interruptions."""
     storage_gb: float
-    """Text, token shards, three checkpoints, the exported model and the base."""
+    """Text, token shards, the checkpoints that stay and the one being written, the exported model and the base."""
     storage_limit_gb: float
     """What the hardware section gives."""
 
@@ -101,7 +101,10 @@ def estimate(profile: Profile, shape: ModelShape, layout: Layout, recipe: Recipe
     checkpoint = shape.num_trained_parameters * CHECKPOINT_BYTES_PER_PARAMETER
     corpus_tokens = profile.corpus.tokens or profile.training.tokens
     models = shape.num_parameters * 4 * (2 if profile.base else 1)
-    storage = corpus_tokens * (4.5 * 2 + 4) + 3 * checkpoint + models  # text raw and curated, shards
+    num_checkpoints = recipe.keep_checkpoints + 1  # one is being written
+    if recipe.keep_every_steps:
+        num_checkpoints += recipe.num_steps // recipe.keep_every_steps
+    storage = corpus_tokens * (4.5 * 2 + 4) + num_checkpoints * checkpoint + models  # text raw and curated, shards
     if storage > hardware.storage_tb * 1e12:
         raise PlanError(
             "data and checkpoints do not fit in the storage",

@@ -1,7 +1,7 @@
 """Stages as Jobs of the cluster's queue, followed to their end across restarts of the pod, the node or this command.
 
-The cluster is handed in (`ClusterApi`), so that this package needs no client of its own. A Job carries the key of what
-it makes: one with the same key is followed, any other is replaced.
+The cluster is handed in (`ClusterApi`), so that this package needs no client of its own. A Job carries the digest of
+what it makes and on which pods: one with the same is followed, any other is replaced.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tenacity
 from sovereign.errors import StageError, TemporaryClusterError
 from sovereign.plan import Plan, plan
 from sovereign.profile import Profile
-from sovereign.receipts import Receipt, stage_key
+from sovereign.receipts import Receipt, config_digest, stage_key
 from sovereign.runner import KEPT_LINES, Report, StageEvent, current_receipt, finished_receipt, parse_event
 from sovereign.stages import collect_inputs, load_stage
 from sovereign.store import Store
@@ -107,10 +107,11 @@ class JobRunner:
 
     @_patiently
     def submit(self, name: str) -> None:
-        """Queue the Job of stage `name`; one with the same key that has not failed stays as it is."""
+        """Queue the Job of stage `name`; one that makes the same on the same pods and has not failed stays as it is."""
         stage = load_stage(name)
         inputs = collect_inputs(self.store, stage, self.profile)
         key = stage_key(name, stage.version, stage.config(self.profile, self.plan), inputs)
+        key = config_digest({"stage": key, "quota": self.plan.quota.model_dump()})
         wanted = job_object(self.profile.name, name)
         live = self.cluster.get(wanted)
         if live is not None:

@@ -102,14 +102,16 @@ def _limit_bytes(profile: Profile) -> float:
 def choose_layout(profile: Profile, shape: ModelShape) -> Layout:
     """The first layout that fits, the fastest tried first; the smallest one when none does.
 
-    bf16 begins with ZeRO-2: at stage 1 with fp32 accumulation DeepSpeed takes another optimizer (BF16_Optimizer), which
-    holds 8 bytes for each parameter on every rank and none of the parts that checkpoints are made of.
+    A stage that the profile names is the only one. Else bf16 begins with ZeRO-2: at stage 1 with fp32 accumulation
+    DeepSpeed takes another optimizer (BF16_Optimizer), which holds 8 bytes for each parameter on every rank.
     """
     world_size = world_size_of(profile)
     per_rank = batch_sequences(profile, shape, world_size) // world_size
     micro_batches = [size for size in range(min(per_rank, 64), 0, -1) if per_rank % size == 0]
     limit = _limit_bytes(profile)
-    stages: tuple[Literal[1, 2, 3], ...] = (2, 3) if precision_of(profile) == "bf16" else (1, 2, 3)
+    wanted = profile.training.zero_stage
+    first_fit: tuple[Literal[1, 2, 3], ...] = (2, 3) if precision_of(profile) == "bf16" else (1, 2, 3)
+    stages = (wanted,) if wanted else first_fit
     layouts = []
     for checkpointing, zero_stage, micro_batch in itertools.product((False, True), stages, micro_batches):
         used = memory_bytes_per_device(shape, zero_stage, world_size, micro_batch, checkpointing, precision_of(profile))
@@ -131,8 +133,12 @@ def refusal(profile: Profile, shape: ModelShape, smallest: Layout) -> PlanError:
         pods_per_node = math.ceil(profile.training.pods / hardware.nodes)
         needed = math.ceil((smallest.memory_bytes + CPU_RUNTIME_BYTES) * pods_per_node * 2 / GB)
         expected = f"hardware.memory_gb_per_node of at least {needed}"
+    other = choose_layout(_with_any_stage(profile), shape)
+    if other.fits:
+        expected = f"training.zero_stage of {other.zero_stage}, or none"
     return PlanError(
-        f"a model of {shape.num_parameters:,} parameters does not fit, even with ZeRO-3 and activation checkpointing",
+        f"a model of {shape.num_parameters:,} parameters does not fit, "
+        f"even with ZeRO-{profile.training.zero_stage or 3} and activation checkpointing",
         got=f"{smallest.memory_bytes / GB:.1f} GB needed on each of {world_size_of(profile)} devices, "
         f"{max(smallest.limit_bytes, 0) / GB:.1f} GB usable",
         expected=expected,
@@ -155,6 +161,10 @@ def _larger(nodes: int) -> Iterator[int]:
     while nodes < 100_000:
         nodes = min(math.ceil(nodes * 1.25), 100_000)
         yield nodes
+
+
+def _with_any_stage(profile: Profile) -> Profile:
+    return profile.model_copy(update={"training": profile.training.model_copy(update={"zero_stage": None})})
 
 
 def _with_nodes(profile: Profile, nodes: int) -> Profile:

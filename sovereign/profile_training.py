@@ -78,6 +78,12 @@ class Training(Section):
     """Steps between checkpoints; by default from the plan."""
     heldout_every_steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """Steps between measures of bits per byte on held-out text; by default a fifth of the run, at most 1,000."""
+    keep_checkpoints: Annotated[int, Field(ge=2, le=1000)] = 2
+    """Newest checkpoints that stay in the store; two at least, so that there is one before a damaged one."""
+    keep_every_steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    """Checkpoints whose step is a multiple of this stay for good, to go back to; by default none."""
+    zero_stage: Literal[1, 2, 3] | None = None
+    """ZeRO stage; by default the first that fits, which is the fastest."""
     compile: bool = True
     """Use torch.compile."""
     z_loss: Annotated[float, Field(ge=0, le=1)] | None = None

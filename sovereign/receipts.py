@@ -85,7 +85,8 @@ def _parse_number(digits: str) -> int | float:
 
 
 def stage_key(stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """Digest of all that a stage's result depends on: the same key means the same result."""
+    """Digest of all that a stage's result depends on: the same key means the same result (stage `train`: on the same
+    number of ranks the same bits, on another one up to the order of floating-point sums)."""
     return sha256_bytes(
         rfc8785.dumps({"stage": stage, "version": version, "config": dict(config), "inputs": dict(inputs)})
     )

@@ -1,82 +1,73 @@
 """Checkpoints: written aside and fsynced, SHA-256 of every file, COMMIT last; verified before anything is read.
 
-A checkpoint is a folder `step-00000100` with
-    model.safetensors          the weights (rank 0)
-    rank-00000.safetensors     a rank's part of the optimizer's state, and its random states
-    metrics.jsonl              the record of the run so far (rank 0)
-    manifest.json              run digest, step, ranks, SHA-256 of every file, resolved configuration, code version
-    COMMIT                     SHA-256 of manifest.json
-on each rank's disk (its own files only) and in the store below `<prefix><first 8 digits of the run digest>/`, where
-a thread brings it. The order of the data is a function of the step, so the step is the cursor. Nothing is unpickled.
+What one is: manifest.py. It is on each rank's disk (its own files only) below `<folder>/<first 8 digits of the run's
+digest>/` and in the store (stored.py), where a thread brings it. Weights and moments are fragments of whole parameters
+(fragments.py): any number of ranks goes on from it. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sovereign.errors import CheckpointError, StoreError
-from sovereign.files import sha256_bytes, sha256_file, sync_folder, write_atomic
+from sovereign.files import sha256_bytes, sync_folder, write_atomic
 from sovereign.receipts import code_version
-from sovereign.store import Store
 from training.environment import Ranks
+from training.manifest import (
+    COMMIT,
+    MANIFEST,
+    METRICS,
+    Commit,
+    Manifest,
+    Stretch,
+    check_file,
+    parse_manifest,
+    rank_file,
+    step_of,
+)
+from training.stored import Retention, StoredCheckpoints
 
 if TYPE_CHECKING:
     import torch
 
-WEIGHTS, METRICS, MANIFEST, COMMIT = "model.safetensors", "metrics.jsonl", "manifest.json", "COMMIT"
-KEPT = 2
-"""Checkpoints that are kept, on disk and in the store."""
-_UPLOAD_WAIT_S = 300.0
-_STEP = re.compile(r"step-(\d{8,})$")
+    from training.fragments import Spans
 
-
-def rank_file(rank: int) -> str:
-    """Name of the file with what only this rank has."""
-    return f"rank-{rank:05}.safetensors"
+_ON_DISK = 2
+"""Checkpoints that stay on a rank's disk."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What a checkpoint is."""
+class Run:
+    """What is the same in all checkpoints that this process makes."""
 
-    run: str
-    """Digest of configuration and inputs: only the same run goes on from it."""
-    step: int
-    """Steps done; the next one has this number."""
-    world_size: int
-    files: dict[str, str]
-    """SHA-256 of every file."""
+    digest: str
+    """Of configuration and inputs."""
+    zero_stage: int
+    shapes: Mapping[str, tuple[int, ...]]
+    """Shape of each parameter."""
     config: dict[str, Any]
-    """The resolved configuration."""
-    code_version: str = field(default_factory=code_version)
+    """The resolved configuration, JSON values."""
 
 
-def verify(folder: Path, names: set[str]) -> Manifest:
-    """Check COMMIT, manifest and the files `names` of a checkpoint.
+@dataclass(frozen=True)
+class Found:
+    """A verified checkpoint on this rank's disk, with the files that this rank needs."""
 
-    Raises:
-        CheckpointError: one of them is missing or not what was written.
-    """
-    try:
-        manifest_bytes = (folder / MANIFEST).read_bytes()
-        if (folder / COMMIT).read_text() != sha256_bytes(manifest_bytes):
-            raise CheckpointError(f"{folder / MANIFEST} is not what was committed")
-        manifest = Manifest(**json.loads(manifest_bytes))
-        for name in sorted(names):
-            found, expected = sha256_file(folder / name), manifest.files.get(name)
-            if found != expected:
-                raise CheckpointError(f"{folder / name} is damaged", got=found, expected=expected)
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {folder} is incomplete: {error}") from error
-    return manifest
+    folder: Path
+    manifest: Manifest
+    files: tuple[str, ...]
+    """Those with fragments that it needs."""
+
+    @property
+    def spans(self) -> dict[str, Spans]:
+        """The ranges in `files`."""
+        return {name: self.manifest.spans[name] for name in self.files}
 
 
 class Checkpoints:
@@ -84,155 +75,202 @@ class Checkpoints:
 
     def __init__(
         self,
-        store: Store,
-        prefix: str,
+        stored: StoredCheckpoints,
         folder: Path,
-        run: str,
+        run: Run,
         ranks: Ranks,
         *,
         gather: Callable[[Any], list[Any]],
         warn: Callable[[str], None],
     ) -> None:
-        """Args: `prefix` in the store, ends with '/'; `folder` on this rank's disk; `gather` gives all values."""
-        self._store, self._run, self._ranks, self._gather, self._warn = store, run, ranks, gather, warn
-        self._all_runs, self._prefix = prefix, f"{prefix}{run[:8]}/"
-        self._folder = folder / run[:8]
-        self._names = {rank_file(ranks.rank)} | ({WEIGHTS, METRICS} if ranks.is_first else set())
+        """Args: `folder` on this rank's disk; `gather` gives the values of all ranks."""
+        self._stored, self._run, self._ranks, self._gather, self._warn = stored, run, ranks, gather, warn
+        self._folder = folder / run.digest[:8]
+        self._history: tuple[Stretch, ...] = (self._stretch(0),)
         self._uploader = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-upload")
         self._upload: Future[None] | None = None
         shutil.rmtree(self._folder / "part", ignore_errors=True)
 
+    @property
+    def history(self) -> tuple[Stretch, ...]:
+        """Who trained which steps; this process last."""
+        return self._history
+
+    def _stretch(self, step: int) -> Stretch:
+        return Stretch(
+            from_step=step,
+            world_size=self._ranks.world_size,
+            zero_stage=self._run.zero_stage,
+            code_version=code_version(),
+        )
+
     # Reading
 
-    def newest(self) -> tuple[Path, Manifest] | None:
-        """Folder and manifest of the newest checkpoint that every rank has complete; None when there is none."""
-        local, stored = self._local_steps(), self._stored_steps()
-        common = set.intersection(*self._gather(local | stored))
-        for step in sorted(common, reverse=True):
-            folder = self._folder / f"step-{step:08}"
-            manifest, problem = None, None
+    def newest(self, wanted: Spans) -> Found | None:
+        """The newest checkpoint of which every rank can have all it needs; None when there is none.
+
+        Args:
+            wanted: ranges of the parameters that this rank keeps.
+
+        Raises:
+            CheckpointError: there are some, and all are damaged or of another run.
+            StoreError: the store cannot be listed.
+        """
+        stored: set[Commit] = self._gather(self._stored.commits() if self._ranks.is_first else None)[0]
+        on_disks = self._gather(self._on_disk())
+        problems = []
+        for commit in sorted(set.intersection(*(own | stored for own in on_disks)), reverse=True):
+            found, problem = None, None
             try:
-                manifest = self._obtain(folder, is_local=step in local, is_stored=step in stored)
-            except (CheckpointError, StoreError) as error:
-                problem = f"the checkpoint of step {step} is not used: {error}"
-            problems = [other for other in self._gather(problem) if other]
-            if manifest and not problems:
-                return folder, manifest
-            self._warn(problems[0])
+                found = self._obtain(commit, wanted, is_stored=commit in stored)
+            except (CheckpointError, StoreError, OSError) as error:
+                problem = str(error)
+            told = [other for other in self._gather(problem) if other]
+            if found and not told:
+                self._go_on(found.manifest)
+                return found
+            self._warn(f"the checkpoint of step {commit.step} is not used: {told[0]}")
+            problems.append(told[0])
+        if problems:
+            raise CheckpointError(
+                f"none of the {len(problems)} checkpoints of this run can be used; the newest: {problems[0]}",
+                hint=f"bring back what is missing, or remove {self._stored.prefix} in the store and {self._folder} "
+                "to start afresh",
+            )
         return None
 
-    def _obtain(self, folder: Path, *, is_local: bool, is_stored: bool) -> Manifest:
-        """Verify the checkpoint on disk, or fetch this rank's files of it."""
-        if is_local:
+    def _go_on(self, manifest: Manifest) -> None:
+        last = manifest.history[-1]
+        is_as_before = self._stretch(last.from_step) == last
+        self._history = manifest.history if is_as_before else (*manifest.history, self._stretch(manifest.step))
+
+    def _obtain(self, commit: Commit, wanted: Spans, *, is_stored: bool) -> Found:
+        """Verify what this rank needs of a checkpoint on its disk; what is not there or damaged is fetched."""
+        from training.fragments import overlapping
+
+        folder = self._folder / commit.folder
+        is_on_disk = commit in self._on_disk()
+        if not is_on_disk:
+            shutil.rmtree(folder, ignore_errors=True)
+        manifest = self._manifest(folder, commit, is_stored=is_stored)
+        needed = overlapping(wanted, manifest.spans)
+        if manifest.world_size == self._ranks.world_size:
+            needed.add(rank_file(self._ranks.rank))  # has the random states
+        for name in sorted(needed | ({METRICS} if self._ranks.is_first else set())):
             try:
-                return self._verify_own(folder)
+                check_file(folder / name, manifest)
             except CheckpointError:
                 if not is_stored:
                     raise
-        shutil.rmtree(folder, ignore_errors=True)
-        for name in (*sorted(self._names), MANIFEST, COMMIT):
-            self._store.get_file(f"{self._prefix}{folder.name}/{name}", folder / name)
-        return self._verify_own(folder)
+                self._stored.fetch(folder.name, name, folder / name)
+                check_file(folder / name, manifest)
+        if not is_on_disk:
+            write_atomic(folder / COMMIT, commit.digest)
+        return Found(folder, manifest, tuple(sorted(needed)))
 
-    def _verify_own(self, folder: Path) -> Manifest:
-        manifest = verify(folder, self._names)
-        if (manifest.run, manifest.world_size) != (self._run, self._ranks.world_size):
-            raise CheckpointError(f"{folder} is of another run", got=manifest.run, expected=self._run)
+    def _manifest(self, folder: Path, commit: Commit, *, is_stored: bool) -> Manifest:
+        path = folder / MANIFEST
+        if is_stored and not (path.is_file() and sha256_bytes(path.read_bytes()) == commit.digest):
+            self._stored.fetch(folder.name, MANIFEST, path)
+        try:
+            manifest = parse_manifest(path.read_bytes(), commit.digest, path)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        if manifest.run != self._run.digest:
+            raise CheckpointError(f"{path} is of another run", got=manifest.run, expected=self._run.digest)
+        if manifest.parameters != dict(self._run.shapes):
+            raise CheckpointError(f"{path} is of another model", **_difference(manifest.parameters, self._run.shapes))
         return manifest
 
-    def _local_steps(self) -> set[int]:
-        found = (_STEP.search(path.parent.name) for path in self._folder.glob(f"step-*/{COMMIT}"))
-        return {int(match[1]) for match in found if match}
-
-    def _stored_steps(self) -> set[int]:
-        keys = (key.rpartition("/") for key in self._store.list(self._prefix))
-        found = (_STEP.search(folder) for folder, _, name in keys if name == COMMIT)
-        return {int(match[1]) for match in found if match}
+    def _on_disk(self) -> set[Commit]:
+        found = set()
+        for path in self._folder.glob(f"step-*/{COMMIT}"):
+            step = step_of(path.parent.name)
+            if step is not None:
+                found.add(Commit(step, path.read_bytes().decode(errors="replace")))
+        return found
 
     # Writing
 
     def save(
         self,
         step: int,
-        tensors: Mapping[str, Mapping[str, torch.Tensor]],
+        tensors: Mapping[str, torch.Tensor],
+        spans: Spans,
         metrics: Path,
-        config: dict[str, Any],
+        position: Mapping[str, Any],
     ) -> None:
         """Write the checkpoint after `step` steps to disk and begin to bring it to the store; every rank calls this.
 
         Args:
-            tensors: by file name: this rank's `rank_file`, and on rank 0 `WEIGHTS`.
+            tensors: this rank's fragments and random states, named as in fragments.py.
+            spans: the ranges that they are.
             metrics: the record of the run, for rank 0.
+            position: JSON values, the same on every rank.
 
         Raises:
-            CheckpointError: it cannot be written (disk full); the one before is whole.
+            CheckpointError: a rank cannot write it (disk full); the one before is whole.
         """
         self._join_upload()
-        folder = self._folder / f"step-{step:08}"
-        part = self._folder / "part"
-        try:
-            digests = self._write_files(part, tensors, metrics)
-            files = {name: digest for own in self._gather(digests) for name, digest in own.items()}
-            manifest = Manifest(self._run, step, self._ranks.world_size, files, config)
-            text = json.dumps(asdict(manifest), indent=1, sort_keys=True)
-            write_atomic(part / MANIFEST, text)
-            write_atomic(part / COMMIT, sha256_bytes(text.encode()))
-            shutil.rmtree(folder, ignore_errors=True)
-            part.rename(folder)
-            sync_folder(self._folder)
-        except OSError as error:
-            raise CheckpointError(
-                f"checkpoint of step {step} cannot be written: {error}", hint="free disk space"
-            ) from error
-        self._upload = self._uploader.submit(self._bring, folder, manifest)
+        folder, part = self._folder / f"step-{step:08}", self._folder / "part"
+        written = self._together(step, lambda: (self._write_files(part, tensors, metrics), dict(spans)))
+        manifest = Manifest(
+            run=self._run.digest,
+            step=step,
+            position=dict(position),
+            world_size=self._ranks.world_size,
+            zero_stage=self._run.zero_stage,
+            parameters=dict(self._run.shapes),
+            files={name: digest for digests, _ in written for name, digest in digests.items()},
+            spans={rank_file(rank): held for rank, (_, held) in enumerate(written)},
+            history=self._history,
+            config=self._run.config,
+            code_version=code_version(),
+        )
+        self._together(step, lambda: self._commit(part, folder, manifest))
+        on_disk = self._on_disk()
+        kept = Retention(_ON_DISK).kept({commit.step for commit in on_disk}, step)
+        for commit in on_disk:
+            if commit.step not in kept:
+                shutil.rmtree(self._folder / commit.folder)
+        self._upload = self._uploader.submit(self._stored.bring, folder, manifest)
 
-    def _write_files(
-        self, part: Path, tensors: Mapping[str, Mapping[str, torch.Tensor]], metrics: Path
-    ) -> dict[str, str]:
+    def _write_files(self, part: Path, tensors: Mapping[str, torch.Tensor], metrics: Path) -> dict[str, str]:
+        """Write this rank's files; gives their digests."""
         from safetensors.torch import save
 
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        for name, values in tensors.items():
-            write_atomic(part / name, save(dict(values), metadata={"format": "pt"}))
+        contents = {rank_file(self._ranks.rank): save(dict(tensors), metadata={"format": "pt"})}
         if self._ranks.is_first:
-            write_atomic(part / METRICS, metrics.read_bytes())
-        return {path.name: sha256_file(path) for path in part.iterdir()}
+            contents[METRICS] = metrics.read_bytes()
+        for name, content in contents.items():
+            write_atomic(part / name, content)
+        return {name: sha256_bytes(content) for name, content in contents.items()}
 
-    def _bring(self, folder: Path, manifest: Manifest) -> None:
-        """Store this rank's files; rank 0 waits for the others' and commits."""
-        base = f"{self._prefix}{folder.name}/"
-        if self._ranks.is_first:
-            self._store.delete(base + COMMIT)
-        for name in sorted(self._names):
-            self._store.put_file(base + name, folder / name)
-        if not self._ranks.is_first:
-            # Rank 0 must know that it is this very file, not one of an earlier attempt at the same step.
-            name = rank_file(self._ranks.rank)
-            self._store.put_bytes(f"{base}{name}.sha256", manifest.files[name].encode())
-        else:
-            for rank in range(1, self._ranks.world_size):
-                self._await(base + rank_file(rank), manifest.files[rank_file(rank)])
-            self._store.put_file(base + MANIFEST, folder / MANIFEST)
-            self._store.put_file(base + COMMIT, folder / COMMIT)
-            self._forget_stored()
-        for step in sorted(self._local_steps())[:-KEPT]:
-            shutil.rmtree(self._folder / f"step-{step:08}")
+    def _commit(self, part: Path, folder: Path, manifest: Manifest) -> None:
+        content = manifest.to_bytes()
+        write_atomic(part / MANIFEST, content)
+        write_atomic(part / COMMIT, sha256_bytes(content))
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+        sync_folder(self._folder)
 
-    def _await(self, key: str, digest: str) -> None:
-        deadline = time.monotonic() + _UPLOAD_WAIT_S
-        marker = f"{key}.sha256"
-        while not (self._store.exists(marker) and self._store.get_bytes(marker).decode() == digest):
-            if time.monotonic() > deadline:
-                raise StoreError(f"{key} did not appear", hint="is the other training process alive?")
-            time.sleep(0.2)
-
-    def _forget_stored(self) -> None:
-        """Delete all but the newest of this run, COMMIT first: half a checkpoint is never taken for a whole one."""
-        kept = {f"step-{step:08}" for step in sorted(self._stored_steps())[-KEPT:]}
-        keys = [key for key in self._store.list(self._prefix) if key.split("/")[-2] not in kept]
-        for key in sorted(keys, key=lambda key: not key.endswith(COMMIT)):
-            self._store.delete(key)
+    def _together(self, step: int, act: Callable[[], T]) -> list[T]:
+        """What `act` gives on every rank; when it fails on one, all raise, so that none waits for another."""
+        result, problem = None, None
+        try:
+            result = act()
+        except OSError as error:
+            problem = f"rank {self._ranks.rank}: {error}"
+            shutil.rmtree(self._folder / "part", ignore_errors=True)
+        outcomes: list[tuple[T, str | None]] = self._gather((result, problem))
+        problems = [other for _, other in outcomes if other]
+        if problems:
+            raise CheckpointError(
+                f"the checkpoint of step {step} cannot be written: {problems[0]}",
+                hint="free disk space and start again: it goes on from the checkpoint before",
+            )
+        return [value for value, _ in outcomes]
 
     def _join_upload(self) -> None:
         if self._upload is not None:
@@ -247,6 +285,10 @@ class Checkpoints:
         self._join_upload()
         self._uploader.shutdown()
         if forget_other_runs and self._ranks.is_first:
-            for key in self._store.list(self._all_runs):
-                if not key.startswith(self._prefix):
-                    self._store.delete(key)
+            self._stored.forget_other_runs()
+
+
+def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, str]:
+    """The first parameter that is not the same, for an error."""
+    name = next(name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name))
+    return {"got": f"{name} {found.get(name)}", "expected": f"{name} {expected.get(name)}"}

@@ -20,8 +20,10 @@ from transformers import PreTrainedModel
 
 from sovereign.errors import CheckpointError
 from sovereign.plan import Plan
+from training import zero
 from training.deepspeed_config import PROCESS_GROUP_TIMEOUT, render
 from training.environment import Ranks, import_without, set_rendezvous
+from training.fragments import MASTER, RANDOM, SCALAR, FragmentReader
 from training.loss import LanguageModelLoss
 from training.model import make_model, parameter_groups, why_no_compiler
 from training.schedule import learning_rate
@@ -130,10 +132,11 @@ class Engine:
         self.model: PreTrainedModel = model or make_model(
             plan.model, self.recipe.seed, depth_scaled=self.recipe.depth_scaled_init
         )
-        self.trained = [name for name, value in self.model.named_parameters() if value.requires_grad]
-        """Names of the parameters that training changes."""
         if weights is not None:
             _load_weights(self.model, weights)
+        self.shapes = {name: tuple(value.shape) for name, value in self.model.named_parameters() if value.requires_grad}
+        """Shape of each parameter that training changes, a tied one once."""
+        self._names = {id(value): name for name, value in self.model.named_parameters()}
         self._loss = LanguageModelLoss(self.model, self.recipe)
         optimizer = torch.optim.AdamW(
             parameter_groups(self._loss, self.recipe),
@@ -143,6 +146,10 @@ class Engine:
             fused=True,
         )
         self._gate = _Gate(optimizer)
+        if self.recipe.zero_stage == 3:  # evaluation passes by DeepSpeed's engine, which would find out by itself
+            output = self.model.get_output_embeddings()
+            assert output is not None
+            deepspeed.zero.register_external_parameter(self._loss.head, output.weight)
         self._engine, *_ = deepspeed.initialize(model=self._loss, optimizer=optimizer, config=config or render(plan))
         self.device: torch.device = self._engine.device
         if self.recipe.compile:
@@ -214,47 +221,56 @@ class Engine:
         with whole or nullcontext():
             return {name: value.detach().cpu().clone() for name, value in parameters.items()}
 
-    def rank_state(self) -> dict[str, torch.Tensor]:
-        """What only this rank has: its part of the master weights and of the optimizer's moments, and random states."""
-        tensors = {"random/cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            tensors["random/cuda"] = torch.cuda.get_rng_state()
-        for number, (master, moments) in enumerate(self._partitions()):
-            tensors[f"{number}/master"] = master.detach()
-            tensors |= {f"{number}/{name}": value for name, value in moments.items()}
-        return {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
+    def spans(self) -> dict[str, tuple[int, int]]:
+        """The range of each parameter that this rank keeps."""
+        return {one.name: (one.start, one.stop) for part in self._partitions() for one in part.fragments}
 
-    def load_rank_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Set what `rank_state` gave at the same step.
+    def state(self) -> dict[str, torch.Tensor]:
+        """What only this rank has, named as in fragments.py: master weights, moments, random states; copies on CPU."""
+        tensors = {f"{RANDOM}/cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            tensors[f"{RANDOM}/cuda"] = torch.cuda.get_rng_state()
+        for part in self._partitions():
+            for kind, value in {MASTER: part.master.detach(), **part.moments}.items():
+                if value.shape != part.master.shape:
+                    tensors[f"{SCALAR}/{kind}"] = value
+                    continue
+                tensors |= {f"{kind}/{one.name}": value[one.place] for one in part.fragments}
+        return {name: value.to("cpu", copy=True) for name, value in tensors.items()}
+
+    def load_state(self, reader: FragmentReader, random: Mapping[str, torch.Tensor] | None) -> None:
+        """Set master weights, moments and the model's parameters; every rank must call this.
+
+        Args:
+            random: states of this rank's random generators; None leaves them as the seed made them.
 
         Raises:
-            CheckpointError: it belongs to another model or another number of ranks.
+            CheckpointError: something is not there.
         """
-        for number, (master, moments) in enumerate(self._partitions()):
-            prefix = f"{number}/"
-            saved = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            if "master" not in saved or saved["master"].shape != master.shape:
-                raise CheckpointError("the optimizer's state is that of another model or another number of ranks")
-            master.data.copy_(saved.pop("master"))
-            moments.clear()
-            moments.update({name: value.to(master.device) for name, value in saved.items()})
-        torch.set_rng_state(tensors["random/cpu"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random/cuda"])
+        for part in self._partitions():
+            part.moments.clear()
+            part.moments.update({name: value.to(part.master.device) for name, value in reader.scalars().items()})
+            for kind in reader.kinds:
+                if kind == MASTER:
+                    values = part.master.data
+                else:
+                    values = part.moments[kind] = torch.zeros_like(part.master, requires_grad=False)
+                for one in part.fragments:
+                    values[one.place] = reader.read(kind, one.name, one.start, one.stop)
+        zero.update_model(self._engine.optimizer, self.recipe.zero_stage)
+        if random is not None:
+            torch.set_rng_state(random["cpu"])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(random["cuda"])
 
-    def _partitions(self) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-        """This rank's flat master weights with the optimizer's state of each."""
-        zero = self._engine.optimizer
-        masters = (
-            zero.fp32_partitioned_groups_flat if self.recipe.zero_stage == 3 else zero.single_partition_of_fp32_groups
-        )
-        return [(master, zero.optimizer.state[master]) for master in masters]
+    def _partitions(self) -> list[zero.Partition]:
+        return zero.partitions(self._engine.optimizer, self.recipe.zero_stage, self._names)
 
 
 def _load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     parameters = dict(model.named_parameters())
     if {name: value.shape for name, value in weights.items()} != {name: p.shape for name, p in parameters.items()}:
-        raise CheckpointError("the weights are those of another model", hint="remove the checkpoint")
+        raise CheckpointError("the weights are those of another model", hint="start from a model of this shape")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])

@@ -11,21 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 
 from sovereign.base import base_tags, fetch_base
 from sovereign.files import write_atomic
 from sovereign.plan import Recipe
 from sovereign.stages import StageContext, StageOutput
 from training.base_tokenizer import known_base
-from training.checkpoint import METRICS, WEIGHTS, Checkpoints, rank_file
+from training.checkpoint import Checkpoints, Found, Run
 from training.deepspeed_config import render
 from training.engine import Engine, gather, join
 from training.environment import Ranks
+from training.fragments import FragmentReader
 from training.ledger import LEDGER, run_ledger
+from training.manifest import METRICS, rank_file
 from training.model import save_model
 from training.order import TokenStream
+from training.resume import refuse_another_batch, resolved_config
+from training.schedule import learning_rate
 from training.shards import Shard
+from training.stored import Retention, StoredCheckpoints
 from training.tracking import MlflowLog, Record
 from training.watch_heldout import NAME as HELDOUT
 from training.watching import Watching, watch_run
@@ -73,12 +77,17 @@ class Session:
 
     def save(self, done: int) -> None:
         """Make the checkpoint after `done` steps."""
-        tensors = {rank_file(self.ranks.rank): self.engine.rank_state()}
-        weights = self.engine.weights()
-        if self.ranks.is_first:
-            tensors[WEIGHTS] = weights
-        config = self.context.plan.model_dump(mode="json") | {_SPIKES: self.watching.spikes.state()}
-        self.checkpoints.save(done, tensors, self.record.path, config)
+        self.checkpoints.save(done, self.engine.state(), self.engine.spans(), self.record.path, self._position(done))
+
+    def _position(self, done: int) -> dict[str, Any]:
+        """Where the run is after `done` steps: what was consumed follows from it and the shards' digests (order.py)."""
+        return {
+            "tokens": done * self.recipe.batch_tokens,
+            "tokens_per_epoch": self.stream.num_tokens,
+            "seed": self.recipe.seed,
+            "learning_rate": learning_rate(self.recipe, done - 1),
+            _SPIKES: self.watching.spikes.state(),
+        }
 
     def measure_heldout(self, done: int) -> None:
         """Record bits per byte on held-out text after `done` steps; every rank calls this."""
@@ -125,7 +134,7 @@ class Session:
             return [], weights
         from training.lora import merge, save_adapter
 
-        trained = {name: weights[name] for name in self.engine.trained}
+        trained = {name: weights[name] for name in self.engine.shapes}
         _, known = known_base(self.context)
         files = save_adapter(base.lora, known.digest, trained, self.context.workdir / "adapter")
         return files, merge(self.engine.model, weights)
@@ -146,6 +155,7 @@ class Session:
             "tokens_per_s": round(statistics.median(speeds)),
             **{name: steps[-1][name] for name in _TOTALS if name in steps[-1]},
             "resumed_from": self.first_step or None,
+            "history": [stretch.model_dump() for stretch in self.checkpoints.history],
             "mlflow_run_id": self.mlflow.run_id,
         } | ({"base": known_base(self.context)[1].digest} if self.context.plan.base else {})
 
@@ -154,25 +164,13 @@ def start(context: StageContext, digest: str, ranks: Ranks, say: Say, stop: thre
     """Meet the other ranks, make the model or load the newest checkpoint of the run with this digest."""
     train, heldout = _shards(context, "train"), _shards(context, "heldout")
     join(ranks)
-    checkpoints = Checkpoints(
-        context.store,
-        f"models/{context.dataset}/train/checkpoints/",
-        context.workdir / "checkpoints",
-        digest,
-        ranks,
-        gather=gather,
-        warn=say,
-    )
-    found = checkpoints.newest()
-    say(f"going on from step {found[1].step}" if found else "making the model")
-    weights = load_file(found[0] / WEIGHTS) if found and ranks.is_first else None
-    engine = Engine(context.plan, weights, say, _start_model(context, ranks) if context.plan.base else None)
-    if found:
-        engine.load_rank_state(load_file(found[0] / rank_file(ranks.rank)))
-    record = Record(context.workdir / METRICS, found[0] / METRICS if found and ranks.is_first else None)
+    say("making the model")
+    engine = Engine(context.plan, None, say, _start_model(context, ranks) if context.plan.base else None)
+    checkpoints, found = _resume(context, digest, ranks, engine, say)
+    record = Record(context.workdir / METRICS, found.folder / METRICS if found and ranks.is_first else None)
     watching = watch_run(context, digest, ranks, engine.device, heldout, record, say)
     if found:
-        watching.spikes.load_state(found[1].config[_SPIKES])
+        watching.spikes.load_state(found.manifest.position[_SPIKES])
     parameters = {"parameters": context.plan.num_parameters} | context.plan.model.model_dump()
     return Session(
         context=context,
@@ -192,7 +190,7 @@ def start(context: StageContext, digest: str, ranks: Ranks, say: Say, stop: thre
         ),
         watching=watching,
         stop=stop,
-        first_step=found[1].step if found else 0,
+        first_step=found.manifest.step if found else 0,
     )
 
 
@@ -206,6 +204,32 @@ def _start_model(context: StageContext, ranks: Ranks) -> PreTrainedModel:
         fetch_base(context.store, known.digest, folder)
     gather(None)  # the others wait
     return start_model(context, folder)
+
+
+def _resume(
+    context: StageContext, digest: str, ranks: Ranks, engine: Engine, say: Say
+) -> tuple[Checkpoints, Found | None]:
+    """The checkpoints of the run with this digest, and the newest one, of which the engine now has the state.
+
+    Raises:
+        CheckpointError: none can be used, or there are some of the same run with another number of tokens in a step.
+    """
+    recipe = context.plan.recipe
+    retention = Retention(recipe.keep_checkpoints, recipe.keep_every_steps)
+    prefix = f"models/{context.dataset}/train/checkpoints/"
+    stored = StoredCheckpoints(context.store, prefix, digest, ranks, retention)
+    config = resolved_config(context.profile, context.plan, context.inputs)
+    run = Run(digest, recipe.zero_stage, engine.shapes, config)
+    checkpoints = Checkpoints(stored, context.workdir / "checkpoints", run, ranks, gather=gather, warn=say)
+    found = checkpoints.newest(engine.spans())
+    if found is None:
+        refuse_another_batch(config, ((folder, manifest.config) for folder, manifest in stored.other_runs()))
+        return checkpoints, None
+    say(f"going on from step {found.manifest.step}")
+    own = rank_file(ranks.rank) if found.manifest.world_size == ranks.world_size else None
+    with FragmentReader(found.folder, found.spans) as reader:
+        engine.load_state(reader, reader.random(own) if own else None)
+    return checkpoints, found
 
 
 def _shards(context: StageContext, split: str) -> list[Shard]:

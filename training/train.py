@@ -5,8 +5,8 @@
 Alone it is one rank; with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT set (training/launch.py, or the
 Job's template) it is one of several, and only rank 0 reports and stores; a rank that lost another one ends with exit
 code 75. SIGTERM makes a checkpoint and ends with exit code 143; started again, it goes on from the newest checkpoint of
-the same configuration and data. Checkpoints lie below `models/<dataset>/train/checkpoints/<first 8 digits of the run's
-digest>/` (training/checkpoint.py).
+the same configuration and data, also on another number of ranks. Checkpoints lie below
+`models/<dataset>/train/checkpoints/<first 8 digits of the run's digest>/` (training/checkpoint.py).
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from sovereign.profile import Profile
 from sovereign.receipts import stage_key
 from sovereign.stages import Stage, StageContext, StageOutput
 from training import environment
+from training.resume import run_config
 from training.schedule import learning_rate, phase_at
 
 if TYPE_CHECKING:
     from training.engine import StepResult
     from training.session import Say, Session
 
-VERSION = 3
+VERSION = 4
 LOGGED_STEPS = 1000
 """Lines in metrics.jsonl, about, however long the run."""
 _REPORT_EVERY_S = 1.0
@@ -141,9 +142,7 @@ def _shown(session: Session, done: int) -> dict[str, float]:
 
 
 def _config(_profile: Profile, plan: Plan) -> Mapping[str, Any]:
-    recipe = plan.recipe.model_dump(exclude={"max_eval_questions", "checkpoint_every_steps", "heldout_every_steps"})
-    base = {"base": plan.base.config()} if plan.base else {}
-    return {"model": plan.model.model_dump(), "recipe": recipe} | base
+    return run_config(plan)
 
 
 train = Stage(

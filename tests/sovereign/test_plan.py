@@ -61,6 +61,9 @@ def profiles(draw: st.DrawFn) -> Profile:
                 "learning_rate": draw(st.none() | st.floats(1e-6, 0.1)),
                 "pods": draw(st.integers(1, 16)),
                 "threads_per_pod": draw(st.integers(1, 16)),
+                "zero_stage": draw(st.sampled_from([None, None, 1, 2, 3])),
+                "keep_checkpoints": draw(st.integers(2, 10)),
+                "keep_every_steps": draw(st.none() | st.integers(1, 10**6)),
             },
         }
     )
@@ -152,6 +155,26 @@ def test_recipe_adds_up(profile: Profile) -> None:
 
 @SETTINGS
 @given(profiles())
+def test_a_wished_zero_stage_is_taken_or_refused(profile: Profile) -> None:
+    result = planned(profile)
+    assert profile.training.zero_stage in (None, result.recipe.zero_stage)
+
+
+@SETTINGS
+@given(profiles(), st.integers(1, 20))
+def test_checkpoints_that_stay_take_their_room(profile: Profile, more: int) -> None:
+    result = planned(profile)
+    kept = profile.training.keep_checkpoints + more
+    training = profile.training.model_copy(update={"keep_checkpoints": kept})
+    larger = plan_or_none(profile.model_copy(update={"training": training}))
+    assume(larger is not None)
+    assert larger is not None
+    grown = larger.estimates.storage_gb - result.estimates.storage_gb
+    assert grown == pytest.approx(more * result.estimates.checkpoint_gb, rel=1e-3, abs=1e-6)
+
+
+@SETTINGS
+@given(profiles())
 def test_json_round_trip(profile: Profile) -> None:
     result = planned(profile)
     assert Plan.model_validate_json(result.model_dump_json()) == result
@@ -222,6 +245,10 @@ def test_eight_billion_on_sixty_four_gpus_is_near_what_was_published() -> None:
     [
         ({"model": {"parameters": 1e12}}, ["hardware.nodes of", "or model.parameters of"]),
         ({"hardware": {"storage_tb": 0.01}}, ["hardware.storage_tb of at least"]),
+        (
+            {"model": {"parameters": 7e10}, "training": {"zero_stage": 1}},
+            ["even with ZeRO-1", "training.zero_stage of 3"],
+        ),
         ({"target": {"kind": "embedded"}}, ["hardware.nodes of 1"]),
     ],
 )

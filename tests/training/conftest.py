@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
-import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sovereign.errors import SovereignError
-from sovereign.profile import Profile, load_profile
+from sovereign.profile import load_profile
 from sovereign.stages import load_stage, run_stage
 from sovereign.store import open_store
+from training.forked import start_rank
 
 PROFILE = {
     "apiVersion": "sovereign/v1",
@@ -71,28 +68,11 @@ Start = Callable[..., ForkServerProcess]
 @pytest.fixture(scope="session")
 def start_training() -> Start:
     """Start stage `train` in a process: start_training(profile_file, store_root, workdir, log, **environment)."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["DS_ACCELERATOR"] = "cpu"
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["training.train", "training.session"])
 
     def start(profile: Path, root: Path, workdir: Path, log: Path, **environment: str) -> ForkServerProcess:
-        process = processes.Process(target=_train, args=(profile, root, workdir, log, environment))
-        process.start()
-        return process
+        return start_rank(profile, root, workdir, log, environment)
 
     return start
-
-
-def _train(profile: Path, root: Path, workdir: Path, log: Path, environment: Mapping[str, str]) -> None:
-    os.environ.update(environment)
-    loaded: Profile = load_profile(profile)
-    with log.open("a", buffering=1) as stream:
-        try:
-            run_stage(load_stage("train"), loaded, open_store(f"file://{root}"), workdir, stream)
-        except SovereignError as error:
-            stream.write(json.dumps({"message": str(error), "done": None}) + "\n")
-            sys.exit(error.exit_code)
 
 
 def events(log: Path) -> list[dict[str, Any]]:

@@ -136,7 +136,8 @@ def test_a_fork_is_compared_with_its_base(lake: Path, tmp_path: Path, monkeypatc
     known = read_base(folder)
     store_base(store, folder, known.digest)
     store.put_bytes("models/tiny/tokens/base_tokens.json", b'{"end_of_text": 0, "pieces": {}}')
-    write_receipt(store, tmp_path / "lake", "tokenize", "models/tiny/tokens/", {})
+    metrics = Receipt.from_bytes(store.get_bytes("models/tiny/tokens/receipt.json")).metrics
+    write_receipt(store, tmp_path / "lake", "tokenize", "models/tiny/tokens/", metrics)
     profile = make_profile(base={"model": str(folder), "known": known.model_dump()})
     output = evaluate.run(context_for("evaluate", store, tmp_path / "work", profile, io.StringIO()))
     assert output.metrics["bits_per_byte_before"] == output.metrics["bits_per_byte_after"] < 3

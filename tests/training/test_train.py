@@ -20,7 +20,8 @@ from transformers import Qwen3ForCausalLM
 
 from sovereign.plan import ModelShape
 from sovereign.receipts import Receipt
-from tests.training.conftest import PROFILE, Start, _train, events
+from tests.training.conftest import PROFILE, Start, events
+from training.forked import run_rank
 from training.ledger import consumed
 from training.order import TokenStream
 from training.shards import Shard
@@ -226,7 +227,7 @@ def _train_with_a_broken_weight(
         return model
 
     vars(engine)["make_model"] = broken_model
-    _train(profile, root, workdir, log, environment)
+    run_rank(profile, root, workdir, log, environment)
 
 
 def test_a_loss_that_is_no_number_stops_with_its_documents(

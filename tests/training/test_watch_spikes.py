@@ -17,7 +17,8 @@ import pytest
 from sovereign.plan import plan
 from sovereign.profile import load_profile
 from sovereign.receipts import Receipt
-from tests.training.conftest import Start, _train, events
+from tests.training.conftest import Start, events
+from training.forked import run_rank
 from training.watch_spikes import WINDOW_STEPS, SpikeGuard
 
 TIMEOUT_S = 240
@@ -89,13 +90,13 @@ def _train_with_refusal(profile: Path, folder: Path, stage: int, rank: int, worl
     for is_judged in (False, True):
         engine = Engine(resolved.model_copy(update={"recipe": recipe}), None, print)
         for step in range(5):
-            before = engine.rank_state() if step == 2 else {}
+            before = engine.state() if step == 2 else {}
             judge = (lambda _loss, _norm, step=step: not (rank == 0 and step == 2)) if is_judged else None
             if step == 2 and not is_judged:
                 weights.append(engine.weights())
             result = engine.step(step, rows[step][rank::world_size], judge)
             if step == 2 and is_judged:
-                after = engine.rank_state()
+                after = engine.state()
                 same = set(before) == set(after) and all(bool((before[name] == after[name]).all()) for name in before)
                 weights.append(engine.weights())
                 traces.append({"same_state": same, "is_taken": result.is_taken, "is_finite": result.is_finite})
@@ -134,7 +135,7 @@ def _train_strictly(profile: Path, root: Path, workdir: Path, log: Path, environ
     from training import watch_spikes
 
     watch_spikes.SIGMA, watch_spikes._NEEDED_STEPS = -1.0, 3
-    _train(profile, root, workdir, log, environment)
+    run_rank(profile, root, workdir, log, environment)
 
 
 def test_a_run_that_leaves_steps_out_resumes_bit_identically(
