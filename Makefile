@@ -39,7 +39,7 @@ bench: runtime ## Time the parts that people wait for
 	@$(RUNTIME)/bin/python -m training.bench
 	@$(RUNTIME)/bin/python -m training.bench_data
 
-setup: runtime ## Python packages, distribution packages, upstream programs; cold about 20 minutes on 2 cores
+setup: runtime ## Python packages, distribution packages, upstream programs; cold 18 minutes on 2 cores
 	@$(SOVEREIGN) tools build
 
 runtime: ## Only the Python packages and our own
