@@ -89,7 +89,7 @@ def test_runtime_works_from_anywhere_and_writes_nothing(runtime: Path) -> None:
     python, registry, stages = answer.stdout.splitlines()
     assert python == str(runtime / "bin" / "python")
     assert Path(registry).is_relative_to(runtime) and Path(registry).exists()
-    assert stages == "['corpus', 'curate', 'evaluate', 'register', 'tokenize', 'train']"
+    assert stages == "['corpus', 'curate', 'evaluate', 'preflight', 'register', 'tokenize', 'train']"
     version = subprocess.run([runtime / "bin" / "ruff", "--version"], cwd="/", env=bare, check=False)
     script = subprocess.run(
         [runtime / "bin" / "hatchling", "--help"], cwd="/", env=bare, capture_output=True, check=False
