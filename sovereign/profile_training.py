@@ -40,7 +40,7 @@ class RateSpan(Section):
 
 
 class Phase(Section):
-    """A part of the training with learning rates and a sequence length of its own."""
+    """A part of the training with learning rates, a sequence length and a mix of its own."""
 
     tokens: Annotated[float, Field(gt=0, le=1e15)]
     """Its share of the budget, tokens; begins and ends with a whole step."""
@@ -48,6 +48,9 @@ class Phase(Section):
     """The learning rate; by default the peak."""
     sequence_length: Annotated[int, Field(ge=16, le=2**20)] | None = None
     """Tokens in one sequence, a divisor of model.sequence_length, which is the default; a step keeps its tokens."""
+    mix: Annotated[dict[str, Annotated[float, Field(gt=0, le=1e6)]], Field(min_length=1)] | None = None
+    """Weight of each language in the phase's tokens, met to one part in 1024; languages that are not named have none.
+    By default as much of each as the corpus has."""
 
 
 class Goldfish(Section):

@@ -37,6 +37,8 @@ class RunPhase(Section):
     """Tokens in a row."""
     learning_rate: RateSpan
     """Learning rates, as parts of the peak."""
+    mix: dict[str, float] | None = None
+    """Weight of each language; None takes them as the corpus has them."""
 
 
 class Recipe(Section):
@@ -195,6 +197,13 @@ def _phases(profile: Profile, shape: ModelShape, num_steps: int, batch_tokens: i
                 got=f"{phase.tokens:g} tokens",
                 expected=f"at least {batch_tokens}, the tokens of one step",
             )
-        phases.append(RunPhase(num_steps=end - done, sequence_length=length, learning_rate=phase.learning_rate))
+        phases.append(
+            RunPhase(
+                num_steps=end - done,
+                sequence_length=length,
+                learning_rate=phase.learning_rate,
+                mix=phase.mix,
+            )
+        )
         done = end
     return tuple(phases)

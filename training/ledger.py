@@ -20,9 +20,11 @@ import numpy.typing as npt
 
 from sovereign.errors import TrainingError
 from sovereign.files import sha256_bytes, sha256_file
+from sovereign.plan import RunPhase
 from sovereign.receipts import Receipt
 from sovereign.store import Store
-from training.order import Span, TokenStream
+from training.mix import MixedStream, make_stream
+from training.order import Piece, Span, TokenStream
 from training.shards import Shard
 
 FORMAT = "sovereign/ledger/v1"
@@ -85,7 +87,14 @@ def consumed(stream: TokenStream, batch_tokens: int, *, up_to_step: int, from_st
 
     Takes time for each document of the corpus, whatever the number of steps; memory for one shard's documents.
     """
-    start, end = from_step * batch_tokens, up_to_step * batch_tokens
+    total = Consumption()
+    for piece in stream.pieces(from_step * batch_tokens, (up_to_step - from_step) * batch_tokens):
+        _add(total, piece)
+    return total
+
+
+def _add(total: Consumption, piece: Piece) -> None:
+    stream, start, end = piece.stream, piece.start, piece.start + piece.count
     first_whole, after_whole = -(-start // stream.num_tokens), end // stream.num_tokens
     num_whole = max(0, after_whole - first_whole)
     epochs = Counter(dict.fromkeys(range(len(stream.shards)), num_whole))
@@ -93,35 +102,39 @@ def consumed(stream: TokenStream, batch_tokens: int, *, up_to_step: int, from_st
     rest = [(start, first_whole * stream.num_tokens), (after_whole * stream.num_tokens, end)]
     for begin, stop in rest if num_whole else [(start, end)]:
         for span in stream.spans(begin, stop - begin):
-            if span.count == stream.shards[span.shard].num_tokens:
+            if span.count == stream.sizes[span.shard]:
                 epochs[span.shard] += 1
             else:
                 parts[span.shard].append(span)
-    total = Consumption()
     for number, shard in enumerate(stream.shards):
         if not (epochs[number] or parts[number]):
             continue
-        tokens = shard.lengths * epochs[number]
+        tokens, numbers = np.zeros(shard.num_documents, dtype=np.int64), stream.numbers(shard)
+        tokens[numbers] = shard.lengths[numbers] * epochs[number]
         for span in parts[number]:
             documents, counts = stream.layout(span).documents(span.start, span.count)
             tokens[documents] += counts
         total.add(shard, tokens)
-    return total
 
 
 def documents(stream: TokenStream, start: int, count: int) -> Iterator[SeenDocument]:
-    """Documents of `count` tokens from place `start` of the stream on, in their order.
+    """Documents of `count` tokens from place `start` of the stream on, in their order; with a mix by language.
 
     Step `s` has the places `s * batch_tokens` to `(s + 1) * batch_tokens`, its row `r` those from
     `s * batch_tokens + r * sequence_length` on.
     """
-    for span in stream.spans(start, count):
-        shard = stream.shards[span.shard]
-        numbers, tokens = stream.layout(span).documents(span.start, span.count)
-        names, owner_names = shard.language_names, shard.owner_names
-        ids, languages, owners = shard.document_ids(numbers), shard.languages[numbers], shard.owners_of(numbers)
-        for doc_id, language, own, seen in zip(ids, languages, owners, tokens, strict=True):
-            yield SeenDocument(doc_id, names[language], tuple(owner_names[owner] for owner in own), int(seen))
+    for piece in stream.pieces(start, count):
+        for span in piece.stream.spans(piece.start, piece.count):
+            yield from _seen(piece.stream, span)
+
+
+def _seen(stream: TokenStream, span: Span) -> Iterator[SeenDocument]:
+    shard = stream.shards[span.shard]
+    numbers, tokens = stream.layout(span).documents(span.start, span.count)
+    names, owner_names = shard.language_names, shard.owner_names
+    ids, languages, owners = shard.document_ids(numbers), shard.languages[numbers], shard.owners_of(numbers)
+    for doc_id, language, own, seen in zip(ids, languages, owners, tokens, strict=True):
+        yield SeenDocument(doc_id, names[language], tuple(owner_names[owner] for owner in own), int(seen))
 
 
 def run_ledger(stream: TokenStream, batch_tokens: int, num_steps: int, digests: Mapping[str, str]) -> dict[str, Any]:
@@ -130,9 +143,11 @@ def run_ledger(stream: TokenStream, batch_tokens: int, num_steps: int, digests: 
     Args:
         digests: SHA-256 of every shard of `stream`, by store key, in the stream's order.
     """
+    phases = [phase.model_dump(mode="json") for phase in stream.phases] if isinstance(stream, MixedStream) else []
     return {
         "format": FORMAT,
         "shards": dict(digests),
+        **({"phases": phases} if phases else {}),
         "seed": stream.seed,
         "steps": num_steps,
         "batch_tokens": batch_tokens,
@@ -162,7 +177,8 @@ def open_run(store: Store, dataset: str, folder: Path) -> tuple[dict[str, Any], 
         store.get_file(key, folder / key)
         _check(key, sha256_file(folder / key), ledger["shards"])
         shards.append(Shard(folder / key))
-    return ledger, TokenStream(shards, ledger["seed"])
+    phases = [RunPhase.model_validate(phase) for phase in ledger.get("phases", ())]
+    return ledger, make_stream(shards, ledger["seed"], phases, ledger["batch_tokens"])
 
 
 def _check(key: str, found: str, digests: Mapping[str, str]) -> None:

@@ -49,8 +49,9 @@ class Span:
 class Layout:
     """The documents of one shard in their order of one epoch."""
 
-    def __init__(self, shard: Shard, seed: Sequence[int]) -> None:
-        self._order = _permutation(shard.num_documents, seed)
+    def __init__(self, shard: Shard, numbers: npt.NDArray[np.int64], seed: Sequence[int]) -> None:
+        """Args: `numbers` of the documents in `shard`; shape [documents]."""
+        self._order = numbers[_permutation(len(numbers), seed)]
         self._ends = np.cumsum(shard.lengths[self._order])
         self._shard_ends = shard.ends
         self._tokens = shard.tokens
@@ -79,21 +80,50 @@ class Layout:
         return slice(int(first), int(last) + 1)
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A range of a stream."""
+
+    stream: TokenStream
+    start: int
+    count: int
+
+
 class TokenStream:
     """The endless stream of a set of shards; several threads may read it."""
 
-    def __init__(self, shards: Sequence[Shard], seed: int) -> None:
-        """Raises: TrainingError: there is no token."""
-        self.shards = [shard for shard in shards if shard.num_tokens]
+    def __init__(self, shards: Sequence[Shard], seed: int, language: str | None = None) -> None:
+        """The documents of `shards`, or those in one language.
+
+        Raises:
+            TrainingError: there is no token.
+        """
+        self.seed, self._language = seed, language
+        sizes = {shard: self._size(shard) for shard in shards}
+        self.shards = [shard for shard, size in sizes.items() if size]
         """Those with text."""
-        self.seed = seed
-        self._sizes = np.array([shard.num_tokens for shard in self.shards], dtype=np.int64)
-        self.num_tokens = int(self._sizes.sum())
+        self.sizes = np.array([size for size in sizes.values() if size], dtype=np.int64)
+        """Tokens of each shard that are in the stream; shape [shards]."""
+        self.num_tokens = int(self.sizes.sum())
         """Tokens in one epoch."""
         if not self.num_tokens:
             raise TrainingError("the token shards are empty", hint="run stage tokenize again")
         self._layouts: dict[tuple[int, int], Layout] = {}
         self._lock = threading.Lock()
+
+    def numbers(self, shard: Shard) -> npt.NDArray[np.int64]:
+        """Numbers of the documents of `shard` that are in the stream; shape [documents]."""
+        if self._language is None:
+            return np.arange(shard.num_documents)
+        names = shard.language_names
+        return np.flatnonzero(shard.languages == names.index(self._language) if self._language in names else ())
+
+    def _size(self, shard: Shard) -> int:
+        return shard.num_tokens if self._language is None else int(shard.lengths[self.numbers(shard)].sum())
+
+    def pieces(self, start: int, count: int) -> list[Piece]:
+        """The ranges of plain streams that `count` tokens from place `start` on are made of."""
+        return [Piece(self, start, count)]
 
     def spans(self, start: int, count: int) -> Iterator[Span]:
         """Where `count` tokens from place `start` on are, in their order."""
@@ -101,10 +131,10 @@ class TokenStream:
         while place < end:
             epoch, offset = divmod(place, self.num_tokens)
             order = _permutation(len(self.shards), [self.seed, epoch])
-            ends = np.cumsum(self._sizes[order])
+            ends = np.cumsum(self.sizes[order])
             for turn in range(int(np.searchsorted(ends, offset, side="right")), len(order)):
                 number = int(order[turn])
-                begin = int(ends[turn] - self._sizes[number])
+                begin = int(ends[turn] - self.sizes[number])
                 length = min(int(ends[turn]) - offset, end - place)
                 yield Span(epoch, number, offset - begin, length)
                 offset, place = offset + length, place + length
@@ -118,7 +148,8 @@ class TokenStream:
             if key not in self._layouts:
                 while len(self._layouts) >= _KEPT_LAYOUTS:
                     del self._layouts[next(iter(self._layouts))]
-                self._layouts[key] = Layout(self.shards[span.shard], [self.seed, *key])
+                shard = self.shards[span.shard]
+                self._layouts[key] = Layout(shard, self.numbers(shard), [self.seed, *key])
             return self._layouts[key]
 
     def read(self, start: int, count: int) -> npt.NDArray[np.int64]:

@@ -24,6 +24,7 @@ from training.environment import Ranks
 from training.fragments import FragmentReader
 from training.ledger import LEDGER, run_ledger
 from training.manifest import METRICS, rank_file
+from training.mix import make_stream
 from training.model import save_model
 from training.order import TokenStream
 from training.resume import refuse_another_batch, resolved_config
@@ -163,6 +164,8 @@ class Session:
 def start(context: StageContext, digest: str, ranks: Ranks, say: Say, stop: threading.Event) -> Session:
     """Meet the other ranks, make the model or load the newest checkpoint of the run with this digest."""
     train, heldout = _shards(context, "train"), _shards(context, "heldout")
+    recipe = context.plan.recipe
+    stream = make_stream(train, recipe.seed, recipe.phases, recipe.batch_tokens)
     join(ranks)
     say("making the model")
     engine = Engine(context.plan, None, say, _start_model(context, ranks) if context.plan.base else None)
@@ -176,7 +179,7 @@ def start(context: StageContext, digest: str, ranks: Ranks, say: Say, stop: thre
         context=context,
         ranks=ranks,
         engine=engine,
-        stream=TokenStream(train, context.plan.recipe.seed),
+        stream=stream,
         bytes_per_token=_bytes_per_token(train),
         checkpoints=checkpoints,
         record=record,

@@ -20,9 +20,10 @@ from transformers import Qwen3ForCausalLM
 
 from sovereign.plan import ModelShape
 from sovereign.receipts import Receipt
+from sovereign.store import open_store
 from tests.training.conftest import PROFILE, Start, events
 from training.forked import run_rank
-from training.ledger import consumed
+from training.ledger import consumed, open_run
 from training.order import TokenStream
 from training.shards import Shard
 
@@ -122,9 +123,14 @@ def test_another_configuration_starts_afresh(
 def test_phases_and_losses_go_on_after_a_kill(
     start_training: Start, store_root: Path, tokens: Path, tmp_path: Path
 ) -> None:
-    """Another sequence length and rate in each phase, documents apart, z-loss and goldfish loss: bit-identical too."""
+    """Another mix, sequence length and rate in each phase, documents apart, z-loss, goldfish loss: bit-identical."""
     phases = [
-        {"tokens": 6 * 256, "learning_rate": {"start": 0, "end": 1}, "sequence_length": 32},
+        {
+            "tokens": 6 * 256,
+            "learning_rate": {"start": 0, "end": 1},
+            "sequence_length": 32,
+            "mix": {"en": 1, "fr": 3},
+        },
         {"tokens": 6 * 256, "learning_rate": {"start": 1, "end": 0, "shape": "sqrt"}},
     ]
     losses_too = {"z_loss": 1e-3, "document_masking": True, "goldfish": {"k": 4, "h": 8}, "phases": phases}
@@ -147,6 +153,11 @@ def test_phases_and_losses_go_on_after_a_kill(
     rates = [line["learning_rate"] / 4e-3 for line in steps]
     assert rates[:6] == pytest.approx([n / 6 for n in range(1, 7)])
     assert rates[6:] == pytest.approx([1 - (n / 6) ** 0.5 for n in range(6)])
+    ledger, stream = open_run(open_store(f"file://{whole}"), "tiny", tmp_path / "shards")
+    first, second = (consumed(stream, 256, from_step=step, up_to_step=step + 6).by_language for step in (0, 6))
+    assert set(+first) == {"en", "fr"} and first["fr"] == pytest.approx(3 * first["en"], rel=0.2)
+    assert set(+second) == {"ar", "en", "fr", "zh"}
+    assert first + second == ledger["by_language"]
 
 
 def test_two_ranks_give_nearly_the_same_as_one(
