@@ -3,7 +3,7 @@
 Which language a row has follows from its number in the phase by van der Corput's sequence in base 2, shifted in each
 block of rows by a number drawn from the seed: any rows that follow each other are near the weights, a whole block meets
 them (Niederreiter 1992, Random Number Generation and Quasi-Monte Carlo Methods, chapter 3). Each language has a stream
-of its own (training/order.py), which goes on from phase to phase; so a language whose weight is high is seen more often,
+of its own (training/order.py), which goes on from phase to phase; so a language with a high weight is seen more often,
 and the order stays a pure function of seed and step. A phase without a mix has every language by its tokens.
 """
 
@@ -53,13 +53,17 @@ class _Phase:
             for block in range(first, -(-stop // BLOCK_ROWS))
         ]
         places = _REVERSED[rows % BLOCK_ROWS] ^ np.array(shifts, dtype=np.int64)[blocks - first]
-        return np.searchsorted(self.bounds, places, side="right") - 1
+        numbers: npt.NDArray[np.int64] = np.searchsorted(self.bounds, places, side="right") - 1
+        return numbers
 
     def counts(self, num_rows: int) -> npt.NDArray[np.int64]:
         """How many of the first `num_rows` rows each language has; shape [languages]."""
         blocks, rest = divmod(num_rows, BLOCK_ROWS)
-        whole = np.diff(self.bounds)
-        return blocks * whole + np.bincount(self.languages(num_rows - rest, num_rows), minlength=len(whole))
+        whole: npt.NDArray[np.int64] = np.diff(self.bounds)
+        counts: npt.NDArray[np.int64] = blocks * whole + np.bincount(
+            self.languages(num_rows - rest, num_rows), minlength=len(whole)
+        )
+        return counts
 
 
 class MixedStream(TokenStream):
@@ -94,7 +98,8 @@ class MixedStream(TokenStream):
                 expected=f"some of {', '.join(self.languages)}",
             )
         weights = [mix.get(name, 0.0) if mix else stream.num_tokens for name, stream in self._pairs()]
-        bounds = np.rint(np.cumsum([0.0, *weights]) / sum(weights) * BLOCK_ROWS).astype(np.int64)
+        parts = np.cumsum([0.0, *weights]) / sum(weights)
+        bounds: npt.NDArray[np.int64] = np.rint(parts * BLOCK_ROWS).astype(np.int64)
         widths = dict(zip(self.languages, np.diff(bounds), strict=True))
         unseen = [name for name in sorted(mix or ()) if not widths[name]]
         if mix and unseen:
