@@ -23,7 +23,7 @@ from training.shards import Shard
 _BITS = 10
 BLOCK_ROWS = 2**_BITS
 """Weights are met to one part in so many."""
-_REVERSED = sum((np.arange(BLOCK_ROWS) >> bit & 1) << (_BITS - 1 - bit) for bit in range(_BITS))
+_REVERSED = np.array([int(f"{number:0{_BITS}b}"[::-1], 2) for number in range(BLOCK_ROWS)], dtype=np.int64)
 
 
 @dataclass(frozen=True)
