@@ -26,6 +26,7 @@ from sovereign.workload import BUCKETS, PORTS, QUEUE
 from stacks.deploy import preview
 from stacks.engine import environment
 from stacks.node import lifecycle, processes
+from stacks.node.config import CONTAINERD_SOCKET
 from stacks.node.images import HOST_IMAGE
 from stacks.node.spec import BinaryImage, NodeSpec
 from stacks.objects import STACKS, objects_for
@@ -225,6 +226,7 @@ def existing(cluster: RunningNode) -> Iterator[RunningNode]:
     supervisor = processes.find(cluster.spec.state_dir)
     assert supervisor is not None
     ctr = ["nsenter", "-t", str(supervisor.pid), "-m", "-p", str(cluster.spec.binaries["ctr"])]
+    ctr += ["--address", str(CONTAINERD_SOCKET)]
     reference = f"registry.k8s.io/kueue/kueue:v{load_tools()['kueue'].version}"
     subprocess.run([*ctr, "-n", "k8s.io", "images", "tag", "--force", kueue.reference, reference], check=True)
     yield cluster
