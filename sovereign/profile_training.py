@@ -76,6 +76,8 @@ class Training(Section):
     """Seed of initialisation and data order."""
     checkpoint_every_steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """Steps between checkpoints; by default from the plan."""
+    heldout_every_steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    """Steps between measures of bits per byte on held-out text; by default a fifth of the run, at most 1,000."""
     compile: bool = True
     """Use torch.compile."""
     z_loss: Annotated[float, Field(ge=0, le=1)] | None = None

@@ -86,6 +86,8 @@ class Recipe(Section):
     """Seed of initialisation and data order."""
     checkpoint_every_steps: int
     """Steps between checkpoints."""
+    heldout_every_steps: int
+    """Steps between measures of held-out text."""
     threads: int
     """Compute threads of a CPU rank; 0 on GPUs."""
     max_eval_questions: int
@@ -125,6 +127,7 @@ def make_recipe(profile: Profile, shape: ModelShape, layout: Layout) -> Recipe:
         seed=profile.training.seed,
         checkpoint_every_steps=profile.training.checkpoint_every_steps
         or _checkpoint_interval(profile, shape, layout, num_steps, batch_tokens),
+        heldout_every_steps=profile.training.heldout_every_steps or max(1, min(1000, num_steps // 5)),
         threads=0 if profile.hardware.gpus_per_node else profile.training.threads_per_pod,
         max_eval_questions=profile.evaluation.max_questions_per_language,
     )

@@ -31,6 +31,8 @@ from sovereign.store import Store, open_store
 
 STAGES = ("corpus", "curate", "tokenize", "train", "evaluate", "register")
 """The stages in their order."""
+CHECKS = ("preflight",)
+"""Stages beside the way, which run when they are asked for."""
 
 
 class Progress:
@@ -136,7 +138,7 @@ def load_stage(name: str) -> Stage:
     found = [point for point in entry_points(group="sovereign.stages") if point.name == name]
     if not found:
         raise StageError(
-            "unknown stage", got=name, expected=", ".join(STAGES), hint="is the kit installed (make setup)?"
+            "unknown stage", got=name, expected=", ".join((*STAGES, *CHECKS)), hint="is the kit installed (make setup)?"
         )
     replaced = [point for point in found if not point.value.startswith(("sovereign.", "training."))]
     stage: Stage = (replaced or found)[0].load()
@@ -242,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sovereign.stages", description="Run one stage.")
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run")
-    run.add_argument("name", choices=STAGES)
+    run.add_argument("name", choices=(*STAGES, *CHECKS))
     run.add_argument("--profile", type=Path, required=True)
     run.add_argument("--store", required=True)
     run.add_argument("--workdir", type=Path, required=True)

@@ -153,7 +153,7 @@ def job_context(
 
     Args:
         name: name of the Job, its ConfigMap and its Service; a DNS label of at most 50 characters.
-        stage: stage to run; only `train` runs on several pods or GPUs.
+        stage: stage to run; only `train` runs on several pods, only `train` and `preflight` on GPUs.
         key: what the stage makes, see `sovereign.receipts.stage_key`.
         profile_text: the profile file's text, which the pod reads.
         num_pods: pods of the Job, each one rank on CPU, `plan.quota.pod_gpus` ranks on GPUs; by default the plan's for
@@ -161,7 +161,7 @@ def job_context(
         priority: a WorkloadPriorityClass, `normal` or `urgent`.
     """
     quota = plan.quota
-    on_gpus = stage == "train" and quota.pod_gpus > 0
+    gpus = {"train": quota.pod_gpus, "preflight": min(2, quota.pod_gpus)}.get(stage, 0)
     models_gb = plan.num_parameters * 8 / 1e9 if plan.base else 0  # the base and what is made of it
     sources = source_folders(profile) if stage == "corpus" and runtime.mode == "host" else ()
     job = {
@@ -172,9 +172,12 @@ def job_context(
         "profile_text": profile_text,
         "num_pods": num_pods or (quota.num_pods if stage == "train" else 1),
         "priority": priority,
-        "gpus": quota.pod_gpus if on_gpus else 0,
+        "gpus": gpus,
+        "ranks": gpus if stage == "train" else 0,  # preflight starts its own
         "cpu_m": quota.pod_cpu_m,
-        "memory_gb": quota.pod_memory_gb,
+        "memory_gb": quota.pod_memory_gb
+        if stage != "preflight" or gpus
+        else min(3 * quota.pod_memory_gb, quota.memory_gb),
         "threads": max(1, plan.recipe.threads),
         "grace_s": stop_grace_s(plan) if stage == "train" else 30,
         "disk_gb": math.ceil(10 + 3 * plan.estimates.checkpoint_gb + 4e-9 * plan.recipe.num_tokens + models_gb),

@@ -6,9 +6,11 @@ Reads and writes the engine's state as plain tensors by name, so that checkpoint
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,15 +52,53 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-class StepResult(NamedTuple):
-    """What a step tells, nats for each token."""
+Judge = Callable[[float, float], bool]
+"""Whether a step with this loss and gradient norm may change the weights."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a training step gave."""
 
     loss: float
-    """Mean cross-entropy."""
+    """Mean cross-entropy over all ranks, nats for each token."""
     z_loss: float
     """Mean z-loss, 0 where the recipe has none."""
     gradient_norm: float
-    """Of all ranks together, before clipping."""
+    """Of the whole batch, before clipping; infinite or NaN where a gradient is."""
+    is_taken: bool
+    """The weights were changed."""
+    is_stopped: bool
+    """A rank was asked to stop."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Loss and gradient are numbers."""
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+
+
+class _Gate:
+    """Stands before the optimizer's step, where ZeRO knows the gradient norm, and leaves the step out if it must.
+
+    ZeRO calls the step once for each of its partitions, and once before training with zero gradients to make the state.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._step = optimizer.step
+        optimizer.step = self  # type: ignore[method-assign, assignment]
+        self._decide: Callable[[], bool] | None = None
+        self.is_open: bool | None = None
+        """The decision in this step; None where ZeRO never came here, since a gradient is not a number."""
+
+    def close(self, decide: Callable[[], bool]) -> None:
+        """Let `decide` say about the next step, once."""
+        self._decide, self.is_open = decide, None
+
+    def __call__(self, closure: None = None) -> None:
+        if self._decide is not None and self.is_open is None:
+            self.is_open = self._decide()
+        if self.is_open is not False:
+            self._step(closure)
 
 
 class Engine:
@@ -68,12 +108,15 @@ class Engine:
         self,
         plan: Plan,
         weights: Mapping[str, torch.Tensor] | None,
-        warn: Callable[[str], None],
+        warn: Callable[[str], object],
         model: PreTrainedModel | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         """Make the engine of `model`, by default a fresh one in the plan's shape.
 
-        Args: `weights` of a checkpoint on rank 0 (the others get them from there); None starts afresh.
+        Args:
+            weights: of a checkpoint on rank 0 (the others get them from there); None starts afresh.
+            config: DeepSpeed's, where it is not the plan's.
 
         Raises:
             CheckpointError: the weights are those of another model.
@@ -99,44 +142,67 @@ class Engine:
             eps=1e-8,
             fused=True,
         )
-        self._engine, *_ = deepspeed.initialize(model=self._loss, optimizer=optimizer, config=render(plan))
-        self._device = self._engine.device
+        self._gate = _Gate(optimizer)
+        self._engine, *_ = deepspeed.initialize(model=self._loss, optimizer=optimizer, config=config or render(plan))
+        self.device: torch.device = self._engine.device
         if self.recipe.compile:
-            missing = why_no_compiler() if self._device.type == "cpu" else None
+            missing = why_no_compiler() if self.device.type == "cpu" else None
             if missing is None:
                 self._loss.compile_parts()
             else:
                 warn(f"training is slower, without torch.compile: {missing}")
 
-    def step(self, number: int, rows: npt.NDArray[np.int64]) -> StepResult:
-        """Train step `number` on this rank's rows; the losses are this rank's."""
+    def step(
+        self, number: int, rows: npt.NDArray[np.int64], judge: Judge | None = None, *, stop: bool = False
+    ) -> StepResult:
+        """Train step `number` on this rank's rows, unless `judge` refuses it: then weights and optimizer stay.
+
+        All ranks judge by the same numbers; one rank's refusal counts for all. `stop` is shared with the others.
+        """
         rate = learning_rate(self.recipe, number)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
-        losses = []
-        for micro_batch in torch.from_numpy(rows).to(self._device).chunk(self.recipe.grad_accumulation):
+        losses: list[torch.Tensor] = []
+        for micro_batch in torch.from_numpy(rows).to(self.device).chunk(self.recipe.grad_accumulation):
+            if losses:
+                self._engine.step()  # only counts the micro-batch before
             parts = self._engine(micro_batch)
             self._engine.backward(parts.objective)
-            self._engine.step()
             losses.append(torch.stack([parts.cross_entropy, parts.z_loss]))
-        loss, z_loss = torch.stack(losses).mean(dim=0).tolist()
-        return StepResult(loss, z_loss, float(self._engine.get_global_grad_norm() or 0.0))
+        own_loss, own_z_loss = torch.stack(losses).mean(dim=0).tolist()
+        loss, z_loss, is_stopped = self._share(own_loss, own_z_loss, stop)
+        self._gate.close(lambda: judge is None or self._agree(judge(loss, self._gradient_norm())))
+        self._engine.step()
+        norm = math.inf if self._gate.is_open is None else self._gradient_norm()
+        return StepResult(loss, z_loss, norm, self._gate.is_open is True, is_stopped)
 
-    def share(self, own: StepResult, stop: bool) -> tuple[StepResult, bool]:
+    def _share(self, loss: float, z_loss: float, stop: bool) -> tuple[float, float, bool]:
         """The mean losses over all ranks, and whether any of them was asked to stop."""
         if dist.get_world_size() == 1:
-            return own, stop
-        sums = torch.tensor([own.loss, own.z_loss, float(stop)], dtype=torch.float64, device=self._device)
+            return loss, z_loss, stop
+        sums = torch.tensor([loss, z_loss, float(stop)], dtype=torch.float64, device=self.device)
         dist.all_reduce(sums)
         loss, z_loss, stops = sums.tolist()
-        mean = own._replace(loss=loss / dist.get_world_size(), z_loss=z_loss / dist.get_world_size())
-        return mean, bool(stops)
+        return loss / dist.get_world_size(), z_loss / dist.get_world_size(), bool(stops)
+
+    def _gradient_norm(self) -> float:
+        """Of the step that is being taken; NaN at stage 0, where DeepSpeed clips without telling."""
+        norm = getattr(self._engine.optimizer, "_global_grad_norm", None)
+        return math.nan if norm is None else float(norm)
+
+    def _agree(self, is_admitted: bool) -> bool:
+        """Whether all ranks admit: ranks that decided differently would part for good."""
+        if dist.get_world_size() == 1:
+            return is_admitted
+        refused = torch.tensor(float(not is_admitted), device=self.device)
+        dist.all_reduce(refused)
+        return refused.item() == 0
 
     def evaluate(self, rows: npt.NDArray[np.int64]) -> float:
         """Mean loss (nats) on rows that are not trained on; every rank does the same."""
         total = 0.0
         with torch.no_grad():
-            for batch in torch.from_numpy(rows).to(self._device).split(_EVALUATION_ROWS):  # type: ignore[no-untyped-call]
+            for batch in torch.from_numpy(rows).to(self.device).split(_EVALUATION_ROWS):  # type: ignore[no-untyped-call]
                 losses = self._loss.forward(batch)
                 total += losses.cross_entropy.item() * len(batch)
         return total / len(rows)
@@ -151,7 +217,7 @@ class Engine:
     def rank_state(self) -> dict[str, torch.Tensor]:
         """What only this rank has: its part of the master weights and of the optimizer's moments, and random states."""
         tensors = {"random/cpu": torch.get_rng_state()}
-        if self._device.type == "cuda":
+        if self.device.type == "cuda":
             tensors["random/cuda"] = torch.cuda.get_rng_state()
         for number, (master, moments) in enumerate(self._partitions()):
             tensors[f"{number}/master"] = master.detach()
@@ -173,7 +239,7 @@ class Engine:
             moments.clear()
             moments.update({name: value.to(master.device) for name, value in saved.items()})
         torch.set_rng_state(tensors["random/cpu"])
-        if self._device.type == "cuda":
+        if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random/cuda"])
 
     def _partitions(self) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:

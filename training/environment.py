@@ -91,7 +91,7 @@ def set_rendezvous() -> None:
         PeerLostError: rank 0's address cannot be found.
     """
     if "RANK" not in os.environ:
-        os.environ.update(zip(RENDEZVOUS, ("0", "1", "0", "127.0.0.1", str(_free_port())), strict=True))
+        os.environ.update(zip(RENDEZVOUS, ("0", "1", "0", "127.0.0.1", str(free_port())), strict=True))
     if "GLOO_SOCKET_IFNAME" not in os.environ:
         is_alone = os.environ["WORLD_SIZE"] == "1"
         os.environ["GLOO_SOCKET_IFNAME"] = "lo" if is_alone else _interface_towards(os.environ["MASTER_ADDR"])
@@ -142,7 +142,8 @@ def _give_a_home(workdir: Path) -> None:
     os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

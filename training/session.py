@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 import threading
 from collections.abc import Callable, Sequence
@@ -11,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 
 from sovereign.base import base_tags, fetch_base
-from sovereign.errors import TrainingError
 from sovereign.files import write_atomic
 from sovereign.plan import Recipe
 from sovereign.stages import StageContext, StageOutput
@@ -30,12 +27,14 @@ from training.model import save_model
 from training.order import TokenStream
 from training.shards import Shard
 from training.tracking import MlflowLog, Record
+from training.watch_heldout import NAME as HELDOUT
+from training.watching import Watching, watch_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-HELDOUT_ROWS = 64
-"""Rows of held-out text that are measured before and after training."""
+_SPIKES = "spikes"
+_TOTALS = ("elapsed_s", "energy_kwh", "co2_kg", "cost_devices", "cost_energy")
 
 Say = Callable[..., None]
 
@@ -49,10 +48,10 @@ class Session:
     engine: Engine
     stream: TokenStream
     bytes_per_token: float
-    heldout: Sequence[Shard]
     checkpoints: Checkpoints
     record: Record
     mlflow: MlflowLog
+    watching: Watching
     stop: threading.Event
     """Set when the process was asked to stop."""
     first_step: int
@@ -78,26 +77,21 @@ class Session:
         weights = self.engine.weights()
         if self.ranks.is_first:
             tensors[WEIGHTS] = weights
-        self.checkpoints.save(done, tensors, self.record.path, self.context.plan.model_dump(mode="json"))
+        config = self.context.plan.model_dump(mode="json") | {_SPIKES: self.watching.spikes.state()}
+        self.checkpoints.save(done, tensors, self.record.path, config)
 
-    def heldout_bits_per_byte(self) -> float:
-        """Bits per byte on the first held-out rows; a short rest is left out.
+    def measure_heldout(self, done: int) -> None:
+        """Record bits per byte on held-out text after `done` steps; every rank calls this."""
+        self.log(done, self.watching.heldout.measure(self.engine.evaluate))
 
-        Raises:
-            TrainingError: there is less held-out text than one row.
-        """
-        length = self.sequence_length
-        tokens = np.concatenate([shard.tokens[: HELDOUT_ROWS * length] for shard in self.heldout]).astype(np.int64)
-        num_rows = min(HELDOUT_ROWS, len(tokens) // length)
-        if num_rows == 0:
-            raise TrainingError(
-                "there is too little held-out text to measure anything",
-                got=f"{len(tokens)} tokens",
-                expected=f"at least model.sequence_length = {length}",
-                hint="raise corpus.cleaning.heldout_fraction, or add text",
-            )
-        loss = self.engine.evaluate(tokens[: num_rows * length].reshape(num_rows, length))
-        return loss / math.log(2) / _bytes_per_token(self.heldout)
+    def close(self, status: str) -> None:
+        """End the run's records as FINISHED, FAILED or KILLED."""
+        if status == "FAILED":
+            self.watching.report_failure(self.ranks)
+        self.checkpoints.close(forget_other_runs=status == "FINISHED")
+        self.mlflow.close(status)
+        if status != "FINISHED":  # else `export` does so
+            self.watching.runs.write(status, self.record)
 
     def export(self) -> StageOutput:
         """The model as a Hugging Face folder and the run's record; nothing on other ranks than the first."""
@@ -120,7 +114,9 @@ class Session:
         files |= {f"{prefix}adapter/{path.name}": path for path in adapter_files}
         files |= {prefix + name: context.workdir / name for name in (METRICS, LEDGER, "plan.json", "deepspeed.json")}
         consumed = {name: ledger[name] for name in ("epochs", "documents", "by_language")}
-        return StageOutput(files, self._summary() | {"consumed": consumed | {"owners": len(ledger["by_owner"])}})
+        summary = self._summary() | {"consumed": consumed | {"owners": len(ledger["by_owner"])}}
+        self.watching.runs.write("FINISHED", self.record, summary)
+        return StageOutput(files, summary)
 
     def _merge(self, weights: dict[str, torch.Tensor]) -> tuple[list[Path], dict[str, torch.Tensor]]:
         """The files of the adapter, if there is one, and the weights of the model without it."""
@@ -135,7 +131,7 @@ class Session:
         return files, merge(self.engine.model, weights)
 
     def _summary(self) -> dict[str, Any]:
-        heldout = [line["heldout_bits_per_byte"] for line in self.record.lines if "heldout_bits_per_byte" in line]
+        heldout = [line[HELDOUT] for line in self.record.lines if HELDOUT in line]
         steps = [line for line in self.record.lines if "loss" in line]
         speeds = [line["tokens_per_s"] for line in steps[len(steps) // 20 :]]  # the first steps compile
         return {
@@ -146,7 +142,9 @@ class Session:
             "loss_last": steps[-1]["loss"],
             "bits_per_byte_before": heldout[0],
             "bits_per_byte_after": heldout[-1],
+            "steps_skipped": sum(line["is_skipped"] == 1 for line in steps),
             "tokens_per_s": round(statistics.median(speeds)),
+            **{name: steps[-1][name] for name in _TOTALS if name in steps[-1]},
             "resumed_from": self.first_step or None,
             "mlflow_run_id": self.mlflow.run_id,
         } | ({"base": known_base(self.context)[1].digest} if self.context.plan.base else {})
@@ -171,6 +169,10 @@ def start(context: StageContext, digest: str, ranks: Ranks, say: Say, stop: thre
     engine = Engine(context.plan, weights, say, _start_model(context, ranks) if context.plan.base else None)
     if found:
         engine.load_rank_state(load_file(found[0] / rank_file(ranks.rank)))
+    record = Record(context.workdir / METRICS, found[0] / METRICS if found and ranks.is_first else None)
+    watching = watch_run(context, digest, ranks, engine.device, heldout, record, say)
+    if found:
+        watching.spikes.load_state(found[1].config[_SPIKES])
     parameters = {"parameters": context.plan.num_parameters} | context.plan.model.model_dump()
     return Session(
         context=context,
@@ -178,9 +180,8 @@ def start(context: StageContext, digest: str, ranks: Ranks, say: Say, stop: thre
         engine=engine,
         stream=TokenStream(train, context.plan.recipe.seed),
         bytes_per_token=_bytes_per_token(train),
-        heldout=heldout,
         checkpoints=checkpoints,
-        record=Record(context.workdir / METRICS, found[0] / METRICS if found and ranks.is_first else None),
+        record=record,
         mlflow=MlflowLog(
             context.dataset,
             digest,
@@ -189,6 +190,7 @@ def start(context: StageContext, digest: str, ranks: Ranks, say: Say, stop: thre
             warn=say,
             tags=base_tags(context.profile),
         ),
+        watching=watching,
         stop=stop,
         first_step=found[1].step if found else 0,
     )

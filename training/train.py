@@ -29,9 +29,10 @@ from training import environment
 from training.schedule import learning_rate, phase_at
 
 if TYPE_CHECKING:
+    from training.engine import StepResult
     from training.session import Say, Session
 
-VERSION = 2
+VERSION = 3
 LOGGED_STEPS = 1000
 """Lines in metrics.jsonl, about, however long the run."""
 _REPORT_EVERY_S = 1.0
@@ -58,17 +59,14 @@ def _run(context: StageContext) -> StageOutput:
     session = start(context, digest, ranks, say, stop)
     status = "FAILED"
     try:
-        if session.first_step == 0:
-            session.log(0, {"heldout_bits_per_byte": session.heldout_bits_per_byte()})
-        _loop(session, say)
-        session.log(recipe.num_steps, {"heldout_bits_per_byte": session.heldout_bits_per_byte()})
+        with session.watching.watchdog:
+            _loop(session, say)
         status = "FINISHED"
     except TrainingStopped:
         status = "KILLED"
         raise
     finally:
-        session.checkpoints.close(forget_other_runs=status == "FINISHED")
-        session.mlflow.close(status)
+        session.close(status)
     return session.export()
 
 
@@ -77,11 +75,12 @@ def _loop(session: Session, say: Say) -> None:
 
     Raises:
         TrainingStopped: after SIGTERM, with a checkpoint made.
-        TrainingError: the loss is not a number any more.
+        TrainingError: loss or gradient is not a number.
     """
-    recipe, ranks = session.recipe, session.ranks
+    recipe, ranks, watching = session.recipe, session.ranks, session.watching
+    watch, watchdog = watching.watch, watching.watchdog
     log_every = max(1, recipe.num_steps // LOGGED_STEPS)
-    reported_at = logged_at = time.monotonic()
+    reported_at = time.monotonic()
     steps = range(session.first_step, recipe.num_steps)
     batches = session.stream.read_ahead(
         steps,
@@ -90,32 +89,44 @@ def _loop(session: Session, say: Say) -> None:
         rank=ranks.rank,
         world_size=ranks.world_size,
     )
-    for step, rows in zip(steps, batches, strict=True):
-        own = session.engine.step(step, rows)
-        result, is_stopped = session.engine.share(own, session.stop.is_set())
-        if not math.isfinite(result.loss):
-            raise TrainingError(f"the loss is {result.loss} at step {step}", hint="lower training.learning_rate")
+    if session.first_step == 0:
+        session.measure_heldout(0)
+    for step in steps:
+        watchdog.at(step, "reading rows")
+        with watch.waiting_for_data():
+            rows = next(batches)
+        watchdog.at(step, "training")
+        result = session.engine.step(step, rows, watching.spikes.admits, stop=session.stop.is_set())
+        watch.step_ends()
+        if not result.is_finite:
+            raise watching.not_finite(step, result, session.stream, recipe.batch_tokens)
         done, now = step + 1, time.monotonic()
         is_last = done == recipe.num_steps
-        if done % log_every == 0 or is_last:
-            values = {
-                "loss": result.loss,
-                "bits_per_byte": result.loss / math.log(2) / session.bytes_per_token,
-                "gradient_norm": result.gradient_norm,
-                "learning_rate": learning_rate(recipe, step),
-                "tokens_per_s": (done % log_every or log_every) * recipe.batch_tokens / (now - logged_at),
-            }
-            if recipe.z_loss:
-                values["z_loss"] = result.z_loss
-            logged_at = now
-            session.log(done, values)
-        if done % recipe.checkpoint_every_steps == 0 or is_last or is_stopped:
+        watchdog.at(step, "recording and saving")
+        if done % log_every == 0 or is_last or not result.is_taken:
+            session.log(done, _values(session, step, result) | watch.numbers())
+        if done % recipe.heldout_every_steps == 0 or is_last:
+            session.measure_heldout(done)
+        if done % recipe.checkpoint_every_steps == 0 or is_last or result.is_stopped:
             session.save(done)
+        watching.runs.write("RUNNING", session.record, soon=True)
         if ranks.is_first and (now - reported_at >= _REPORT_EVERY_S or is_last):
             reported_at = now
             say("training", done=done, total=recipe.num_steps, unit="steps", metrics=_shown(session, done))
-        if is_stopped and not is_last:
+        if result.is_stopped and not is_last:
             raise TrainingStopped(f"stopped after {done} of {recipe.num_steps} steps", hint="start it again to go on")
+
+
+def _values(session: Session, step: int, result: StepResult) -> dict[str, float]:
+    """Numbers of the step itself."""
+    values = {
+        "loss": result.loss,
+        "bits_per_byte": result.loss / math.log(2) / session.bytes_per_token,
+        "gradient_norm": result.gradient_norm,
+        "learning_rate": learning_rate(session.recipe, step),
+        "is_skipped": float(not result.is_taken),
+    }
+    return values | ({"z_loss": result.z_loss} if session.recipe.z_loss else {})
 
 
 def _shown(session: Session, done: int) -> dict[str, float]:
@@ -130,7 +141,7 @@ def _shown(session: Session, done: int) -> dict[str, float]:
 
 
 def _config(_profile: Profile, plan: Plan) -> Mapping[str, Any]:
-    recipe = plan.recipe.model_dump(exclude={"max_eval_questions", "checkpoint_every_steps"})
+    recipe = plan.recipe.model_dump(exclude={"max_eval_questions", "checkpoint_every_steps", "heldout_every_steps"})
     base = {"base": plan.base.config()} if plan.base else {}
     return {"model": plan.model.model_dump(), "recipe": recipe} | base
 

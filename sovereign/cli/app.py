@@ -88,15 +88,22 @@ def train(
             "--from", metavar="MODEL", help="Continue from this model: a folder, models:/NAME@ALIAS or a digest."
         ),
     ] = None,
+    preflight: Annotated[
+        bool, typer.Option("--preflight", help="Check the numerics first; exit code 4, without training, if one fails.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The checks of --preflight as JSON on stdout.")] = False,
     slurm: Annotated[
         bool,
         typer.Option("--slurm", help="Run the stages before it here, and print its sbatch script."),
     ] = False,
 ) -> None:
     """Train, after the stages that training needs, and follow it to its end. Goes on from the last checkpoint."""
+    from sovereign.cli.preflight import run_preflight
     from sovereign.cli.work import run_until, slurm_script
 
     site = site_of(profile, site_dir, base=base)
+    if preflight and not run_preflight(site, local=local, as_json=as_json):
+        raise typer.Exit(4)
     if slurm:
         sys.stdout.write(slurm_script(site))
     else:
@@ -232,6 +239,68 @@ def doctor(
 
     if not run_doctor(profile, as_json=as_json):
         raise typer.Exit(3)
+
+
+runs_app = typer.Typer(help="Training runs: their numbers, also of those that were replaced.", no_args_is_help=True)
+app.add_typer(runs_app, name="runs")
+
+RunArgument = Annotated[str | None, typer.Argument(metavar="[RUN]", help="First digits of a run; default the last.")]
+RunsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[RUN...]", help="First digits of runs; default all.")
+]
+
+
+@runs_app.command("list")
+def runs_list(
+    profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOption = False, as_json: JsonOption = False
+) -> None:
+    """One line for each run, the last started one first."""
+    from sovereign.cli.runs import list_runs
+
+    list_runs(site_of(profile, site_dir), local=local, as_json=as_json)
+
+
+@runs_app.command("show")
+def runs_show(
+    profile: ProfileArgument,
+    run: RunArgument = None,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """All numbers of a run as they were last; while it trains too, half a minute late."""
+    from sovereign.cli.runs import show_run
+
+    show_run(site_of(profile, site_dir), run, local=local, as_json=as_json)
+
+
+@runs_app.command("compare")
+def runs_compare(
+    profile: ProfileArgument,
+    runs: RunsArgument = None,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What differs in the plans of runs, and their last numbers beside each other."""
+    from sovereign.cli.runs import compare_runs
+
+    compare_runs(site_of(profile, site_dir), runs or [], local=local, as_json=as_json)
+
+
+@runs_app.command("plot")
+def runs_plot(
+    profile: ProfileArgument,
+    runs: RunsArgument = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("plots"),
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Plots as PNG files, and report.html with all of them and their numbers, which needs nothing else."""
+    from sovereign.cli.runs import plot_runs
+
+    plot_runs(site_of(profile, site_dir), runs or [], out, local=local, as_json=as_json)
 
 
 tools_app = typer.Typer(help="Upstream programs: found on PATH or built from pinned sources.", no_args_is_help=True)

@@ -75,6 +75,16 @@ def test_golden_slurm(name: str, update_golden: bool, tmp_path: Path) -> None:
     assert words.stdout.splitlines()[2:] == context["slurm"]["command"]
 
 
+@pytest.mark.parametrize(("name", "gpus"), [("demo", None), ("nation", 2)])
+def test_preflight_is_one_process_whose_failure_is_final(name: str, gpus: int | None) -> None:
+    """It starts its own ranks, on two GPUs where there are some."""
+    found = next(item for item in job(name, "preflight") if item["kind"] == "Job")["spec"]
+    container = found["template"]["spec"]["containers"][0]
+    assert found["completions"] == 1 and container["command"][1:5] == ["-m", "sovereign.stages", "run", "preflight"]
+    assert found["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"] == [1, 2]
+    assert container["resources"]["limits"].get("nvidia.com/gpu") == gpus
+
+
 def pod_templates(name: str) -> Iterator[tuple[str, str, Object]]:
     for folder in (*STACKS, "training"):
         for item in rendered(name, folder):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import socket
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
+from transformers import Qwen3ForCausalLM
 
+from sovereign.plan import ModelShape
 from sovereign.receipts import Receipt
-from tests.training.conftest import PROFILE, Start, events
+from tests.training.conftest import PROFILE, Start, _train, events
 from training.ledger import consumed
 from training.order import TokenStream
 from training.shards import Shard
@@ -206,3 +211,48 @@ def test_a_flipped_bit_in_the_tokens_is_found_before_training(
     told = [event["message"] for event in events(tmp_path / "work.log")]
     assert "train-00000.bin is not what its receipt says" in told[-1]
     assert "making the model" not in told
+
+
+def _train_with_a_broken_weight(
+    profile: Path, root: Path, workdir: Path, log: Path, environment: Mapping[str, str]
+) -> None:
+    """Stage `train` on a machine whose memory has made a weight NaN."""
+    from training import engine
+    from training.model import make_model
+
+    def broken_model(shape: ModelShape, seed: int) -> Qwen3ForCausalLM:
+        model = make_model(shape, seed)
+        model.model.norm.weight.data[0] = float("nan")
+        return model
+
+    vars(engine)["make_model"] = broken_model
+    _train(profile, root, workdir, log, environment)
+
+
+def test_a_loss_that_is_no_number_stops_with_its_documents(
+    start_training: Start, profile_file: Path, store_root: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "work.log"
+    process = multiprocessing.get_context("forkserver").Process(
+        target=_train_with_a_broken_weight, args=(profile_file, store_root, tmp_path / "work", log, {})
+    )
+    process.start()
+    process.join(TIMEOUT_S)
+    assert process.exitcode == 1
+    message = events(log)[-1]["message"]
+    assert "loss or gradient is not a number at step 0" in message
+    run = next(store_root.glob("models/tiny/runs/*"))
+    named = json.loads((run / "not-finite-0.json").read_text())["documents"]
+    assert named and all(document in message for document in named[:20])
+    assert json.loads((run / "run.json").read_text())["status"] == "FAILED"
+    # The batch's tokens are a part of these documents' tokens, one document after the other.
+    shard = Shard(next(store_root.glob("models/tiny/tokens/train-*.bin")))
+    numbers = {shard.document_id(number): number for number in range(shard.num_documents)}
+    starts = shard.ends - shard.lengths
+    texts = [shard.tokens[starts[numbers[name]] : shard.ends[numbers[name]]] for name in named]
+    batch = TokenStream([shard], 0).rows(0, 4, 64, rank=0, world_size=1).ravel()
+    joined = np.concatenate(texts)
+    places = [
+        place for place in range(min(len(texts[0]), len(joined) - 255)) if (joined[place : place + 256] == batch).all()
+    ]
+    assert places == [0] and len(joined) - len(texts[-1]) < 256, "documents that were not in the batch are named"

@@ -1,0 +1,153 @@
+"""Records of runs in the store, the commands that read them, and the report."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from sovereign.cli.app import app
+from sovereign.errors import StoreError, TrainingError
+from sovereign.plan import plan
+from sovereign.profile import load_profile
+from sovereign.store import FolderStore, open_store
+from training.runs import RunWriter, choose, read_runs
+from training.tracking import Record
+
+# Matplotlib's own.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+FIRST, SECOND = "a1" * 32, "b2" * 32
+
+
+def write_run(root: Path, profile: Path, digest: str, losses: list[float], status: str, **plan_changes: Any) -> None:
+    """A run's record below `root`."""
+    resolved = plan(load_profile(profile))
+    resolved = resolved.model_copy(update={"recipe": resolved.recipe.model_copy(update=plan_changes)})
+    record = Record(root / f"{digest[:4]}.jsonl")
+    record.add({"step": 0, "heldout_bits_per_byte": 3.5, "heldout_bits_per_byte/language/en": 3.0})
+    for step, loss in enumerate(losses, start=1):
+        values = {"loss": loss, "gradient_norm": 1.0, "tokens_per_s": 1000.0, "is_skipped": float(step == 2)}
+        record.add({"step": step} | values)
+    record.add({"step": len(losses), "heldout_bits_per_byte": 2.5, "heldout_bits_per_byte/language/en": 2.0})
+    writer = RunWriter(
+        open_store(f"file://{root}"), "tiny", digest, resolved, ["rank 1 is slow"], enabled=True, warn=pytest.fail
+    )
+    writer.write(status, record, {"steps": len(losses)} if status == "FINISHED" else None)
+    path = root / f"models/tiny/runs/{digest[:8]}/run.json"
+    started = {"started_at": f"2026-01-01T00:00:{digest[1]}0+00:00"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | started))
+
+
+@pytest.fixture
+def site(tmp_path: Path, profile_file: Path) -> Path:
+    """A site with two runs."""
+    site, data = tmp_path / "site", tmp_path / "site" / "data"
+    done = CliRunner().invoke(app, ["init", str(site), "--profile", str(profile_file)])
+    assert done.exit_code == 0, done.output
+    write_run(data, profile_file, FIRST, [5.0, 4.0, 3.0], "FINISHED")
+    write_run(data, profile_file, SECOND, [5.0, 4.5], "KILLED", learning_rate=1e-3)
+    return site
+
+
+def call(*arguments: str) -> str:
+    """What a command writes to stdout."""
+    done = CliRunner().invoke(app, ["runs", *arguments, "--local"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.stdout
+
+
+def test_list_show_and_compare(site: Path) -> None:
+    listed = json.loads(call("list", str(site), "--json"))
+    assert [(run["run"], run["status"], run["step"]) for run in listed] == [
+        (SECOND, "KILLED", 2),
+        (FIRST, "FINISHED", 3),
+    ]
+    assert (listed[1]["loss"], listed[1]["heldout_bits_per_byte"], listed[1]["num_steps"]) == (3.0, 2.5, 12)
+    assert "a1a1a1a1" in call("list", str(site))
+    shown = json.loads(call("show", str(site), "a1", "--json"))
+    assert shown["summary"] == {"steps": 3} and shown["problems"] == ["rank 1 is slow"]
+    assert shown["last"]["heldout_bits_per_byte/language/en"] == 2.0
+    assert SECOND in call("show", str(site)), "by default the last run"
+    compared = json.loads(call("compare", str(site), "a1", "b2", "--json"))
+    assert compared["differs"] == {"recipe.learning_rate": [4e-3, 1e-3]}
+    assert compared["last"]["loss"] == [3.0, 4.5]
+    assert "recipe.learning_rate" in call("compare", str(site))
+
+
+class Page(HTMLParser):
+    """What a screen reader and a browser would find."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: dict[str, list[dict[str, str | None]]] = {}
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.setdefault(tag, []).append(dict(attrs))
+
+
+def test_plots_and_a_report_that_needs_nothing_else(site: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plots"
+    files = [Path(name) for name in json.loads(call("plot", str(site), "--out", str(out), "--json"))]
+    names = {path.name for path in files}
+    assert {"loss.png", "languages.png", "gradient-norm.png", "speed.png", "report.html"} <= names
+    assert "energy.png" not in names, "nothing was measured"
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in files if path.suffix == ".png")
+    text = (out / "report.html").read_text()
+    page = Page(text)
+    assert len(page.found["img"]) == len(names) - 1
+    for image in page.found["img"]:
+        assert str(image["src"]).startswith("data:image/png;base64,") and len(str(image["alt"])) > 20
+    loss = next(str(image["alt"]) for image in page.found["img"] if "Training loss" in str(image["alt"]))
+    assert "a1a1a1a1: 5 at step 1, 3 at step 3, lowest 3, highest 5" in loss
+    assert page.found["html"] == [{"lang": "en"}] and len(page.found["table"]) == len(names)
+    assert all(cell.get("scope") in {"row", "col"} for cell in page.found["th"])
+    assert "http" not in text and not {"script", "link"} & set(page.found)
+    assert '<th scope="row">3</th><td></td><td>3</td>' in text, "the table holds the numbers"
+
+
+def test_runs_are_named_by_their_first_digits(site: Path) -> None:
+    runs = read_runs(open_store(f"file://{site / 'data'}"), "tiny")
+    assert [run.run for run in choose(runs, ["a1", "b2"])] == [FIRST, SECOND]
+    with pytest.raises(TrainingError, match="no such run"):
+        choose(runs, ["c3"])
+    with pytest.raises(TrainingError, match="several runs begin so"):
+        choose(runs, [""])
+    with pytest.raises(TrainingError, match="no runs yet"):
+        choose([], [])
+
+
+class FullStore(FolderStore):
+    """A store that can be read only."""
+
+    def put_file(self, key: str, path: Path) -> None:
+        raise StoreError("the disk is full")
+
+
+def test_a_store_that_fails_does_not_stop_training(tmp_path: Path, profile_file: Path) -> None:
+    warnings: list[str] = []
+    record = Record(tmp_path / "metrics.jsonl")
+    resolved = plan(load_profile(profile_file))
+    writer = RunWriter(FullStore(tmp_path), "tiny", FIRST, resolved, [], enabled=True, warn=warnings.append)
+    writer.write("RUNNING", record)
+    assert len(warnings) == 1 and "the disk is full" in warnings[0]
+
+
+def test_a_resumed_run_keeps_its_start_and_soon_waits(tmp_path: Path, profile_file: Path) -> None:
+    store, resolved = open_store(f"file://{tmp_path}"), plan(load_profile(profile_file))
+    record = Record(tmp_path / "metrics.jsonl")
+    first = RunWriter(store, "tiny", FIRST, resolved, [], enabled=True, warn=pytest.fail)
+    first.write("RUNNING", record)
+    record.add({"step": 7, "loss": 1.0})
+    first.write("RUNNING", record, soon=True)
+    before = read_runs(store, "tiny")[0]
+    assert before.step == 0, "written again although half a minute has not passed"
+    second = RunWriter(store, "tiny", FIRST, resolved, [], enabled=True, warn=pytest.fail)
+    second.write("FINISHED", record)
+    after = read_runs(store, "tiny")
+    assert [(run.started_at, run.status, run.step) for run in after] == [(before.started_at, "FINISHED", 7)]

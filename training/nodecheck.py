@@ -1,0 +1,192 @@
+"""Whether the machines are fit to train: a short matmul of every rank, an all-reduce, pairs of ranks, GPUs by NVML.
+
+Slow ranks are named and training goes on; a wrong sum or uncorrected memory errors stop it before compute is spent.
+Measured for a fraction of a second while all ranks measure at the same time, so what they take from each other counts.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sovereign.errors import TrainingError
+from training.energy import Gpu
+
+SLOW_MATMUL = 0.75
+"""A rank whose matmul rate is below this part of the median over all ranks is slow."""
+SLOW_LINK = 0.5
+"""A rank whose faster link to a neighbour is below this part of the median over all ranks is slow."""
+_MATMUL_S = 0.2
+_CHUNKS = 8
+_REDUCED_NUMBERS = 2**20
+_EXCHANGES = 4
+
+
+@dataclass(frozen=True)
+class RankCheck:
+    """What one rank measured."""
+
+    host: str
+    matmul_flops: float
+    """Mean over the measurement, FLOP/s: fp32 on CPU, bf16 on GPUs."""
+    matmul_peak_flops: float
+    """Its fastest part, FLOP/s."""
+    link_bytes_per_s: float | None
+    """Exchange with the better one of two neighbours, each way; None where the rank is alone."""
+    gpu_problems: tuple[str, ...]
+    """Throttling and memory errors, by NVML."""
+    is_broken: bool
+    """The GPU has uncorrected memory errors."""
+
+
+@dataclass(frozen=True)
+class NodeCheck:
+    """All ranks' checks."""
+
+    ranks: Sequence[RankCheck]
+
+    @property
+    def peak_flops(self) -> float:
+        """Measured matmul peak of all ranks together, FLOP/s."""
+        return sum(rank.matmul_peak_flops for rank in self.ranks)
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong, a sentence each, with rank and host."""
+        for number, rank in enumerate(self.ranks):
+            for problem in rank.gpu_problems:
+                yield f"rank {number} on {rank.host}: {problem}"
+        rates = {number: rank.matmul_flops for number, rank in enumerate(self.ranks)}
+        links = {n: rank.link_bytes_per_s for n, rank in enumerate(self.ranks) if rank.link_bytes_per_s is not None}
+        for what, values, least, unit, scale in (
+            ("computes", rates, SLOW_MATMUL, "GFLOP/s", 1e9),
+            ("exchanges data", links, SLOW_LINK, "MB/s", 1e6),
+        ):
+            for number, (value, median) in slow(values, least).items():
+                yield (
+                    f"rank {number} on {self.ranks[number].host} {what} slowly: {value / scale:,.3g} {unit}, "
+                    f"the median of all ranks is {median / scale:,.3g} (slow is below {least:.0%} of it)"
+                )
+
+
+def slow(values: Mapping[int, float], least: float) -> dict[int, tuple[float, float]]:
+    """The ranks whose value is below `least` times the median, with value and median."""
+    if len(values) < 2:
+        return {}
+    median = statistics.median(values.values())
+    return {rank: (value, median) for rank, value in values.items() if value < least * median}
+
+
+def check_nodes(gpu: Gpu | None, device: torch.device, gather: Callable[[Any], list[Any]]) -> NodeCheck:
+    """Check all ranks; every rank must call this, with the threads that it will train with.
+
+    Raises:
+        TrainingError: an all-reduce gives a wrong sum, or a GPU has uncorrected memory errors.
+    """
+    _check_all_reduce(device)
+    problems, is_broken = gpu_problems(gpu)
+    rates = _matmul_rates(device)
+    own = RankCheck(
+        host=socket.gethostname(),
+        matmul_flops=len(rates) / sum(1 / rate for rate in rates),
+        matmul_peak_flops=max(rates),
+        link_bytes_per_s=_link_rate(device),
+        gpu_problems=problems,
+        is_broken=is_broken,
+    )
+    check = NodeCheck(gather(own))
+    broken = [number for number, rank in enumerate(check.ranks) if rank.is_broken]
+    if broken:
+        raise TrainingError(
+            "GPUs with uncorrected memory errors compute wrong numbers",
+            got="\n    ".join(check.problems()),
+            expected="none since the driver was loaded",
+            hint=f"drain the machines of ranks {', '.join(map(str, broken))} and reset or replace these GPUs",
+        )
+    return check
+
+
+def gpu_problems(gpu: Gpu | None) -> tuple[tuple[str, ...], bool]:
+    """What NVML finds wrong with the GPU now, and whether it must not be used."""
+    if gpu is None:
+        return (), False
+    health = gpu.health()
+    problems = [f"XID error {xid}" for xid in gpu.new_xids()]
+    if health.throttled_by:
+        problems.append(f"the GPU is throttled: {', '.join(health.throttled_by)}, {health.temperature_c:.0f} °C")
+    is_broken = health.uncorrected_ecc_errors > 0
+    if is_broken:
+        problems.append(f"{health.uncorrected_ecc_errors:.0f} uncorrected memory errors (ECC)")
+    return tuple(problems), is_broken
+
+
+def _matmul_rates(device: torch.device) -> list[float]:
+    """FLOP/s of each part of a measurement of `_MATMUL_S`."""
+    on_gpu = device.type == "cuda"
+    size = 8192 if on_gpu else 768
+    random = torch.Generator(device).manual_seed(0)  # its own: the run's random numbers stay as they are
+    left = torch.randn(size, size, generator=random, device=device).to(torch.bfloat16 if on_gpu else torch.float32)
+    right, out = left.clone(), torch.empty_like(left)
+
+    def run(times: int) -> float:
+        start = time.perf_counter()
+        for _ in range(times):
+            torch.mm(left, right, out=out)
+        if on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    run(1)
+    times = max(1, math.ceil(_MATMUL_S / _CHUNKS / run(1)))
+    return [2 * size**3 * times / run(times) for _ in range(_CHUNKS)]
+
+
+def _check_all_reduce(device: torch.device) -> None:
+    world_size = dist.get_world_size()
+    numbers = torch.full((_REDUCED_NUMBERS,), float(dist.get_rank() + 1), device=device)
+    dist.all_reduce(numbers)
+    expected = world_size * (world_size + 1) / 2
+    if not bool((numbers == expected).all()):
+        raise TrainingError(
+            f"an all-reduce over {world_size} ranks gives wrong sums",
+            got=f"{numbers.min().item()} to {numbers.max().item()} on rank {dist.get_rank()}",
+            expected=f"{expected}",
+            hint="test the network and its library between these machines",
+        )
+
+
+def _link_rate(device: torch.device) -> float | None:
+    """Bytes per second to and from the better one of the two neighbours in a ring.
+
+    A slow rank makes both of its links slow; a rank beside it still has a fast one.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    rates = []
+    for first in (0, 1):  # pairs (0,1) (2,3) …, then (1,2) (3,4) …
+        other = rank + 1 if (rank - first) % 2 == 0 else rank - 1
+        if 0 <= other < world_size:
+            rates.append(_exchange_rate(other, device))
+        dist.barrier()
+    return max(rates) if rates else None
+
+
+def _exchange_rate(other: int, device: torch.device) -> float:
+    sent = torch.ones(_REDUCED_NUMBERS, device=device)
+    received = torch.empty_like(sent)
+    start = 0.0
+    for number in range(1 + _EXCHANGES):
+        if number == 1:  # the first one makes the connection
+            start = time.perf_counter()
+        both = [dist.P2POp(dist.isend, sent, other), dist.P2POp(dist.irecv, received, other)]
+        for work in dist.batch_isend_irecv(both):
+            work.wait()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return _EXCHANGES * sent.nbytes / (time.perf_counter() - start)
