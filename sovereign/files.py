@@ -8,8 +8,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import rfc8785
-
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """Write `data` to `path` so that a reader sees the old or the new content, never a part, also after a crash."""
@@ -51,4 +49,6 @@ def sha256_bytes(data: bytes) -> str:
 
 def model_digest(files: Mapping[str, str]) -> str:
     """One digest for a folder: SHA-256 of the canonical JSON (RFC 8785) of {name in the folder: hex SHA-256}."""
+    import rfc8785  # here, since tools/setup.py uses this module before anything is installed
+
     return sha256_bytes(rfc8785.dumps(dict(files)))
