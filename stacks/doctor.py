@@ -9,11 +9,9 @@ from sovereign.profile import EmbeddedTarget, KubeconfigTarget, Profile
 from sovereign.runtime import current_runtime
 from sovereign.site import Site
 from sovereign.tools import list_tools
-from stacks.kube import Cluster
 from stacks.node import doctor
 from stacks.node.doctor import Check
-from stacks.resolve import embedded_node
-from stacks.state import read_state
+from stacks.resolve import connect, embedded_node
 
 NOT_BUILT = Path("/not-built-yet")
 """Stands for the folder of a program that is missing, in the check that names it."""
@@ -26,15 +24,14 @@ def checks(site: Site, profile: Profile) -> list[Check]:
         SovereignError: see `stacks.resolve.embedded_node`; also when this Python is no runtime.
     """
     if not isinstance(profile.target, EmbeddedTarget):
-        return [_cluster(site, profile.target)]
+        return [_cluster(site, profile, profile.target)]
     programs = {tool.name: tool.path or NOT_BUILT / tool.name for tool in list_tools()}
     return doctor.checks(embedded_node(site, profile, profile.target, programs, current_runtime()))
 
 
-def _cluster(site: Site, target: KubeconfigTarget) -> Check:
-    recorded = read_state(site, "cluster").outputs.get("cluster_uid")
+def _cluster(site: Site, profile: Profile, target: KubeconfigTarget) -> Check:
     try:
-        cluster = Cluster(target.path, target.context, recorded)
+        cluster = connect(site, profile, lambda _: None)
         try:
             return Check("cluster", True, f"context {target.context}, kube-system {cluster.uid}")
         finally:

@@ -83,7 +83,8 @@ def resolve(
         pods = embedded_runtime(used, node.host_volume, node.volumes_dir)
     else:
         target = Target(profile.target.path, profile.target.context, None)
-        images = {name: f"{upstream}:v{load_tools()[name].version}" for name, (upstream, _) in _IMAGES.items()}
+        tools = load_tools()
+        images = {name: f"{upstream}:v{tools[name].version}" for name, (upstream, _) in _IMAGES.items()}
         pods = image_runtime(profile.target)
     platform = Platform(
         profile=profile,
@@ -117,7 +118,8 @@ def embedded_node(
         SiteError: the site's folder was moved while its node was there.
         NodeError: a path or range cannot be used.
     """
-    _refuse_moved(site)
+    _known_node(site)
+    tools = load_tools()
     return NodeSpec(
         instance=target.instance,
         state_dir=site.node_dir,
@@ -127,7 +129,7 @@ def embedded_node(
         binaries={name: programs[name] for name in PROGRAMS},
         binds=_binds(profile, runtime),
         images=tuple(
-            BinaryImage(name, f"v{load_tools()[name].version}", programs[name], (program,))
+            BinaryImage(name, f"v{tools[name].version}", programs[name], (program,))
             for name, (_, program) in _IMAGES.items()
         ),
     )
@@ -146,8 +148,7 @@ def connect(site: Site, profile: Profile, progress: Callable[[str], None]) -> Cl
     recorded = read_state(site, "cluster").outputs.get("cluster_uid")
     if isinstance(profile.target, KubeconfigTarget):
         return Cluster(profile.target.path, profile.target.context, recorded)
-    _refuse_moved(site)
-    spec = NodeSpec.load(site.node_dir)
+    spec = _known_node(site)
     if spec is None:
         raise ClusterError("the embedded node is not there", hint=f"sovereign deploy {site.root}")
     if processes.find(spec.state_dir) is None:
@@ -155,8 +156,12 @@ def connect(site: Site, profile: Profile, progress: Callable[[str], None]) -> Cl
     return Cluster(spec.kubeconfig, None, recorded)
 
 
-def _refuse_moved(site: Site) -> None:
-    """Raises: SiteError: volumes, mounts and state name the folder in which the node was made, which is another."""
+def _known_node(site: Site) -> NodeSpec | None:
+    """The node that was made in `site`, None where there is none.
+
+    Raises:
+        SiteError: volumes, mounts and state name the folder in which the node was made, which is another.
+    """
     known = NodeSpec.load(site.node_dir)
     if known is not None and known.state_dir != site.node_dir:
         raise SiteError(
@@ -165,6 +170,7 @@ def _refuse_moved(site: Site) -> None:
             expected=known.state_dir.parent,
             hint="move it back; `sovereign destroy` there keeps the data, after it the folder can be moved",
         )
+    return known
 
 
 def s3_secret_key(site: Site) -> str:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -134,16 +134,21 @@ def supervisor_pid(spec: NodeSpec) -> int:
     return found.pid
 
 
-def pids_of(spec: NodeSpec, program: str) -> set[int]:
-    """PIDs, as this machine sees them, of the node's processes of this name."""
+def pids_where(spec: NodeSpec, entry: str, is_wanted: Callable[[bytes], bool]) -> set[int]:
+    """PIDs, as this machine sees them, of the node's processes whose file `entry` in /proc is wanted."""
     found = set()
     for pid in cgroups.processes(spec.cgroup):
         try:
-            if Path(f"/proc/{pid}/comm").read_text().strip() == program:
+            if is_wanted(Path(f"/proc/{pid}/{entry}").read_bytes()):
                 found.add(pid)
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
+
+
+def pids_of(spec: NodeSpec, program: str) -> set[int]:
+    """PIDs, as this machine sees them, of the node's processes of this name."""
+    return pids_where(spec, "comm", lambda name: name.strip() == program.encode())
 
 
 def wait_until_back(spec: NodeSpec, program: str, killed: set[int]) -> None:

@@ -19,11 +19,11 @@ import yaml
 from sovereign.jobs import QUEUE_API
 from sovereign.resources import data_path
 from stacks.fields import Object
-from stacks.node import cgroups, lifecycle
+from stacks.node import lifecycle
 from stacks.node.spec import NodeSpec
 from stacks.objects import STACKS
 from stacks.state import read_state
-from tests.e2e.node_fixture import BACK_S, free_spec, pids_of, supervisor_pid, wait_until_back
+from tests.e2e.node_fixture import BACK_S, free_spec, pids_of, pids_where, supervisor_pid, wait_until_back
 from tests.e2e.site_fixture import SOVEREIGN, LiveSite
 from tests.e2e.test_way import receipt, running, train_anew, wait_for
 
@@ -117,8 +117,13 @@ def specs(live: LiveSite) -> dict[str, Object]:
 def without_own(spec: Any) -> Any:
     """The spec without addresses, and without what a Job gets from its UID: labels, selectors, its workload's name."""
     if isinstance(spec, dict):
-        own = {"clusterIP", "clusterIPs", "controller-uid", "batch.kubernetes.io/controller-uid"}
-        own.add("kueue.x-k8s.io/workload")
+        own = {
+            "clusterIP",
+            "clusterIPs",
+            "controller-uid",
+            "batch.kubernetes.io/controller-uid",
+            "kueue.x-k8s.io/workload",
+        }
         return {key: without_own(value) for key, value in spec.items() if key not in own}
     return [without_own(value) for value in spec] if isinstance(spec, list) else spec
 
@@ -178,14 +183,7 @@ def test_killed_parts_of_the_node_come_back(live: LiveSite, victim: str) -> None
 
 def stage_pids(spec: NodeSpec) -> set[int]:
     """Processes of the node that train."""
-    found = set()
-    for pid in cgroups.processes(spec.cgroup):
-        try:
-            if b"sovereign.stages\0run\0train" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.add(pid)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
+    return pids_where(spec, "cmdline", lambda command: b"sovereign.stages\0run\0train" in command)
 
 
 def other_stage_pids(spec: NodeSpec, known: set[int]) -> set[int]:

@@ -82,31 +82,30 @@ def test_the_servers_dry_run_refuses_what_is_wrong(deployed: LiveSite) -> None:
 def test_buckets_take_and_give_files(deployed: LiveSite, tmp_path: Path) -> None:
     with open_target(deployed.site) as target:
         store = target.store
-    for bucket in BUCKETS:
-        store.put_bytes(f"{bucket}/test/a file", bucket.encode())
-        assert store.get_bytes(f"{bucket}/test/a file") == bucket.encode()
-        assert list(store.list(f"{bucket}/test/")) == [f"{bucket}/test/a file"]
-        store.delete(f"{bucket}/test/a file")
-    big = tmp_path / "big"
-    big.write_bytes(os.urandom(20_000_000))
-    store.put_file("raw/test/big", big)
-    store.get_file("raw/test/big", tmp_path / "again")
-    assert (tmp_path / "again").read_bytes() == big.read_bytes()
-    store.delete("raw/test/big")
+        for bucket in BUCKETS:
+            store.put_bytes(f"{bucket}/test/a file", bucket.encode())
+            assert store.get_bytes(f"{bucket}/test/a file") == bucket.encode()
+            assert list(store.list(f"{bucket}/test/")) == [f"{bucket}/test/a file"]
+            store.delete(f"{bucket}/test/a file")
+        big = tmp_path / "big"
+        big.write_bytes(os.urandom(20_000_000))
+        store.put_file("raw/test/big", big)
+        store.get_file("raw/test/big", tmp_path / "again")
+        assert (tmp_path / "again").read_bytes() == big.read_bytes()
+        store.delete("raw/test/big")
 
 
 def test_mlflow_answers_in_the_cluster_and_here_and_nobody_elses_host_name(deployed: LiveSite) -> None:
     with open_target(deployed.site) as target, target.endpoint("lake", "mlflow", PORTS["mlflow"]) as url:
-        pass
-    question = f"{url}/api/2.0/mlflow/experiments/search?max_results=1"
-    for host, code in ((None, 200), ("mlflow.lake.svc:5000", 200), ("evil.example.org", 403)):
-        request = urllib.request.Request(question, headers={"Host": host} if host else {})  # noqa: S310
-        try:
-            with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
-                found = answer.status
-        except urllib.error.HTTPError as error:
-            found = error.code
-        assert found == code, host
+        question = f"{url}/api/2.0/mlflow/experiments/search?max_results=1"
+        for host, code in ((None, 200), ("mlflow.lake.svc:5000", 200), ("evil.example.org", 403)):
+            request = urllib.request.Request(question, headers={"Host": host} if host else {})  # noqa: S310
+            try:
+                with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+                    found = answer.status
+            except urllib.error.HTTPError as error:
+                found = error.code
+            assert found == code, host
 
 
 def test_workload_namespaces_refuse_a_privileged_pod(deployed: LiveSite) -> None:
