@@ -52,7 +52,7 @@ class ClusterApi(Protocol):
         ...
 
     def follow_log(self, namespace: str, pod: str) -> Iterator[str]:
-        """Lines of a pod's log until it ends."""
+        """Lines of a pod's log until it ends; none when the pod is gone."""
         ...
 
 

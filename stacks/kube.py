@@ -145,13 +145,16 @@ class Cluster:
         return [{"apiVersion": api_version, "kind": kind, **item} for item in items]
 
     def follow_log(self, namespace: str, pod: str) -> Iterator[str]:
-        """Lines that the pod wrote, from the first on, until its container ends.
+        """Lines that the pod wrote, from the first on, until its container ends; none when the pod is gone.
 
         Raises:
             ClusterError: as for `get`; also when the pod has no container that runs or ran.
         """
         path = f"{self._path(ObjectRef('v1', 'Pod', pod, namespace))}/log"
-        return self._session.lines(path, {"follow": "true"}, f"log of Pod {namespace}/{pod}")
+        try:
+            yield from self._session.lines(path, {"follow": "true"}, f"log of Pod {namespace}/{pod}")
+        except NotFoundError:
+            return  # it was deleted after somebody listed it: a stopped Job's pod, for example
 
     def apply(self, obj: Object, *, dry_run: bool = False, timeout_s: float = 60.0) -> Object:
         """Create or change the object so that it holds what `obj` says, and give back what the server made of it.

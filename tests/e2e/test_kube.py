@@ -301,6 +301,11 @@ def test_sixty_objects_are_compared_within_two_seconds(kube: Cluster, namespace:
     assert [number for number, one in enumerate(compared) if not one.same] == [7]
 
 
+def test_log_of_a_pod_that_is_gone_is_empty(kube: Cluster, namespace: str) -> None:
+    """It may go between the moment when it is listed and the one when its log is asked for."""
+    assert list(kube.follow_log(namespace, "deleted")) == []
+
+
 def test_dead_api_server_is_told_once_and_for_all(tmp_path: Path) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(
