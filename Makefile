@@ -38,7 +38,7 @@ bench: runtime ## Time the parts that people wait for
 	@$(RUNTIME)/bin/python tools/bench.py
 	@$(RUNTIME)/bin/python -m training.bench
 
-setup: runtime ## Python packages, distribution packages, upstream programs; cold about 20 minutes on 2 cores
+setup: runtime ## Python packages, distribution packages, upstream programs; cold 18 minutes on 2 cores
 	@$(SOVEREIGN) tools build
 
 runtime: ## Only the Python packages and our own
