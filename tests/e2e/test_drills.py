@@ -44,7 +44,7 @@ nft add rule inet drill out oifname outside meta l4proto '!=' icmpv6 counter
 def profile_with_free_ranges(name: str, folder: Path) -> Path:
     """The shipped profile with an instance and ranges that nobody uses."""
     document = yaml.safe_load((data_path("templates") / "profiles" / f"{name}.yaml").read_text())
-    ranges = free_spec("u", folder / "node")
+    ranges = free_spec("d", folder / "node")
     cidrs = {field: getattr(ranges, field) for field in ("pod_cidr", "service_cidr", "link_cidr")}
     document["target"] = {"kind": "embedded", "instance": ranges.instance, **cidrs}
     path = folder / f"{name}.yaml"

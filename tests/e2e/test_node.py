@@ -342,7 +342,7 @@ def trace(spec: NodeSpec) -> set[str]:
 def test_node_killed_while_it_is_made_is_repaired_and_removed_without_a_trace(
     cluster: RunningNode, tmp_path: Path
 ) -> None:
-    spec = replace(free_spec("u", tmp_path / "second"), binds=(Path("/usr"),))
+    spec = replace(free_spec("w", tmp_path / "second"), binds=(Path("/usr"),))
     before = trace(spec)
     seed = random.SystemRandom().randrange(1000)
     moment_s = random.Random(seed).uniform(0.5, 12)
