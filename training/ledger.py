@@ -109,8 +109,11 @@ def _add(total: Consumption, piece: Piece) -> None:
     for number, shard in enumerate(stream.shards):
         if not (epochs[number] or parts[number]):
             continue
-        tokens, numbers = np.zeros(shard.num_documents, dtype=np.int64), stream.numbers(shard)
-        tokens[numbers] = shard.lengths[numbers] * epochs[number]
+        tokens, numbers = shard.lengths * epochs[number], stream.numbers(shard)
+        if numbers is not None:  # the others are not in the stream
+            own = tokens[numbers]
+            tokens[:] = 0
+            tokens[numbers] = own
         for span in parts[number]:
             documents, counts = stream.layout(span).documents(span.start, span.count)
             tokens[documents] += counts

@@ -49,9 +49,12 @@ class Span:
 class Layout:
     """The documents of one shard in their order of one epoch."""
 
-    def __init__(self, shard: Shard, numbers: npt.NDArray[np.int64], seed: Sequence[int]) -> None:
-        """Args: `numbers` of the documents in `shard`; shape [documents]."""
-        self._order = numbers[_permutation(len(numbers), seed)]
+    def __init__(self, shard: Shard, numbers: npt.NDArray[np.int64] | None, seed: Sequence[int]) -> None:
+        """Args: `numbers` of the documents in `shard`, shape [documents]; None takes all."""
+        if numbers is None:
+            self._order = _permutation(shard.num_documents, seed)
+        else:
+            self._order = numbers[_permutation(len(numbers), seed)]
         self._ends = np.cumsum(shard.lengths[self._order])
         self._shard_ends = shard.ends
         self._tokens = shard.tokens
@@ -111,15 +114,16 @@ class TokenStream:
         self._layouts: dict[tuple[int, int], Layout] = {}
         self._lock = threading.Lock()
 
-    def numbers(self, shard: Shard) -> npt.NDArray[np.int64]:
-        """Numbers of the documents of `shard` that are in the stream; shape [documents]."""
+    def numbers(self, shard: Shard) -> npt.NDArray[np.int64] | None:
+        """Numbers of the documents of `shard` that are in the stream, shape [documents]; None where all are."""
         if self._language is None:
-            return np.arange(shard.num_documents)
+            return None
         names = shard.language_names
         return np.flatnonzero(shard.languages == names.index(self._language) if self._language in names else ())
 
     def _size(self, shard: Shard) -> int:
-        return shard.num_tokens if self._language is None else int(shard.lengths[self.numbers(shard)].sum())
+        numbers = self.numbers(shard)
+        return shard.num_tokens if numbers is None else int(shard.lengths[numbers].sum())
 
     def pieces(self, start: int, count: int) -> list[Piece]:
         """The ranges of plain streams that `count` tokens from place `start` on are made of."""

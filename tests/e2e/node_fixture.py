@@ -57,8 +57,7 @@ class RunningNode:
 
 
 def free_spec(prefix: str, folder: Path) -> NodeSpec:
-    """A spec whose ranges nothing on this machine uses; the instance is named by `prefix`, one for each caller, and this
-    process."""
+    """A spec whose ranges nothing on this machine uses, named by `prefix`, each caller's own, and this process."""
     binaries = {name: find_tool(name) for name in PROGRAMS}
     instance = f"{prefix}{os.getpid()}"
     for second in range(200, 240):
