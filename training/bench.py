@@ -46,7 +46,7 @@ def ours(resolved: Plan, workdir: Path) -> list[float]:
     from training.engine import Engine, join
 
     join(ranks)
-    engine = Engine(resolved, None, lambda text: print(text, file=sys.stderr))  # noqa: T201
+    engine = Engine(resolved, lambda text: print(text, file=sys.stderr))  # noqa: T201
     batches = _rows(resolved)
     ends = [time.time()]
     for step, rows in enumerate(batches):

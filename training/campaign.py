@@ -78,7 +78,7 @@ class Campaign:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._lake = prepare_lake(folder)
+        self._lake = prepare_lake(write_profile(folder / "lake.json"), folder / "lake", folder / "lake-work")
         self._references: dict[tuple[int, int], Reference] = {}
 
     def reference(self, zero_stage: int, num_ranks: int) -> Reference:

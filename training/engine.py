@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
-from sovereign.errors import CheckpointError
 from sovereign.plan import Plan
 from training import zero
 from training.deepspeed_config import PROCESS_GROUP_TIMEOUT, render
@@ -109,7 +108,6 @@ class Engine:
     def __init__(
         self,
         plan: Plan,
-        weights: Mapping[str, torch.Tensor] | None,
         warn: Callable[[str], object],
         model: PreTrainedModel | None = None,
         config: Mapping[str, Any] | None = None,
@@ -117,11 +115,7 @@ class Engine:
         """Make the engine of `model`, by default a fresh one in the plan's shape.
 
         Args:
-            weights: of a checkpoint on rank 0 (the others get them from there); None starts afresh.
             config: DeepSpeed's, where it is not the plan's.
-
-        Raises:
-            CheckpointError: the weights are those of another model.
         """
         self.recipe = plan.recipe
         if self.recipe.threads:
@@ -132,8 +126,6 @@ class Engine:
         self.model: PreTrainedModel = model or make_model(
             plan.model, self.recipe.seed, depth_scaled=self.recipe.depth_scaled_init
         )
-        if weights is not None:
-            _load_weights(self.model, weights)
         self.shapes = {name: tuple(value.shape) for name, value in self.model.named_parameters() if value.requires_grad}
         """Shape of each parameter that training changes, a tied one once."""
         self._names = {id(value): name for name, value in self.model.named_parameters()}
@@ -265,12 +257,3 @@ class Engine:
 
     def _partitions(self) -> list[zero.Partition]:
         return zero.partitions(self._engine.optimizer, self.recipe.zero_stage, self._names)
-
-
-def _load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    parameters = dict(model.named_parameters())
-    if {name: value.shape for name, value in weights.items()} != {name: p.shape for name, p in parameters.items()}:
-        raise CheckpointError("the weights are those of another model", hint="start from a model of this shape")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])

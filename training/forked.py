@@ -9,7 +9,6 @@ import io
 import json
 import multiprocessing
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from sovereign.files import write_atomic
 from sovereign.profile import load_profile
 from sovereign.stages import load_stage, run_stage
 from sovereign.store import open_store
+from training.environment import free_port
 
 NUM_STEPS = 12
 TINY: dict[str, Any] = {
@@ -75,9 +75,7 @@ def start_ranks(profile: Path, store_root: Path, workdir: Path, log: Path, num_r
     """Start the ranks of one training on this machine; rank 0 writes `log`."""
     if num_ranks == 1:
         return [start_rank(profile, store_root, workdir, log, {})]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     own = [{"RANK": str(rank), "WORLD_SIZE": str(num_ranks), "LOCAL_RANK": "0"} for rank in range(num_ranks)]
     logs = [log, *(log.with_suffix(f".{rank}.log") for rank in range(1, num_ranks))]
     return [
@@ -96,12 +94,11 @@ def finish(processes: Sequence[ForkServerProcess], timeout_s: float = _TIMEOUT_S
     return [process.exitcode for process in processes]
 
 
-def prepare_lake(folder: Path) -> Path:
-    """A folder store with the stages before training done; made once."""
-    root = folder / "lake"
-    store, profile = open_store(f"file://{root}"), write_profile(folder / "lake.json")
+def prepare_lake(profile: Path, root: Path, work: Path) -> Path:
+    """The folder store `root` with the stages before training done; made once."""
+    store = open_store(f"file://{root}")
     for name in ("corpus", "curate", "tokenize"):
-        run_stage(load_stage(name), load_profile(profile), store, folder / "lake-work" / name, io.StringIO())
+        run_stage(load_stage(name), load_profile(profile), store, work / name, io.StringIO())
     return root
 
 

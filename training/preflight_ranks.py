@@ -119,7 +119,7 @@ def _train(plan: Plan, case: Case, rank: int, world_size: int, path: Path) -> No
     own = shrunk(plan, zero_stage=case.zero_stage, world_size=world_size, precision=case.precision)
     config = render(own)
     config["zero_optimization"]["overlap_comm"] = case.overlap_comm
-    engine = Engine(own, None, sys.stderr.write, config=config)
+    engine = Engine(own, sys.stderr.write, config=config)
     results = []
     for step, rows in enumerate(make_rows(own)):
         results.append(engine.step(step, rows.reshape(world_size, -1, rows.shape[-1])[rank]))

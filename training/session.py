@@ -168,7 +168,7 @@ def start(context: StageContext, digest: str, ranks: Ranks, say: Say, stop: thre
     stream = make_stream(train, recipe.seed, recipe.phases, recipe.batch_tokens)
     join(ranks)
     say("making the model")
-    engine = Engine(context.plan, None, say, _start_model(context, ranks) if context.plan.base else None)
+    engine = Engine(context.plan, say, _start_model(context, ranks) if context.plan.base else None)
     checkpoints, found = _resume(context, digest, ranks, engine, say)
     record = Record(context.workdir / METRICS, found.folder / METRICS if found and ranks.is_first else None)
     watching = watch_run(context, digest, ranks, engine.device, heldout, record, say)

@@ -5,7 +5,6 @@ The processes are forked from a server that has imported torch and DeepSpeed, so
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
@@ -14,10 +13,7 @@ from typing import Any
 
 import pytest
 
-from sovereign.profile import load_profile
-from sovereign.stages import load_stage, run_stage
-from sovereign.store import open_store
-from training.forked import start_rank
+from training.forked import prepare_lake, start_rank
 
 PROFILE = {
     "apiVersion": "sovereign/v1",
@@ -47,11 +43,7 @@ def profile_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tokens(tmp_path_factory: pytest.TempPathFactory, profile_file: Path) -> Path:
     """A folder store with the results of corpus, curate and tokenize."""
-    root, work = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("work")
-    store = open_store(f"file://{root}")
-    for name in ("corpus", "curate", "tokenize"):
-        run_stage(load_stage(name), load_profile(profile_file), store, work / name, io.StringIO())
-    return root
+    return prepare_lake(profile_file, tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("work"))
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def run_steps(resolved: Plan, workdir: Path, answers: Connection) -> None:
     from training.engine import Engine, join
 
     join(ranks)
-    engine = Engine(resolved, None, print)
+    engine = Engine(resolved, print)
     rows = np.random.default_rng(0).integers(1, resolved.model.vocab_size, (4, resolved.model.sequence_length))
     losses = [vars(engine.step(step, rows)) for step in range(STEPS)]
     answers.send({"losses": losses, "bytes": bytes_of_tensors(), "optimizer": type(engine._engine.optimizer).__name__})

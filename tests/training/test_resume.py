@@ -143,7 +143,7 @@ def _go_on_in_bf16(zero_stage: int, folder: Path) -> None:
     tiny = plan(load_profile(write_profile(folder / "profile.json", zero_stage=zero_stage)))
     resolved = tiny.model_copy(update={"recipe": tiny.recipe.model_copy(update={"precision": "bf16"})})
     rows = np.random.default_rng(0).integers(0, 600, (3, 4, LENGTH))
-    one, other = Engine(resolved, None, print), Engine(resolved, None, print)
+    one, other = Engine(resolved, print), Engine(resolved, print)
     for step in (0, 1):
         one.step(step, rows[step])
     torch.manual_seed(99)

@@ -88,7 +88,7 @@ def _train_with_refusal(profile: Path, folder: Path, stage: int, rank: int, worl
     traces: list[dict[str, bool]] = []
     weights = []
     for is_judged in (False, True):
-        engine = Engine(resolved.model_copy(update={"recipe": recipe}), None, print)
+        engine = Engine(resolved.model_copy(update={"recipe": recipe}), print)
         for step in range(5):
             before = engine.state() if step == 2 else {}
             judge = (lambda _loss, _norm, step=step: not (rank == 0 and step == 2)) if is_judged else None
