@@ -60,7 +60,7 @@ def test_kubelet_of_somebody_else_is_seen(tmp_path: Path) -> None:
 
 @needs_root
 def test_refused_node_leaves_nothing_but_its_lock(tmp_path: Path) -> None:
-    spec = a_spec(state_dir=tmp_path / "node")
+    spec = a_spec(instance="refused", state_dir=tmp_path / "node")  # a demo may run on this machine
     with pytest.raises(NodeError, match="cannot run the embedded node") as caught:
         lifecycle.ensure(spec, lambda _: None)
     assert "upstream programs" in str(caught.value)
