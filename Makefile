@@ -4,6 +4,8 @@ PROFILE ?= templates/profiles/demo.yaml
 RUNTIME = $(shell $(PYTHON) tools/setup.py)
 SOVEREIGN = $(RUNTIME)/bin/sovereign
 PYTEST = $(RUNTIME)/bin/python -m pytest
+# The tests on a node take turns in one process; the others run beside them, each file in one process (tests/conftest.py).
+BESIDE = --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo deploy destroy test drill check bench setup runtime lock clean
@@ -21,10 +23,10 @@ destroy: runtime ## Remove what was deployed for PROFILE; keeps data
 	@$(SOVEREIGN) destroy $(PROFILE)
 
 test: setup ## Set up, then every test but the drills, a real node included
-	@$(PYTEST) -m "not drill"
+	@$(PYTEST) $(BESIDE) -m "not drill"
 
 drill: setup ## Every test, the long ones too: accuracy, real text, offline, kills at random moments
-	@$(PYTEST) --timeout 7200
+	@$(PYTEST) $(BESIDE) --timeout 7200
 
 check: runtime ## Lint, format, types, import rules, documents, golden files of the templates
 	@$(RUNTIME)/bin/ruff check .
@@ -36,7 +38,7 @@ check: runtime ## Lint, format, types, import rules, documents, golden files of 
 
 bench: runtime ## Time the parts that people wait for
 	@$(RUNTIME)/bin/python tools/bench.py
-	@$(RUNTIME)/bin/python -m training.bench
+	@PYTHONPATH=$$($(PYTHON) tools/setup.py peers) $(RUNTIME)/bin/python -m training.bench
 	@$(RUNTIME)/bin/python -m training.bench_data
 
 setup: runtime ## Python packages, distribution packages, upstream programs; cold 18 minutes on 2 cores

@@ -110,7 +110,7 @@ class Campaign:
             moments = []
             for _ in range(kills):
                 processes = self._start(folder, zero_stage, num_ranks)
-                moments.append(_kill(folder, processes, draw, reference.seconds_per_step))
+                moments.append(kill_ranks(folder, processes, draw, reference.seconds_per_step))
             self._expect_success(folder, self._start(folder, zero_stage, num_ranks))
             found = outcome(folder / "store")
         return {
@@ -145,7 +145,7 @@ def _emptied(folder: Path) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def _kill(
+def kill_ranks(
     folder: Path, processes: Sequence[ForkServerProcess], draw: random.Random, seconds_per_step: float
 ) -> dict[str, Any]:
     """Kill the ranks at a drawn moment: some time after a step's end, or after the start (step 0)."""
@@ -158,7 +158,7 @@ def _kill(
         time.sleep(draw.uniform(0, _LONGEST_GAP_S) if len(processes) > 1 else 0)
     finish(processes)
     if disk_lost := draw.random() < 0.5:
-        shutil.rmtree(folder / "work")
+        shutil.rmtree(folder / "work", ignore_errors=True)  # killed early, a rank has not made it yet
     return {"step": step, "delay_s": round(delay_s, 3), "was_running": was_running, "disk_lost": disk_lost}
 
 

@@ -20,7 +20,7 @@ from sovereign.plan import plan
 from sovereign.profile import load_profile
 from sovereign.receipts import Receipt
 from training import environment
-from training.campaign import COMBINATIONS, TRAIN, Campaign, main, outcome
+from training.campaign import COMBINATIONS, TRAIN, Campaign, kill_ranks, main, outcome
 from training.forked import finish, fork, start_ranks, write_profile
 from training.manifest import rank_file
 from training.order import TokenStream
@@ -55,6 +55,19 @@ def test_killed_many_times_ends_the_same(campaign: Campaign, zero_stage: int, nu
         line = campaign.trial(zero_stage, num_ranks, f"{SEED}-{zero_stage}-{num_ranks}-{number}")
         print(json.dumps(line))
         assert line["differs"] == []
+
+
+class Soonest(random.Random):
+    """Draws the least of everything: the first step, no delay, the disk lost."""
+
+    def random(self) -> float:
+        return 0.0
+
+
+def test_a_rank_is_killed_before_it_made_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("making the model")
+    killed = kill_ranks(tmp_path, [fork(time.sleep, 60)], Soonest(), seconds_per_step=1.0)
+    assert killed == {"step": 0, "delay_s": 0.0, "was_running": True, "disk_lost": True}
 
 
 def test_a_campaign_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
