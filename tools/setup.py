@@ -1,12 +1,14 @@
 """Makes the Python runtime of the kit in the user's cache and prints its folder as the last line on stdout.
 
     python3 tools/setup.py                    set up; run again it does nothing, in well under a second
+    python3 tools/setup.py peers              fetch what only the benchmarks import, print its folder
     python3 tools/setup.py lock [--upgrade]   write requirements/*.txt again (needs a network)
 
-Standard library only. Three kinds of folders below the cache, each named by a digest of what it was made from:
+Standard library only. Four kinds of folders below the cache, each named by a digest of what it was made from:
 
     bootstrap/  uv, from requirements/bootstrap.txt
     env/        third-party packages, from requirements/lock.txt and this Python
+    peers/      litgpt, from requirements/peers.txt, for the benchmarks: it bounds what our lock has newer
     runtime/    our wheel, unpacked, over an env; written aside, synced, renamed and never changed afterwards,
                 so that a pod can run from it while the checkout moves on
 
@@ -52,6 +54,8 @@ from sovereign.runtime import RUNTIME_FILE  # noqa: E402
 
 BOOTSTRAP = ROOT / "requirements" / "bootstrap.txt"
 LOCK = ROOT / "requirements" / "lock.txt"
+PEERS = ROOT / "requirements" / "peers.txt"
+PEER_PACKAGES = ("litgpt", "lightning", "lightning-utilities", "torchmetrics", "jsonargparse<=4.41")
 LLAMA = ROOT / "tools" / "llama.cpp"
 LLAMA_PACKAGES = ("llama-cpp-python", "scikit-build-core", "cmake", "ninja")
 SOURCE_FILES = ("pyproject.toml", "LICENSE")
@@ -108,6 +112,25 @@ def set_up() -> Path:
         make_env(env, cache, python)
         make_runtime(runtime, env, python, sources)
     return runtime
+
+
+def make_peers() -> Path:
+    """Install the packages that only the benchmarks import, without those that they depend on: our lock has them.
+
+    Raises:
+        ToolError: no network, or the installation failed.
+    """
+    cache, python = cache_dir(), BasePython.current()
+    folder = cache / "peers" / digest(PEERS.read_bytes(), python.tag.encode())
+    with hold(cache / "setup.lock", lambda: say("another set-up is running; waiting for it")):
+        if not (folder / COMPLETE).exists():
+            uv = make_uv(cache, python)
+            shutil.rmtree(folder, ignore_errors=True)
+            command: list[str | Path] = [uv, "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+            command += ["--python", python.executable, "--target", folder, "-r", PEERS]
+            run(command, "installing the peers of the benchmarks")
+            write_atomic(folder / COMPLETE, "")
+    return folder
 
 
 def read_sources(root: Path) -> dict[str, bytes]:
@@ -274,6 +297,8 @@ def write_locks(*, upgrade: bool) -> None:
         wanted = Path(folder) / "bootstrap.in"
         wanted.write_text("uv\n")
         run([*compile_, wanted, "-o", BOOTSTRAP], "resolving uv", cwd=ROOT)
+        wanted.write_text("\n".join(PEER_PACKAGES))
+        run([*compile_, "--no-deps", wanted, "-o", PEERS], "resolving the benchmarks' peers", cwd=ROOT)
         wanted.write_text("\n".join(LLAMA_PACKAGES))
         both = Path(folder) / "llama.txt"
         both.write_text("".join(path.read_text() for path in (LLAMA / "wheels.txt", LLAMA / "source.txt")))
@@ -389,12 +414,14 @@ def _sync_tree(tree: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make the kit's Python runtime, or its locks.")
-    parser.add_argument("command", nargs="?", choices=["lock"])
+    parser.add_argument("command", nargs="?", choices=["lock", "peers"])
     parser.add_argument("--upgrade", action="store_true", help="with lock: take the newest versions")
     arguments = parser.parse_args()
     try:
         if arguments.command == "lock":
             write_locks(upgrade=arguments.upgrade)
+        elif arguments.command == "peers":
+            print(make_peers())
         else:
             print(set_up())
     except ToolError as error:

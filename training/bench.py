@@ -2,8 +2,9 @@
 
     python -m training.bench [--repeats 10] [--sizes 1e6 5e6] [--profile FILE]      prints JSON lines
 
-Peers: the Hugging Face Trainer, eager and compiled, and a plain loop around a compiled model. Figures of a shared
-machine move by 30%: the contestants run in turn, each in a process of its own; only ratios within a repetition count.
+Peers: the Hugging Face Trainer, eager and compiled, litgpt where it can be imported (`make bench` sees to that), and a
+plain loop around a compiled model. Figures of a shared machine move by 30%: the contestants run in turn, each in a
+process of its own; only ratios within a repetition count.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +120,54 @@ def hf_trainer(resolved: Plan, workdir: Path, *, compiled: bool) -> list[float]:
     return ends
 
 
+def litgpt(resolved: Plan, _workdir: Path) -> list[float]:
+    """The same of litgpt: model, loss and order of calls of its pretraining script, its optimizer fused too."""
+    import lightning
+    import torch
+    from litgpt.model import GPT, Config
+    from litgpt.utils import chunked_cross_entropy
+
+    recipe, shape = resolved.recipe, resolved.model
+    torch.set_num_threads(recipe.threads)
+    fabric = lightning.Fabric(accelerator="cpu", devices=1, precision="32-true")
+    config = Config(
+        block_size=shape.sequence_length,
+        n_layer=shape.num_layers,
+        n_embd=shape.hidden_size,
+        n_head=shape.num_heads,
+        n_query_groups=shape.num_kv_heads,
+        head_size=shape.head_dim,
+        intermediate_size=shape.intermediate_size,
+        vocab_size=shape.vocab_size,
+        padded_vocab_size=shape.vocab_size,
+        rotary_percentage=1.0,
+        parallel_residual=False,
+        bias=False,
+        norm_class_name="RMSNorm",
+        norm_eps=1e-6,
+        norm_qk=True,
+        mlp_class_name="LLaMAMLP",
+    )
+    fabric.seed_everything(0, verbose=False)
+    made = GPT(config)
+    if shape.tied:
+        made.transformer.wte.weight = made.lm_head.weight
+    assert sum(parameter.numel() for parameter in made.parameters()) == resolved.num_parameters
+    model = fabric.setup(torch.compile(made))
+    betas = (recipe.beta1, recipe.beta2)
+    adamw = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=betas, fused=True)
+    optimizer = fabric.setup_optimizers(adamw)
+    batches = [torch.from_numpy(rows) for rows in _rows(resolved)]
+    ends = [time.time()]
+    for rows in batches:
+        fabric.backward(chunked_cross_entropy(model(rows), rows.roll(-1, dims=1)))
+        fabric.clip_gradients(model, optimizer, max_norm=recipe.gradient_clipping)
+        optimizer.step()
+        optimizer.zero_grad()
+        ends.append(time.time())
+    return ends
+
+
 OURS = "ours"
 CONTESTANTS: dict[str, Callable[[Plan, Path], list[float]]] = {
     OURS: ours,
@@ -125,6 +175,8 @@ CONTESTANTS: dict[str, Callable[[Plan, Path], list[float]]] = {
     "hf_trainer": lambda resolved, workdir: hf_trainer(resolved, workdir, compiled=False),
     "hf_trainer_compiled": lambda resolved, workdir: hf_trainer(resolved, workdir, compiled=True),
 }
+if find_spec("litgpt"):
+    CONTESTANTS["litgpt"] = litgpt
 
 
 def _rows(resolved: Plan) -> np.ndarray[tuple[int, int, int], np.dtype[np.int64]]:
