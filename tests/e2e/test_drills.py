@@ -247,17 +247,15 @@ def test_training_makes_room_for_an_urgent_job_and_goes_on(live: LiveSite) -> No
         urgent = urgent_job(training)
         live.cluster.apply(urgent)
         wait_for("the urgent Job's end", lambda: finished(live.cluster.get(urgent) or {}) == "Complete", 300)
-        workloads = live.cluster.find(QUEUE_API, "Workload", "training")
-        reasons = {
-            condition.get("reason")
-            for workload in workloads
-            for condition in workload.get("status", {}).get("conditions", [])
-            if condition["type"] == "Preempted"
-        }
+        evictions = [
+            eviction["reason"]
+            for workload in live.cluster.find(QUEUE_API, "Workload", "training")
+            for eviction in workload.get("status", {}).get("schedulingStats", {}).get("evictions", [])
+        ]
         _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors[-4000:]
     live.cluster.delete(urgent)
-    assert "InClusterQueue" in reasons
+    assert evictions == ["Preempted"]
     metrics = receipt(live, "train").metrics
     assert metrics["resumed_from"] > 0
     assert metrics["loss_last"] == pytest.approx(loss, rel=0.02)
