@@ -114,6 +114,7 @@ def test_an_error_of_the_reading_thread_reaches_the_loop(tmp_path: Path) -> None
 
 def peak_memory(shards: list[Shard], steps: int) -> int:
     """Bytes that reading some steps takes at most; numpy's arrays are counted, mapped files are not."""
+    _ = np.random.PCG64(0)  # numpy imports it at its first use, which is not counted
     tracemalloc.start()
     try:
         stream = TokenStream([Shard(shard.path) for shard in shards], 0)
