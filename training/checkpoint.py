@@ -109,6 +109,8 @@ class Checkpoints:
     def newest(self, wanted: Spans) -> Found | None:
         """The newest checkpoint of which every rank can have all it needs; None when there is none.
 
+        Where it is on the disks only, as many ranks as made it begin to bring it to the store.
+
         Args:
             wanted: ranges of the parameters that this rank keeps.
 
@@ -128,6 +130,8 @@ class Checkpoints:
             told = [other for other in self._gather(problem) if other]
             if found and not told:
                 self._go_on(found.manifest)
+                if commit not in stored and found.manifest.world_size == self._ranks.world_size:
+                    self._begin_upload(found.folder, found.manifest)  # its run was killed before it had
                 return found
             self._warn(f"the checkpoint of step {commit.step} is not used: {told[0]}")
             problems.append(told[0])
@@ -233,7 +237,7 @@ class Checkpoints:
         for commit in on_disk:
             if commit.step not in kept:
                 shutil.rmtree(self._folder / commit.folder)
-        self._upload = self._uploader.submit(self._stored.bring, folder, manifest)
+        self._begin_upload(folder, manifest)
 
     def _write_files(self, part: Path, tensors: Mapping[str, torch.Tensor], metrics: Path) -> dict[str, str]:
         """Write this rank's files; gives their digests."""
@@ -271,6 +275,9 @@ class Checkpoints:
                 hint="free disk space and start again: it goes on from the checkpoint before",
             )
         return [value for value, _ in outcomes]
+
+    def _begin_upload(self, folder: Path, manifest: Manifest) -> None:
+        self._upload = self._uploader.submit(self._stored.bring, folder, manifest)
 
     def _join_upload(self) -> None:
         if self._upload is not None:

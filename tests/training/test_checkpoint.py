@@ -175,6 +175,18 @@ def test_the_newest_is_used(place: Place, disk_lost: bool) -> None:
     assert place.warnings == []
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_one_that_a_killed_run_left_on_the_disks_is_stored_after_all(place: Place, world_size: int) -> None:
+    place.save(4, 8, world_size=world_size)
+    shutil.rmtree(place.stored(8))
+    assert place.load(world_size) == [(8, 0)] * world_size
+    for rank in range(world_size):
+        place.lose_disk(rank)
+    assert place.load(world_size) == [(8, 0)] * world_size
+    assert verify(place.stored(8)).step == 8
+    assert place.warnings == []
+
+
 def test_the_newest_two_and_the_chosen_ones_are_kept(place: Place) -> None:
     place.save(4, 8, 12)
     kept = ["step-00000008", "step-00000012"]
