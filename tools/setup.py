@@ -37,6 +37,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -108,7 +109,7 @@ def set_up() -> Path:
     if (runtime / RUNTIME_FILE).exists() and (env / COMPLETE).exists():
         return runtime
     os.umask(0o022)  # pods read these folders as another user
-    with hold(cache / "setup.lock", lambda: say("another set-up is running; waiting for it")):
+    with _alone(cache):
         make_env(env, cache, python)
         make_runtime(runtime, env, python, sources)
     return runtime
@@ -122,7 +123,7 @@ def make_peers() -> Path:
     """
     cache, python = cache_dir(), BasePython.current()
     folder = cache / "peers" / digest(PEERS.read_bytes(), python.tag.encode())
-    with hold(cache / "setup.lock", lambda: say("another set-up is running; waiting for it")):
+    with _alone(cache):
         if not (folder / COMPLETE).exists():
             uv = make_uv(cache, python)
             shutil.rmtree(folder, ignore_errors=True)
@@ -131,6 +132,11 @@ def make_peers() -> Path:
             run(command, "installing the peers of the benchmarks")
             write_atomic(folder / COMPLETE, "")
     return folder
+
+
+def _alone(cache: Path) -> AbstractContextManager[object]:
+    """No other set-up writes into the cache meanwhile."""
+    return hold(cache / "setup.lock", lambda: say("another set-up is running; waiting for it"))
 
 
 def read_sources(root: Path) -> dict[str, bytes]:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,7 @@ STEPS = 16
 SIZES = (1e6, 5e6)
 """Parameters."""
 _MATMUL_WIDTH = 2048
+Batch = TypeVar("Batch")
 _RESAMPLES = 10_000
 
 
@@ -49,12 +50,7 @@ def ours(resolved: Plan, workdir: Path) -> list[float]:
 
     join(ranks)
     engine = Engine(resolved, lambda text: print(text, file=sys.stderr))  # noqa: T201
-    batches = _rows(resolved)
-    ends = [time.time()]
-    for step, rows in enumerate(batches):
-        engine.step(step, rows)
-        ends.append(time.time())
-    return ends
+    return _timed(engine.step, list(_rows(resolved)))
 
 
 def plain_loop(resolved: Plan, _workdir: Path) -> list[float]:
@@ -70,15 +66,14 @@ def plain_loop(resolved: Plan, _workdir: Path) -> list[float]:
         parameter_groups(model, recipe), lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), fused=True
     )
     compiled = torch.compile(model)
-    batches = [torch.from_numpy(rows) for rows in _rows(resolved)]
-    ends = [time.time()]
-    for rows in batches:
+
+    def step(_: int, rows: torch.Tensor) -> None:
         compiled(input_ids=rows, labels=rows, use_cache=False).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clipping)
         optimizer.step()
         optimizer.zero_grad()
-        ends.append(time.time())
-    return ends
+
+    return _timed(step, [torch.from_numpy(rows) for rows in _rows(resolved)])
 
 
 def hf_trainer(resolved: Plan, workdir: Path, *, compiled: bool) -> list[float]:
@@ -157,15 +152,14 @@ def litgpt(resolved: Plan, _workdir: Path) -> list[float]:
     betas = (recipe.beta1, recipe.beta2)
     adamw = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=betas, fused=True)
     optimizer = fabric.setup_optimizers(adamw)
-    batches = [torch.from_numpy(rows) for rows in _rows(resolved)]
-    ends = [time.time()]
-    for rows in batches:
+
+    def step(_: int, rows: torch.Tensor) -> None:
         fabric.backward(chunked_cross_entropy(model(rows), rows.roll(-1, dims=1)))
         fabric.clip_gradients(model, optimizer, max_norm=recipe.gradient_clipping)
         optimizer.step()
         optimizer.zero_grad()
-        ends.append(time.time())
-    return ends
+
+    return _timed(step, [torch.from_numpy(rows) for rows in _rows(resolved)])
 
 
 OURS = "ours"
@@ -177,6 +171,15 @@ CONTESTANTS: dict[str, Callable[[Plan, Path], list[float]]] = {
 }
 if find_spec("litgpt"):
     CONTESTANTS["litgpt"] = litgpt
+
+
+def _timed(step: Callable[[int, Batch], object], batches: Sequence[Batch]) -> list[float]:
+    """Times at which the first step began, and each ended."""
+    ends = [time.time()]
+    for number, rows in enumerate(batches):
+        step(number, rows)
+        ends.append(time.time())
+    return ends
 
 
 def _rows(resolved: Plan) -> np.ndarray[tuple[int, int, int], np.dtype[np.int64]]:

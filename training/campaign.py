@@ -17,7 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -158,7 +158,8 @@ def kill_ranks(
         time.sleep(draw.uniform(0, _LONGEST_GAP_S) if len(processes) > 1 else 0)
     finish(processes)
     if disk_lost := draw.random() < 0.5:
-        shutil.rmtree(folder / "work", ignore_errors=True)  # killed early, a rank has not made it yet
+        with suppress(FileNotFoundError):  # killed early, no rank has made it yet
+            shutil.rmtree(folder / "work")
     return {"step": step, "delay_s": round(delay_s, 3), "was_running": was_running, "disk_lost": disk_lost}
 
 
