@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sovereign.cli.work import slurm_script
+from sovereign.packages import Package, ensure_packages
 from sovereign.receipts import Receipt
 from sovereign.site import Site, init_site
 from tests.training.conftest import PROFILE
@@ -23,7 +24,10 @@ pytestmark = [
     pytest.mark.drill,
     pytest.mark.timeout(3600),
     pytest.mark.skipif(os.geteuid() != 0, reason="Slurm's daemons run as root here"),
-    pytest.mark.skipif(not all(map(shutil.which, ("slurmctld", "slurmd", "sbatch"))), reason="Slurm is not installed"),
+]
+PACKAGES = [
+    Package(name, "Slurm for its drill", lambda program=program: shutil.which(program) is not None)  # type: ignore[misc]
+    for name, program in (("slurmctld", "slurmctld"), ("slurmd", "slurmd"), ("slurm-client", "sbatch"))
 ]
 TIMEOUT_S = 1800
 CONFIGURATION = """
@@ -67,7 +71,8 @@ def wait_for(what: str, ready: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Slurm's controller and one node."""
+    """Slurm's controller and one node; the packages are installed where they are missing."""
+    ensure_packages(PACKAGES)
     for name in ("state", "spool"):
         (tmp_path / name).mkdir()
     configuration = tmp_path / "slurm.conf"
