@@ -57,7 +57,9 @@ def render(plan: Plan) -> dict[str, Any]:
         "torch_autocast": {"enabled": False},
         "zero_allow_untested_optimizer": False,
         "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": _zero(recipe.zero_stage, min(plan.num_parameters, _LARGEST_BUCKET)),
+        "zero_optimization": _zero(
+            recipe.zero_stage, min(plan.num_parameters, _LARGEST_BUCKET), is_divided=recipe.world_size > 1
+        ),
         "checkpoint": {
             "tag_validation": "FAIL",
             "load_universal": False,
@@ -94,11 +96,11 @@ def render(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _zero(stage: int, bucket_elements: int) -> dict[str, Any]:
+def _zero(stage: int, bucket_elements: int, *, is_divided: bool) -> dict[str, Any]:
     return {
         "stage": stage,
         "contiguous_gradients": True,
-        "reduce_scatter": True,
+        "reduce_scatter": is_divided,  # alone, its parts would only be copied there and back
         "reduce_bucket_size": bucket_elements,
         "use_multi_rank_bucket_allreduce": True,
         "allgather_partitions": True,

@@ -23,6 +23,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from sovereign.plan import Goldfish, Recipe
+from training.attention import use_causal_blocks
 from training.model import END_OF_TEXT_ID
 
 _MULTIPLIER = 6364136223846793005  # Knuth's 64-bit linear congruential generator (MMIX)
@@ -120,5 +121,7 @@ class LanguageModelLoss(torch.nn.Module):
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile one decoder layer, which all layers share, and the head: much quicker than to compile the whole."""
+        if self.model.device.type == "cpu":
+            use_causal_blocks(self.model)
         for part in (*self.model.model.layers, self.head):
             part.compile(dynamic=False, backend=backend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -92,6 +93,25 @@ def test_a_user_without_name_and_home_gets_both() -> None:
 def test_half_of_the_rendezvous_variables_is_an_error(tmp_path: Path) -> None:
     done = in_process("environment.prepare(workdir, threads=1, world_size=1)", tmp_path, RANK="0", WORLD_SIZE="1")
     assert "rendezvous variables are incomplete" in done.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the call is glibc's own")
+def test_freed_memory_is_kept_for_the_next_step(tmp_path: Path) -> None:
+    code = (
+        "import ctypes, resource\n"
+        "environment.prepare(workdir, threads=1, world_size=1)\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.malloc.restype, size = ctypes.c_void_p, 64 * 2**20\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    block = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(size)))\n"
+        "    ctypes.memset(block, 1, size)\n"
+        "    libc.free(block)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "print(faults() > 1000, faults() < 100)\n"
+    )
+    done = in_process(code, tmp_path)
+    assert (done.stdout, done.stderr) == ("True True\n", "")
 
 
 def test_the_interface_to_rank_0_is_found(tmp_path: Path) -> None:
