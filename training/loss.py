@@ -120,8 +120,8 @@ class LanguageModelLoss(torch.nn.Module):
         return Losses(objective, cross_entropy.detach(), z_loss.detach())
 
     def compile_parts(self, backend: str = "inductor") -> None:
-        """Compile one decoder layer, which all layers share, and the head: much quicker than to compile the whole."""
+        """Compile a decoder layer, which all layers share, the last norm and the head: much quicker than the whole."""
         if self.model.device.type == "cpu":
             use_causal_blocks(self.model)
-        for part in (*self.model.model.layers, self.head):
+        for part in (*self.model.model.layers, self.model.model.norm, self.head):
             part.compile(dynamic=False, backend=backend)
