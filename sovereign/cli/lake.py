@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sovereign.cli.console import lines, say, write_json
+from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.cli.runs import store_of
 from sovereign.errors import ProofError
 from sovereign.files import sha256_bytes, write_atomic
@@ -62,7 +63,14 @@ def _open(site: Site, command: str, *, local: bool) -> Iterator[_Open]:
 def run_manifest(site: Site, *, local: bool, as_json: bool) -> None:
     """Make the manifest of the dataset as it is now, beside its files in the store and in the site's receipts."""
     with _open(site, "manifest", local=local) as opened:
-        manifest = make_manifest(site.profile, opened.dataset, opened.keys, opened.leaves_path)
+        with Board() as board, board.task("manifest"):
+            manifest = make_manifest(
+                site.profile,
+                opened.dataset,
+                opened.keys,
+                opened.leaves_path,
+                lambda done, total: board.update("manifest", f"{done:,} of {total:,} documents", done / total),
+            )
         opened.dataset.store.put_bytes(opened.manifest_key, manifest)
         for old in set(opened.leaves_path.parent.iterdir()) - {opened.leaves_path}:
             old.unlink()  # of datasets that were here before
@@ -98,8 +106,13 @@ def run_prove(
         digest = _digest_of(text) if text is not None else text_digest(dataset.find(str(document)).document.text)
         if not opened.leaves_path.exists():
             dataset.build_leaves(opened.leaves_path, keys)
-        with Leaves(opened.leaves_path) as leaves:
-            proof = prove(anchor, leaves, keys, digest, dataset.entry, open_key=open_key)
+        try:
+            with Leaves(opened.leaves_path) as leaves:
+                proof = prove(anchor, leaves, keys, digest, dataset.entry, open_key=open_key)
+        except (sqlite3.DatabaseError, ProofError) as error:
+            raise ProofError(
+                f"no proof can be made: {error}", hint=f"delete {opened.leaves_path}; it is made again"
+            ) from error
     write_atomic(out, write_proof(proof))
     _show(proof, anchor, as_json=as_json)
     if not as_json:

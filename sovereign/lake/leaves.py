@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from sovereign.errors import StoreError
 from sovereign.files import sync_folder
 from sovereign.lake.commitments import make_root
 from sovereign.lake.merkle import make_path, tree_hash
@@ -35,7 +36,11 @@ class Row:
 
 
 def build_leaves(path: Path, rows: Iterable[Row]) -> None:
-    """Write the file of leaves; it gets its name when it is complete."""
+    """Write the file of leaves; it gets its name when it is complete.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part, unsorted = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.unsorted")
     for temporary in (part, unsorted):
@@ -57,6 +62,8 @@ def build_leaves(path: Path, rows: Iterable[Row]) -> None:
         database.close()
         part.replace(path)
         sync_folder(path.parent)
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot sort the leaves of {path}: {error}", hint="is the disk full?") from error
     finally:
         database.close()
         for temporary in (part, unsorted):
@@ -67,7 +74,7 @@ class Leaves:
     """A file of leaves, opened for reading; a context manager."""
 
     def __init__(self, path: Path) -> None:
-        self._database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        self._database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         self.size = int(self._database.execute("SELECT count(*) FROM leaves").fetchone()[0])
 
     def __enter__(self) -> Self:

@@ -8,7 +8,7 @@ Croissant: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.0.html
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from sovereign.receipts import model_digest
 
 NAMESPACE = "https://sovereign.local/dataset/v1#"
 CROISSANT = "http://mlcommons.org/croissant/1.0"
+
+_REPORT_EVERY = 1_000
 
 _PLAIN = {"@language": None}
 """Names and digests are in no language."""
@@ -93,6 +95,8 @@ class _Count:
 class _Counts:
     """A document of several owners counts for each of them."""
 
+    report: Callable[[int], None]
+    """Told how many documents are counted."""
     total: _Count = field(default_factory=_Count)
     languages: defaultdict[tuple[str, str], _Count] = field(default_factory=lambda: defaultdict(_Count))
     """By language and split."""
@@ -111,17 +115,30 @@ class _Counts:
                 self.licences_of[owner][document.licence] += 1
             for count in counts:
                 count.add(document)
+            if self.total.documents % _REPORT_EVERY == 0:
+                self.report(self.total.documents)
             yield entry
 
 
-def make_manifest(profile: Profile, dataset: Dataset, keys: DatasetKeys, leaves_path: Path) -> bytes:
+def make_manifest(
+    profile: Profile,
+    dataset: Dataset,
+    keys: DatasetKeys,
+    leaves_path: Path,
+    report: Callable[[int, int], None] = lambda *_: None,
+) -> bytes:
     """The manifest in canonical JSON (RFC 8785); the leaves of the documents' tree are left at `leaves_path`.
+
+    Args:
+        report: told from time to time how many documents are read, of how many.
 
     Raises:
         StoreError: a file is missing or not what its receipt says.
         ProofError: a document or a metric has a value that canonical JSON has not.
     """
-    counts = _Counts()
+    metrics = dataset.parents["curate"].metrics
+    num_documents = sum(metrics[split]["documents"] for split in _splits(dataset))
+    counts = _Counts(lambda done: report(done, num_documents))
     dataset.build_leaves(leaves_path, keys, counts.watch(dataset.entries()))
     with Leaves(leaves_path) as leaves:
         tree = {
@@ -131,7 +148,6 @@ def make_manifest(profile: Profile, dataset: Dataset, keys: DatasetKeys, leaves_
             "sovereign:root": leaves.root().hex(),
             "sovereign:keyCommitment": commit_key(keys.openings).hex(),
         }
-    metrics = dataset.parents["curate"].metrics
     manifest: dict[str, Any] = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",

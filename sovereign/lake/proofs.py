@@ -191,7 +191,10 @@ def prove(
     else:
         near = _leaves(leaves, [place for place in (index - 1, index) if 0 <= place < leaves.size])
         proof = Exclusion(**common, before=near.get(index - 1), after=near.get(index))
-    check(proof, anchor)
+    try:
+        check(proof, anchor)
+    except ProofError as error:
+        raise ProofError("the leaves are not those of the manifest", got=error.message) from error
     return proof
 
 

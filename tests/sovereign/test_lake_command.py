@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,21 @@ def test_no_proof_for_a_manifest_of_something_else(copy: Site, tmp_path: Path) -
     (copy.data_dir / "curated/ci/manifest.json").unlink()
     with pytest.raises(ProofError, match="has no manifest"):
         run("prove", copy, *arguments)
+
+
+def test_damaged_leaves_give_no_proof(copy: Site, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(PRESENT)
+    arguments = ("--text", tmp_path / "text.txt", "--out", tmp_path / "proof.json")
+    (leaves,) = (copy.data_dir / "leaves").iterdir()
+    with closing(sqlite3.connect(leaves)) as database, database:
+        database.execute("UPDATE leaves SET leaf = zeroblob(64) WHERE rowid % 2")
+    for damage in (b"", b"no database at all" * 500):
+        with pytest.raises(ProofError, match=r"no proof can be made(.|\n)*it is made again"):
+            run("prove", copy, *arguments)
+        leaves.write_bytes(damage)
+    assert not (tmp_path / "proof.json").exists()
+    leaves.unlink()
+    assert run("prove", copy, *arguments)["kind"] == "inclusion"
 
 
 def test_what_a_proof_is_about_must_be_clear(site: Site, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import rfc8785
 
 from sovereign.errors import ProofError, StoreError
 from sovereign.files import sha256_bytes
-from sovereign.lake import documents
+from sovereign.lake import documents, manifest
 from sovereign.lake.commitments import DatasetKeys
 from sovereign.lake.dataset import Dataset
 from sovereign.lake.manifest import NAMESPACE, make_manifest
@@ -58,6 +58,7 @@ class Made:
         for stage in (corpus, curate):
             run_stage(stage, self.profile, self.store, folder / "work", io.StringIO())
         self.scratch = folder / "scratch"
+        self.reported: list[tuple[int, int]] = []
         self.dataset = Dataset.open("test", self.store, self.scratch)
         self.bytes = self.make(bytes(32))
         self.path = self.store.root / "curated/test/manifest.json"
@@ -66,7 +67,10 @@ class Made:
 
     def make(self, dataset_key: bytes) -> bytes:
         keys = DatasetKeys.derive(dataset_key, "test", self.dataset.files)
-        return make_manifest(self.profile, self.dataset, keys, self.scratch / "leaves.sqlite")
+        return make_manifest(self.profile, self.dataset, keys, self.scratch / "leaves.sqlite", self.report)
+
+    def report(self, done: int, total: int) -> None:
+        self.reported.append((done, total))
 
     def rows(self, split: str) -> list[dict[str, Any]]:
         files = sorted((self.store.root / "curated/test").glob(f"{split}-*.parquet"))
@@ -78,6 +82,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """With more than one file in a split."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "_FILE_CHARS", 5_000)
+        patch.setattr(manifest, "_REPORT_EVERY", 100)
         folder = tmp_path_factory.mktemp("lake")
         return Made(folder, folder / "texts")
 
@@ -123,6 +128,7 @@ def test_counts_files_and_parents_are_those_of_the_files(made: Made) -> None:
     everything = [*rows["train"], *rows["heldout"]]
     content = made.content
     assert content["sovereign:documents"] == len(everything) == read_anchor(made.bytes).size
+    assert made.reported == [(done, len(everything)) for done in range(100, len(everything), 100)]
     assert content["sovereign:characters"] == sum(len(row["text"]) for row in everything)
     for one in content["sovereign:languages"]:
         same = [row for row in rows[one["sovereign:split"]] if row["language"] == one["sovereign:language"]]
