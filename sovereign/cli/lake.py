@@ -141,7 +141,10 @@ def _show(proof: Proof, anchor: Anchor, *, as_json: bool, **more: Any) -> None:
     if as_json:
         write_json(found | ({"record": record} if record else {}))
         return
-    title = f"A document with this text is in {anchor.dataset}" if record else f"This text is not in {anchor.dataset}"
+    if record:
+        title = f"A document with this text is in {anchor.dataset}"
+    else:
+        title = f"{'Stated, not proven: this' if stated else 'This'} text is not in {anchor.dataset}"
     lines(title, [(name, str(value)) for name, value in (found | record).items()])
 
 

@@ -164,11 +164,12 @@ def prove(
     """Prove that the text with SHA-256 `digest` is in the dataset or is not, whichever is true.
 
     Args:
-        entry: its document, where that is at hand.
+        anchor: of the manifest that the proof is for.
+        fetch: gives the document in a file and row.
         open_key: show the key of all openings, so that the reader need not trust the opening.
 
     Raises:
-        StoreError: the document's file is missing or not what its receipt says.
+        ProofError: the leaves are not those of the manifest.
     """
     opened = keys.opening(digest)
     key = c.leaf_key(opened, digest)

@@ -76,15 +76,15 @@ def audit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "options", "rests_on"),
+    ("text", "kind", "options", "rests_on", "title"),
     [
-        (PRESENT, "inclusion", [], "the root"),
-        (ABSENT, "exclusion", [], "the issuer's word"),
-        (ABSENT, "exclusion", ["--open-key"], "the root"),
+        (PRESENT, "inclusion", [], "the root", "A document with this text is in ci"),
+        (ABSENT, "exclusion", [], "the issuer's word", "Stated, not proven: this text is not in ci"),
+        (ABSENT, "exclusion", ["--open-key"], "the root", "This text is not in ci"),
     ],
 )
 def test_proof_is_checked_elsewhere_with_two_files(
-    site: Site, tmp_path: Path, text: str, kind: str, options: list[str], rests_on: str
+    site: Site, tmp_path: Path, text: str, kind: str, options: list[str], rests_on: str, title: str
 ) -> None:
     (tmp_path / "text.txt").write_text(text)
     issued = run("prove", site, "--text", tmp_path / "text.txt", "--out", tmp_path / "proof.json", *options)
@@ -98,9 +98,7 @@ def test_proof_is_checked_elsewhere_with_two_files(
     if kind == "inclusion":
         assert found["record"]["owners"] == ["Archive"]
     words = audit(tmp_path, "proof.json", "--manifest", "manifest.json").stdout
-    assert words.startswith(
-        {"inclusion": "A document with this text is in ci", "exclusion": "This text is not in ci"}[kind]
-    )
+    assert words.startswith(f"{title}\n")
 
     (tmp_path / "text.txt").write_text("Something else.")
     done = audit(tmp_path, "proof.json", "--manifest", "manifest.json", "--text", "text.txt")
