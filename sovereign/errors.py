@@ -9,6 +9,7 @@ SovereignError
 ├── StoreError          an object or file of the lake is missing or damaged
 │   └── StoreUnavailableError   the store does not answer: worth another try
 ├── SourceError         a data source cannot be read
+├── ProofError          a proof about a dataset, or what it is made from, does not hold
 ├── UnusableBaseError   training cannot continue from this model
 ├── StageError          a stage failed
 ├── NodeError           the embedded node cannot be made, repaired or removed
@@ -89,6 +90,10 @@ class StoreUnavailableError(StoreError):
 
 class SourceError(SovereignError):
     """A data source cannot be read."""
+
+
+class ProofError(SovereignError):
+    """A proof about a dataset, or what it is made from, does not hold."""
 
 
 class UnusableBaseError(SovereignError):

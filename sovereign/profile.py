@@ -135,6 +135,19 @@ class Source(Section):
         return path
 
 
+class Owner(Section):
+    """What was agreed with an owner of text. It goes into the dataset's manifest as it stands here."""
+
+    name: str
+    """The owner, spelled as on the documents."""
+    consent: str | None = None
+    """On what the use rests: a licence, a contract, a law, with its date."""
+    terms: str | None = None
+    """Terms beyond the licence, or where they stand."""
+    withdrawal: str | None = None
+    """How the owner takes text back: whom to write to, and what happens then."""
+
+
 class Cleaning(Section):
     """Rules that a document must pass to be trained on."""
 
@@ -159,6 +172,8 @@ class Corpus(Section):
     """The generated country, or nothing."""
     sources: tuple[Source, ...] = ()
     """Folders of real text."""
+    owners: tuple[Owner, ...] = ()
+    """What was agreed with owners, of sources and of single documents."""
     cleaning: Cleaning = Cleaning()
     """Rules for every document."""
     tokens: Annotated[float, Field(gt=0, le=1e15)] | None = None
@@ -168,9 +183,12 @@ class Corpus(Section):
     def _something_to_read(self) -> Self:
         if self.demonstration is None and not self.sources:
             raise ValueError("corpus needs `demonstration` or at least one entry in `sources`")
-        names = [source.name for source in self.sources]
-        if len(set(names)) != len(names):
-            raise ValueError(f"source names repeat: {sorted(names)}")
+        for kind, names in (
+            ("source", [source.name for source in self.sources]),
+            ("owner", [owner.name for owner in self.owners]),
+        ):
+            if len(set(names)) != len(names):
+                raise ValueError(f"{kind} names repeat: {sorted(names)}")
         return self
 
 

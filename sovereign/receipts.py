@@ -67,7 +67,7 @@ class Receipt(BaseModel):
             StoreError: not a receipt of this version.
         """
         try:
-            statement = json.loads(data, parse_int=_parse_number)
+            statement = json.loads(data, parse_int=parse_number)
             if statement["_type"] != STATEMENT_TYPE or statement["predicateType"] != PREDICATE_TYPE:
                 raise StoreError(
                     "not a receipt of this version", got=statement["predicateType"], expected=PREDICATE_TYPE
@@ -78,7 +78,7 @@ class Receipt(BaseModel):
             raise StoreError(f"damaged receipt: {error}", hint="delete it; the stage will run again") from error
 
 
-def _parse_number(digits: str) -> int | float:
+def parse_number(digits: str) -> int | float:
     """Canonical JSON writes a float of 1e18 without a point; integers go up to 2^53 only."""
     number = int(digits)
     return number if abs(number) < 2**53 else float(digits)

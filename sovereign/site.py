@@ -8,6 +8,7 @@ data/          the lake of stages that run without a cluster
 receipts/      copies of every stage's receipt
 base           the model that `train --from` named, one line; not there: the profile's
 passphrase     key of the secrets in the state, made once, readable by its owner only
+dataset.key    from which salts and leaf keys of the datasets' trees follow, made once, readable by its owner only
 .gitignore     keeps all but profile, overlays and receipts out of a repository that the folder is in
 """
 
@@ -27,7 +28,7 @@ from sovereign.files import sync_folder, write_atomic
 from sovereign.profile import Profile, load_profile
 from sovereign.receipts import now
 
-_NOT_FOR_GIT = "/passphrase\n/state/\n/node/\n/data/\n/.lock\n"
+_NOT_FOR_GIT = "/passphrase\n/dataset.key\n/state/\n/node/\n/data/\n/.lock\n"
 
 
 class Site:
@@ -42,6 +43,8 @@ class Site:
         self.data_dir = self.root / "data"
         self.receipts_dir = self.root / "receipts"
         self.passphrase_file = self.root / "passphrase"
+        self.dataset_key_file = self.root / "dataset.key"
+        self.manifest_file = self.receipts_dir / "manifest.json"
         self.base_file = self.root / "base"
         self.known_base_file = self.state_dir / "base.json"
 
@@ -71,6 +74,36 @@ class Site:
         path = self.state_dir / "profile.yaml"
         write_atomic(path, profile.model_dump_json(indent=1, exclude_unset=True) + "\n")  # JSON is YAML
         return path
+
+    def dataset_key(self) -> bytes:
+        """The dataset key, 32 bytes; made on first use.
+
+        Raises:
+            SiteError: it is damaged, or gone while there is a manifest that was made with it.
+        """
+        if not self.dataset_key_file.exists():
+            if self.manifest_file.exists():
+                raise SiteError(
+                    "the dataset key is gone: no proof can be issued for the manifest that is there",
+                    expected=self.dataset_key_file,
+                    hint=f"restore it from a backup; to begin anew with another one, delete {self.manifest_file}",
+                )
+            self._ignore("/dataset.key")
+            write_atomic(self.dataset_key_file, secrets.token_hex(32) + "\n", mode=0o600)
+        try:
+            key = bytes.fromhex(self.dataset_key_file.read_text(encoding="ascii"))
+        except (OSError, ValueError) as error:
+            raise SiteError(f"the dataset key cannot be read: {error}", hint="restore it from a backup") from error
+        if len(key) != 32:
+            raise SiteError("the dataset key is damaged", got=f"{len(key)} bytes", hint="restore it from a backup")
+        return key
+
+    def _ignore(self, name: str) -> None:
+        """Keep a file out of a repository around the site, whose .gitignore may be older than the file."""
+        path = self.root / ".gitignore"
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        if name not in text.splitlines():
+            write_atomic(path, f"{text.rstrip()}\n{name}\n".lstrip())
 
     @contextmanager
     def lock(self, command: str) -> Iterator[None]:

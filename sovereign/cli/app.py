@@ -303,6 +303,55 @@ def runs_plot(
     plot_runs(site_of(profile, site_dir), runs or [], out, local=local, as_json=as_json)
 
 
+lake_app = typer.Typer(help="The dataset's manifest, and proofs of what is in it.", no_args_is_help=True)
+app.add_typer(lake_app, name="lake")
+
+TextOption = Annotated[Path | None, typer.Option("--text", metavar="FILE", help="The text, a file in UTF-8.")]
+
+
+@lake_app.command("manifest")
+def lake_manifest(
+    profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOption = False, as_json: JsonOption = False
+) -> None:
+    """Describe the curated dataset: files, counts, owners, parents, and the root of its documents' tree."""
+    from sovereign.cli.lake import run_manifest
+
+    run_manifest(site_of(profile, site_dir), local=local, as_json=as_json)
+
+
+@lake_app.command("prove")
+def lake_prove(
+    profile: ProfileArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file to write.")],
+    text: TextOption = None,
+    document: Annotated[str | None, typer.Option("--document", metavar="ID", help="A document's doc_id.")] = None,
+    open_key: Annotated[
+        bool, typer.Option("--open-key", help="Show the key of all openings too; for auditors only.")
+    ] = False,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove that a text or document is in the dataset, or that a text is not, whichever is true."""
+    from sovereign.cli.lake import run_prove
+
+    site = site_of(profile, site_dir)
+    run_prove(site, text=text, document=document, out=out, open_key=open_key, local=local, as_json=as_json)
+
+
+@lake_app.command("check")
+def lake_check(
+    proof: Annotated[Path, typer.Argument(metavar="PROOF", help="A proof's file.")],
+    manifest: Annotated[Path, typer.Option("--manifest", metavar="FILE", help="The dataset's manifest.")],
+    text: TextOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a proof against the dataset's manifest; needs nothing else. Exit code 1 when it does not hold."""
+    from sovereign.cli.lake import run_check
+
+    run_check(proof, manifest, text=text, as_json=as_json)
+
+
 tools_app = typer.Typer(help="Upstream programs: found on PATH or built from pinned sources.", no_args_is_help=True)
 app.add_typer(tools_app, name="tools")
 

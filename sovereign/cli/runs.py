@@ -19,7 +19,8 @@ _SHOWN = ("loss", "bits_per_byte", "heldout_bits_per_byte", "tokens_per_s", "mfu
 
 
 @contextmanager
-def _store_of(site: Site, *, local: bool) -> Iterator[Store]:
+def store_of(site: Site, *, local: bool) -> Iterator[Store]:
+    """The site's lake: this machine's, or the cluster's."""
     if local:
         yield open_store(f"file://{site.data_dir}")
         return
@@ -32,7 +33,7 @@ def _store_of(site: Site, *, local: bool) -> Iterator[Store]:
 def _runs(site: Site, names: Sequence[str], *, local: bool) -> list[Run]:
     from training.runs import choose, read_runs
 
-    with _store_of(site, local=local) as store:
+    with store_of(site, local=local) as store:
         return choose(read_runs(store, site.profile.name), names)
 
 

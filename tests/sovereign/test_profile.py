@@ -74,7 +74,8 @@ def test_round_trip() -> None:
         ({"corpus__sources__0__language": "English"}, "corpus.sources.0.language", "'English'", "pattern"),
         ({"corpus__cleaning": {"min_chars": 9, "max_chars": 3}}, "corpus.cleaning", "'min_chars': 9", "above max"),
         ({"corpus": {}}, "corpus", "{}", "`demonstration` or at least one entry in `sources`"),
-        ({"corpus__sources": [document()["corpus"]["sources"][0]] * 2}, "corpus", "s1", "names repeat"),
+        ({"corpus__sources": [document()["corpus"]["sources"][0]] * 2}, "corpus", "s1", "source names repeat"),
+        ({"corpus__owners": [{"name": "O"}] * 2}, "corpus", "O", "owner names repeat"),
     ],
 )
 def test_error_names_key_value_and_what_is_right(changes: dict[str, Any], key: str, value: str, right: str) -> None:

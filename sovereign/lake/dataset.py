@@ -1,0 +1,134 @@
+"""A curated dataset as its receipt names it: files, documents in order, one document, the leaves of its tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from sovereign.errors import ProofError, StoreError
+from sovereign.files import sha256_file
+from sovereign.lake.commitments import DatasetKeys
+from sovereign.lake.documents import Document, read_documents
+from sovereign.lake.leaves import Row, build_leaves
+from sovereign.receipts import Receipt
+from sovereign.stages import load_stage, read_receipt
+from sovereign.store import Store
+
+SPLITS = ("heldout", "train")
+"""Whose documents a dataset has; rejected ones are not in it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A document with its place in the dataset."""
+
+    document: Document
+    file: int
+    """Which file, from 0, in the order of their names."""
+    row: int
+    """Which row of the file, from 0."""
+    split: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One version of a dataset in a store."""
+
+    name: str
+    store: Store
+    folder: Path
+    """Scratch; one Parquet file at a time lies here."""
+    parents: Mapping[str, Receipt]
+    """Receipts of the stages that it came from."""
+
+    @classmethod
+    def open(cls, name: str, store: Store, folder: Path) -> Self:
+        """The dataset that stage `curate` made last.
+
+        Raises:
+            ProofError: it has not run.
+        """
+        stages = {stage: read_receipt(store, load_stage(stage), name) for stage in ("corpus", "curate")}
+        parents = {stage: receipt for stage, receipt in stages.items() if receipt is not None}
+        if "curate" not in parents:
+            raise ProofError(f"dataset {name} is not made yet", hint="sovereign stage curate PROFILE")
+        return cls(name, store, folder, parents)
+
+    @property
+    def prefix(self) -> str:
+        """Where its files and its manifest are in the store."""
+        return f"curated/{self.name}/"
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """Hex SHA-256 of its Parquet files by name, in the order of names."""
+        outputs = self.parents["curate"].outputs
+        names = {key.removeprefix(self.prefix): digest for key, digest in sorted(outputs.items())}
+        return {
+            name: digest for name, digest in names.items() if name.endswith(".parquet") and split_of(name) in SPLITS
+        }
+
+    def fetch(self, name: str) -> Path:
+        """Fetch one of its files.
+
+        Raises:
+            StoreError: it is missing, or not what the receipt says.
+        """
+        path = self.folder / name
+        self.store.get_file(self.prefix + name, path)
+        if (found := sha256_file(path)) != self.files[name]:
+            raise StoreError(
+                f"{self.prefix}{name} is not what its receipt says",
+                got=found,
+                expected=self.files[name],
+                hint=f"delete {self.prefix}receipt.json in the store and run stage curate again",
+            )
+        return path
+
+    def entries(self) -> Iterator[Entry]:
+        """All documents; each file is fetched and removed again.
+
+        Raises:
+            StoreError: see `fetch`.
+        """
+        for number, name in enumerate(self.files):
+            path = self.fetch(name)
+            for row, document in enumerate(read_documents([path])):
+                yield Entry(document, number, row, split_of(name))
+            path.unlink()
+
+    def entry(self, file: int, row: int) -> Entry:
+        """One document.
+
+        Raises:
+            StoreError: see `fetch`.
+        """
+        name = list(self.files)[file]
+        documents = enumerate(read_documents([self.fetch(name)]))
+        return next(Entry(document, file, row, split_of(name)) for number, document in documents if number == row)
+
+    def find(self, doc_id: str) -> Entry:
+        """The document with this identifier.
+
+        Raises:
+            ProofError: there is none.
+        """
+        for entry in self.entries():
+            if entry.document.doc_id == doc_id:
+                return entry
+        raise ProofError("no such document in the dataset", got=doc_id, hint="name its text instead, with --text")
+
+    def build_leaves(self, path: Path, keys: DatasetKeys, entries: Iterator[Entry] | None = None) -> None:
+        """Write the leaves of its tree, from `entries` where they are read for something else too."""
+        build_leaves(
+            path,
+            (Row(keys.leaf(entry.document, entry.split), entry.file, entry.row) for entry in entries or self.entries()),
+        )
+
+
+def split_of(name: str) -> str:
+    """The split of the file `name`: what stands before its number."""
+    return name.rpartition("-")[0]

@@ -1,0 +1,259 @@
+"""The manifest of a dataset: JSON-LD in Croissant's vocabulary, with what it has not under a namespace of its own.
+
+It names files, columns, counts, owners with what was agreed with them, parents, and the root of the documents' tree.
+It holds no time and nothing of the machine: the same dataset, profile and dataset key give the same bytes.
+Croissant: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.0.html
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import rfc8785
+
+from sovereign.errors import ProofError
+from sovereign.lake.commitments import DatasetKeys, commit_key
+from sovereign.lake.dataset import Dataset, Entry, split_of
+from sovereign.lake.documents import SCHEMA, Document
+from sovereign.lake.leaves import Leaves
+from sovereign.lake.proofs import TREE_TYPE
+from sovereign.profile import Profile
+from sovereign.receipts import model_digest
+
+NAMESPACE = "https://sovereign.local/dataset/v1#"
+CROISSANT = "http://mlcommons.org/croissant/1.0"
+
+_REPORT_EVERY = 1_000
+
+_PLAIN = {"@language": None}
+"""Names and digests are in no language."""
+_CONTEXT: dict[str, Any] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "sovereign": NAMESPACE,
+    "sovereign:qualityReport": {"@id": "sovereign:qualityReport", "@type": "@json"},
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+} | {
+    f"sovereign:{name}": {"@id": f"sovereign:{name}", "@context": _PLAIN}
+    for name in ("commitments", "languages", "licences", "owners", "parents")
+}
+"""Croissant's own context, which its readers expect as it is, and our terms."""
+
+
+@dataclass
+class _Count:
+    documents: int = 0
+    characters: int = 0
+
+    def add(self, document: Document) -> None:
+        self.documents += 1
+        self.characters += len(document.text)
+
+    def terms(self) -> dict[str, int]:
+        return {"sovereign:documents": self.documents, "sovereign:characters": self.characters}
+
+
+@dataclass
+class _Counts:
+    """A document of several owners counts for each of them."""
+
+    report: Callable[[int], None]
+    """Told how many documents are counted."""
+    total: _Count = field(default_factory=_Count)
+    languages: defaultdict[tuple[str, str], _Count] = field(default_factory=lambda: defaultdict(_Count))
+    """By language and split."""
+    licences: defaultdict[str, _Count] = field(default_factory=lambda: defaultdict(_Count))
+    owners: defaultdict[str, _Count] = field(default_factory=lambda: defaultdict(_Count))
+    licences_of: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """Documents by owner and licence."""
+
+    def watch(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        """The same documents, counted."""
+        for entry in entries:
+            document = entry.document
+            counts = [self.total, self.languages[document.language, entry.split], self.licences[document.licence]]
+            for owner in document.owners:
+                counts.append(self.owners[owner])
+                self.licences_of[owner][document.licence] += 1
+            for count in counts:
+                count.add(document)
+            if self.total.documents % _REPORT_EVERY == 0:
+                self.report(self.total.documents)
+            yield entry
+
+
+def make_manifest(
+    profile: Profile,
+    dataset: Dataset,
+    keys: DatasetKeys,
+    leaves_path: Path,
+    report: Callable[[int, int], None] = lambda *_: None,
+) -> bytes:
+    """The manifest in canonical JSON (RFC 8785); the leaves of the documents' tree are left at `leaves_path`.
+
+    Args:
+        report: told from time to time how many documents are read, of how many.
+
+    Raises:
+        StoreError: a file is missing or not what its receipt says.
+        ProofError: a document or a metric has a value that canonical JSON has not.
+    """
+    metrics = dataset.parents["curate"].metrics
+    num_documents = sum(metrics[split]["documents"] for split in _splits(dataset))
+    counts = _Counts(lambda done: report(done, num_documents))
+    dataset.build_leaves(leaves_path, keys, counts.watch(dataset.entries()))
+    with Leaves(leaves_path) as leaves:
+        tree = {
+            "@type": "sovereign:Tree",
+            "sovereign:algorithm": TREE_TYPE,
+            "sovereign:size": leaves.size,
+            "sovereign:root": leaves.root().hex(),
+            "sovereign:keyCommitment": commit_key(keys.openings).hex(),
+        }
+    manifest: dict[str, Any] = {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "name": profile.name,
+        "description": profile.description or f"Documents of {profile.name}, cleaned, with owner and licence.",
+        "conformsTo": CROISSANT,
+        "license": sorted(counts.licences),
+        "inLanguage": sorted({language for language, _ in counts.languages}),
+        "distribution": _distribution(dataset),
+        "recordSet": [_record_set(split) for split in _splits(dataset)],
+        **counts.total.terms(),
+        "sovereign:languages": [
+            {"sovereign:language": language, "sovereign:split": split, **count.terms()}
+            for (language, split), count in sorted(counts.languages.items())
+        ],
+        "sovereign:licences": [
+            {"sovereign:licence": licence, **count.terms()} for licence, count in sorted(counts.licences.items())
+        ],
+        "sovereign:owners": _owners(profile, counts),
+        "sovereign:parents": [
+            {
+                "@type": "sovereign:Stage",
+                "sovereign:stage": stage,
+                "sovereign:key": receipt.key,
+                "sovereign:digest": model_digest(receipt.outputs),
+            }
+            for stage, receipt in sorted(dataset.parents.items())
+        ],
+        "sovereign:qualityReport": {name: value for name, value in metrics.items() if name not in _splits(dataset)},
+        "sovereign:commitments": tree,
+    }
+    try:
+        return rfc8785.dumps(manifest)
+    except rfc8785.CanonicalizationError as error:
+        raise ProofError(f"the manifest of {profile.name} cannot be written: {error}") from error
+
+
+def _splits(dataset: Dataset) -> list[str]:
+    return sorted({split_of(name) for name in dataset.files})
+
+
+def _distribution(dataset: Dataset) -> list[dict[str, Any]]:
+    files = [
+        {
+            "@type": "cr:FileObject",
+            "@id": name,
+            "name": name,
+            "contentUrl": name,
+            "encodingFormat": "application/x-parquet",
+            "sha256": digest,
+        }
+        for name, digest in dataset.files.items()
+    ]
+    sets = [
+        {
+            "@type": "cr:FileSet",
+            "@id": f"{split}-files",
+            "name": f"{split}-files",
+            "encodingFormat": "application/x-parquet",
+            "includes": f"{split}-*.parquet",
+        }
+        for split in _splits(dataset)
+    ]
+    return [*files, *sets]
+
+
+def _record_set(split: str) -> dict[str, Any]:
+    fields = [
+        {
+            "@type": "cr:Field",
+            "@id": f"{split}/{column.name}",
+            "name": column.name,
+            "dataType": _data_type(column.type),
+            **({"repeated": True} if pa.types.is_list(column.type) else {}),
+            "source": {"fileSet": {"@id": f"{split}-files"}, "extract": {"column": column.name}},
+        }
+        for column in SCHEMA
+    ]
+    return {"@type": "cr:RecordSet", "@id": split, "name": split, "key": {"@id": f"{split}/doc_id"}, "field": fields}
+
+
+def _data_type(column: pa.DataType) -> str:
+    kind = column.value_type if pa.types.is_list(column) else column
+    if pa.types.is_floating(kind):
+        return "sc:Float"
+    if pa.types.is_boolean(kind):
+        return "sc:Boolean"
+    return "sc:Integer" if pa.types.is_integer(kind) else "sc:Text"
+
+
+def _owners(profile: Profile, counts: _Counts) -> list[dict[str, Any]]:
+    """Everyone who gave text, with what the profile says was agreed with them; what it does not say is not there."""
+    agreed = {owner.name: owner for owner in profile.corpus.owners}
+    found = []
+    for name in sorted(counts.owners.keys() | agreed.keys()):
+        terms = agreed[name].model_dump(exclude={"name"}, exclude_none=True) if name in agreed else {}
+        found.append(
+            {
+                "@type": "sovereign:Owner",
+                "sovereign:owner": name,
+                **counts.owners[name].terms(),
+                "sovereign:licences": [
+                    {"sovereign:licence": licence, "sovereign:documents": documents}
+                    for licence, documents in sorted(counts.licences_of[name].items())
+                ],
+                **{f"sovereign:{key}": value for key, value in terms.items()},
+            }
+        )
+    return found

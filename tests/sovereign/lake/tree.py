@@ -1,0 +1,55 @@
+"""A dataset's tree over a few documents, with all that is needed to issue proofs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sovereign.lake.commitments import DatasetKeys, commit_key
+from sovereign.lake.dataset import Entry
+from sovereign.lake.documents import Document
+from sovereign.lake.leaves import Leaves, Row, build_leaves
+from sovereign.lake.proofs import Anchor, Proof, normal_digest, prove
+
+DATASET_KEY = bytes(range(32))
+FILES = {"train-00000.parquet": "ab" * 32}
+
+
+def document(number: int) -> Document:
+    """The document with this number; its owner is one of three."""
+    return Document(
+        doc_id=f"gazette/{number}.txt",
+        text=f"Notice number {number}.",
+        language="en",
+        source="gazette",
+        owners=(f"Office {number % 3}",),
+        licence="CC-BY-4.0",
+        collected_at=None,
+        quality=number / 7 or None,
+    )
+
+
+class Tree:
+    """The tree of some documents under a dataset key."""
+
+    def __init__(
+        self, folder: Path, documents: Sequence[Document], dataset_key: bytes = DATASET_KEY, name: str = "test"
+    ) -> None:
+        self.documents = documents
+        self.keys = DatasetKeys.derive(dataset_key, name, FILES)
+        path = folder / "leaves.sqlite"
+        rows = (Row(self.keys.leaf(one, "train"), 0, row) for row, one in enumerate(documents))
+        build_leaves(path, rows)
+        self.leaves = Leaves(path)
+        self.anchor = Anchor(
+            dataset=name,
+            size=self.leaves.size,
+            root=self.leaves.root().hex(),
+            key_commitment=commit_key(self.keys.openings).hex(),
+        )
+
+    def fetch(self, file: int, row: int) -> Entry:
+        return Entry(self.documents[row], file, row, "train")
+
+    def prove(self, text: str, *, open_key: bool = False) -> Proof:
+        return prove(self.anchor, self.leaves, self.keys, normal_digest(text), self.fetch, open_key=open_key)

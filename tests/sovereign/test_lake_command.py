@@ -1,0 +1,199 @@
+"""`sovereign lake`: from a site to proofs that another machine checks with two files."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from sovereign.cli.app import app
+from sovereign.cli.sites import find_profile
+from sovereign.errors import ProofError, SiteError
+from sovereign.lake.stages import corpus, curate
+from sovereign.site import Site, init_site
+from sovereign.stages import run_stage
+from sovereign.store import FolderStore
+
+PRESENT, ABSENT = "Texte du journal officiel.\r\n", "Texte que personne n'a donné."
+
+AUDITOR = """
+import sys
+
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "pulumi", "kubernetes", "boto3", "mlflow", "mlcroissant"}:
+            raise ImportError(f"{name} is not here")
+
+sys.meta_path.insert(0, Nothing())
+sys.addaudithook(lambda event, _: sys.exit(f"{event} is not here") if event.startswith("socket.") else None)
+from sovereign.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A site whose dataset is made, on this machine."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "texts").mkdir()
+    (folder / "texts" / "a.txt").write_text(PRESENT)
+    source = f"{{name: gazette, path: {folder / 'texts'}, owner: Archive, licence: CC-BY-4.0, language: fr}}"
+    text = find_profile(Path("ci")).read_text().replace("corpus:\n", f"corpus:\n  sources: [{source}]\n")
+    (folder / "profile.yaml").write_text(text)
+    site = init_site(folder / "site", folder / "profile.yaml")
+    make(site)
+    run("manifest", site)
+    return site
+
+
+def make(site: Site) -> None:
+    for stage in (corpus, curate):
+        run_stage(stage, site.profile, FolderStore(site.data_dir), site.data_dir / "work", io.StringIO())
+
+
+def run(command: str, site: Site, *arguments: object) -> Any:
+    """The command's JSON."""
+    words = ["lake", command, str(site.root), "--local", "--json", *map(str, arguments)]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def audit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`sovereign lake check` in a folder with nothing but files, without network and big libraries."""
+    command = [sys.executable, "-c", AUDITOR, "lake", "check", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "options", "rests_on", "title"),
+    [
+        (PRESENT, "inclusion", [], "the root", "A document with this text is in ci"),
+        (ABSENT, "exclusion", [], "the issuer's word", "Stated, not proven: this text is not in ci"),
+        (ABSENT, "exclusion", ["--open-key"], "the root", "This text is not in ci"),
+    ],
+)
+def test_proof_is_checked_elsewhere_with_two_files(
+    site: Site, tmp_path: Path, text: str, kind: str, options: list[str], rests_on: str, title: str
+) -> None:
+    (tmp_path / "text.txt").write_text(text)
+    issued = run("prove", site, "--text", tmp_path / "text.txt", "--out", tmp_path / "proof.json", *options)
+    shutil.copy(site.manifest_file, tmp_path / "manifest.json")
+    done = audit(tmp_path, "proof.json", "--manifest", "manifest.json", "--text", "text.txt", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["kind"], found["rests_on"], found["text_compared"]) == (kind, rests_on, True)
+    assert found.items() >= issued.items()
+    assert (tmp_path / "proof.json").stat().st_size < 4096
+    if kind == "inclusion":
+        assert found["record"]["owners"] == ["Archive"]
+    words = audit(tmp_path, "proof.json", "--manifest", "manifest.json").stdout
+    assert words.startswith(f"{title}\n")
+
+    (tmp_path / "text.txt").write_text("Something else.")
+    done = audit(tmp_path, "proof.json", "--manifest", "manifest.json", "--text", "text.txt")
+    assert done.returncode == 1 and "the proof is about another text" in done.stderr
+    proof = (tmp_path / "proof.json").read_text()
+    (tmp_path / "proof.json").write_text(proof.replace('"index":', '"index":1'))
+    done = audit(tmp_path, "proof.json", "--manifest", "manifest.json", "--json")
+    assert done.returncode == 1 and done.stdout == ""
+    assert audit(tmp_path, "nothing.json", "--manifest", "manifest.json").returncode == 1
+
+
+def test_a_document_is_proven_by_its_name_and_leaves_are_made_again(site: Site, tmp_path: Path) -> None:
+    for leaves in (site.data_dir / "leaves").iterdir():
+        leaves.unlink()
+    found = run("prove", site, "--document", "gazette/a.txt", "--out", tmp_path / "proof.json")
+    assert found["record"]["doc_id"] == "gazette/a.txt"
+    assert len(list((site.data_dir / "leaves").iterdir())) == 1
+
+
+def test_the_dataset_key_is_private_made_once_and_kept_out_of_git(site: Site) -> None:
+    key = site.dataset_key_file
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    before, first = key.read_text(), site.manifest_file.read_bytes()
+    run("manifest", site)
+    assert (key.read_text(), site.manifest_file.read_bytes()) == (before, first)
+    assert first == (site.data_dir / "curated/ci/manifest.json").read_bytes()
+    assert before.strip().encode() not in first
+    assert "/dataset.key" in (site.root / ".gitignore").read_text().splitlines()
+
+
+@pytest.fixture
+def copy(site: Site, tmp_path: Path) -> Site:
+    """A copy of the site, to break."""
+    return Site(shutil.copytree(site.root, tmp_path / "copy"))
+
+
+def test_an_older_sites_gitignore_gets_the_key_and_keeps_its_own_lines(copy: Site) -> None:
+    (copy.root / ".gitignore").write_text("/passphrase\n/mine\n")
+    copy.dataset_key_file.unlink()
+    copy.manifest_file.unlink()
+    copy.dataset_key()
+    assert (copy.root / ".gitignore").read_text() == "/passphrase\n/mine\n/dataset.key\n"
+
+
+def test_a_lost_or_damaged_key_is_told_and_not_replaced(copy: Site) -> None:
+    copy.dataset_key_file.write_text("00" * 31)
+    with pytest.raises(SiteError, match="damaged"):
+        run("manifest", copy)
+    copy.dataset_key_file.write_text("not hexadecimal")
+    with pytest.raises(SiteError, match="cannot be read"):
+        run("manifest", copy)
+    copy.dataset_key_file.unlink()
+    with pytest.raises(SiteError, match="the dataset key is gone"):
+        run("manifest", copy)
+    assert not copy.dataset_key_file.exists()
+
+
+def test_no_proof_for_a_manifest_of_something_else(copy: Site, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(PRESENT)
+    arguments = ("--text", tmp_path / "text.txt", "--out", tmp_path / "proof.json")
+    changed = copy.profile_path.read_text().replace("seed: 1", "seed: 2")
+    assert changed != copy.profile_path.read_text()
+    copy.profile_path.write_text(changed)
+    make(copy)
+    with pytest.raises(ProofError, match="the manifest is of other files"):
+        run("prove", copy, *arguments)
+    run("manifest", copy)
+    assert run("prove", copy, *arguments)["kind"] == "inclusion"
+    assert len(list((copy.data_dir / "leaves").iterdir())) == 1
+    (copy.data_dir / "curated/ci/manifest.json").unlink()
+    with pytest.raises(ProofError, match="has no manifest"):
+        run("prove", copy, *arguments)
+
+
+def test_damaged_leaves_give_no_proof(copy: Site, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(PRESENT)
+    arguments = ("--text", tmp_path / "text.txt", "--out", tmp_path / "proof.json")
+    (leaves,) = (copy.data_dir / "leaves").iterdir()
+    with closing(sqlite3.connect(leaves)) as database, database:
+        database.execute("UPDATE leaves SET leaf = zeroblob(64) WHERE rowid % 2")
+    for damage in (b"", b"no database at all" * 500):
+        with pytest.raises(ProofError, match=r"no proof can be made(.|\n)*it is made again"):
+            run("prove", copy, *arguments)
+        leaves.write_bytes(damage)
+    assert not (tmp_path / "proof.json").exists()
+    leaves.unlink()
+    assert run("prove", copy, *arguments)["kind"] == "inclusion"
+
+
+def test_what_a_proof_is_about_must_be_clear(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "latin1.txt").write_bytes("é".encode("latin-1"))
+    with pytest.raises(ProofError, match="not clear"):
+        run("prove", site, "--out", tmp_path / "proof.json")
+    with pytest.raises(ProofError, match="not clear"):
+        run("prove", site, "--text", tmp_path / "latin1.txt", "--document", "x", "--out", tmp_path / "proof.json")
+    with pytest.raises(ProofError, match="not UTF-8"):
+        run("prove", site, "--text", tmp_path / "latin1.txt", "--out", tmp_path / "proof.json")
+    assert not (tmp_path / "proof.json").exists()
