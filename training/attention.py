@@ -28,17 +28,18 @@ def causal_attention(
     query_BHTD: torch.Tensor, key_BKTD: torch.Tensor, value_BKTD: torch.Tensor, scaling: float
 ) -> torch.Tensor:
     """Softmax attention of each position to itself and those before; shape [B, H, T, D]."""
-    _, heads, length, _ = query_BHTD.shape
-    grouped = (key_BKTD.shape[1], heads // key_BKTD.shape[1])
+    batch, heads, length, width = query_BHTD.shape
+    num_kv_heads = key_BKTD.shape[1]
     parts = []
     for start in range(0, length, _BLOCK):
         stop = min(start + _BLOCK, length)
-        query_BKXD = (query_BHTD[:, :, start:stop] * scaling).unflatten(1, grouped).flatten(2, 3)  # X = G x Q
-        scores_BKGQS = (query_BKXD @ key_BKTD[:, :, :stop].mT).unflatten(2, (grouped[1], stop - start))
+        query_BKXD = (query_BHTD[:, :, start:stop] * scaling).reshape(batch, num_kv_heads, -1, width)  # X = G x Q
+        scores_BKXS = query_BKXD @ key_BKTD[:, :, :stop].mT
+        scores_BKGQS = scores_BKXS.view(batch, num_kv_heads, -1, stop - start, stop)
         places_S = torch.arange(stop, device=query_BHTD.device)
         scores_BKGQS = scores_BKGQS.where(places_S[start:, None] >= places_S, -torch.inf)
-        mixed_BKXD = scores_BKGQS.softmax(dim=-1).flatten(2, 3) @ value_BKTD[:, :, :stop]
-        parts.append(mixed_BKXD.unflatten(2, (grouped[1], stop - start)).flatten(1, 2))
+        mixed_BKXD = scores_BKGQS.softmax(dim=-1).view_as(scores_BKXS) @ value_BKTD[:, :, :stop]
+        parts.append(mixed_BKXD.view(batch, heads, stop - start, width))
     return torch.cat(parts, dim=2)
 
 
