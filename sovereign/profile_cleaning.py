@@ -20,6 +20,23 @@ class LanguageCheck(Section):
     """A document is rejected when another language is that probable; docs/languages.md has the errors."""
 
 
+class PersonalData(Section):
+    """What is masked, each by its kind: `<EMAIL>`."""
+
+    kinds: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")], ...] = (
+        "email",
+        "iban",
+        "card",
+        "fr-nir",
+        "ip",
+        "phone",
+    )
+    """Kinds, in the order in which they are looked for: email, iban, card (payment), fr-nir (French social security),
+    ip (public addresses), phone, or those that a site's package has in entry point group `sovereign.pii`."""
+    phone_regions: tuple[Annotated[str, Field(pattern=r"^[A-Z]{2}$")], ...] = ()
+    """Regions, ISO 3166, whose phone numbers are found without a country code too."""
+
+
 class NearDuplicateRules(Section):
     """Keeps one document of those whose text is almost the same, with the owners of all."""
 
@@ -38,6 +55,8 @@ class Cleaning(Section):
     """Longer documents are rejected, characters."""
     heldout_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
     """Part of the documents that is kept for evaluation, chosen by digest."""
+    personal_data: PersonalData | None = PersonalData()
+    """Personal data to mask; null leaves the text as it is."""
     language: LanguageCheck | None = LanguageCheck()
     """Language identification; null switches it off."""
     near_duplicates: NearDuplicateRules | None = NearDuplicateRules()

@@ -128,6 +128,7 @@ def _run_curate(context: StageContext) -> StageOutput:
         questions, metrics["questions"] = _check_questions(context.fetch(raw + "questions.jsonl"), screen, index)
     for path in screened:
         path.unlink()
+    metrics["masked"] = dict(screen.masked)
     return _output(curated, context.workdir / curated, files, questions, {"documents_in": num_documents} | metrics)
 
 
@@ -184,7 +185,7 @@ def _check_questions(path: Path, screen: Screen, index: Index) -> tuple[list[Que
     with path.open(encoding="utf-8") as file:
         for line in file:
             question = Question(**json.loads(line))
-            split = index.split_of(screen.text_of(question.document_text)[0], question.language)
+            split = index.split_of(screen.text_of(question.document_text), question.language)
             if question.split == "heldout" and split is not None:
                 found["dropped: in the corpus"] += 1
             elif question.split == "train" and split != "train":

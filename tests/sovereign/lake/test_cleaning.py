@@ -54,7 +54,8 @@ def document(number: int, text: str, language: str = "en", owner: str = "A", lic
 
 def clean(documents: list[Document], folder: Path, **rules: float) -> list[tuple[Document, str]]:
     cleaning = Cleaning.model_validate(rules)
-    screened = [Screen(cleaning).apply(one) for one in documents]
+    screen = Screen(cleaning)
+    screened = [screen.apply(one) for one in documents]
     with Index(folder / "index.sqlite", cleaning.heldout_fraction) as index:
         for one, reason in screened:
             if not reason:
