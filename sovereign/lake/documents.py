@@ -50,7 +50,7 @@ class Document:
     collected_at: str | None
     """ISO 8601; None where the source does not say."""
     quality: float | None = None
-    """Not measured yet."""
+    """Mean distance from the limits of the quality rules, 0 to 1; None where it is not measured."""
     cluster_id: str | None = None
     """Group of duplicates and near duplicates; None before `curate`, and where the document is rejected before."""
     transforms: tuple[str, ...] = ()

@@ -6,9 +6,11 @@ from collections import Counter
 from dataclasses import replace
 
 from sovereign.lake.cleaning import normalise
+from sovereign.lake.decontamination import EvaluationText
 from sovereign.lake.documents import Document
 from sovereign.lake.language import contradiction
 from sovereign.lake.pii import Masker
+from sovereign.lake.quality import assess
 from sovereign.profile_cleaning import Cleaning
 
 
@@ -16,11 +18,12 @@ class Screen:
     """The rules that need one document only."""
 
     def __init__(self, rules: Cleaning) -> None:
-        """Raises: StageError when a plug-in that the rules name is not there."""
+        """Raises: StageError when a plug-in or file that the rules name is not there."""
         self.rules = rules
         self.masked: Counter[str] = Counter()
         """Personal data in the documents so far, by kind."""
         self._masker = Masker(rules.personal_data) if rules.personal_data else None
+        self._evaluation = EvaluationText(rules.evaluation_sets) if rules.evaluation_sets else None
 
     def text_of(self, text: str) -> str:
         """The text as it is kept."""
@@ -39,7 +42,15 @@ class Screen:
         text, changes, masked = self._change(document.text)
         self.masked += masked
         changed = replace(document, text=text, transforms=(*document.transforms, *changes))
-        return changed, self._reason(changed)
+        reason = self._reason(changed)
+        if reason:
+            return changed, reason
+        if self._evaluation and (name := self._evaluation.found_in(text)):
+            return changed, f"contaminated {name}"
+        if self.rules.quality is None:
+            return changed, ""
+        quality, failed = assess(text, document.language, self.rules.quality)
+        return replace(changed, quality=quality), f"quality {failed}" if failed else ""
 
     def _reason(self, document: Document) -> str:
         text, rules = document.text, self.rules

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from sovereign.errors import SourceError, StageError
 from sovereign.files import write_atomic
 from sovereign.lake.cleaning import Index, text_digest
+from sovereign.lake.decontamination import file_digest
 from sovereign.lake.demonstration import LANGUAGES, Question, make_documents, make_facts, make_questions
 from sovereign.lake.documents import Document, DocumentWriter, count_documents, read_documents, read_rows
 from sovereign.lake.neardedup import NearDuplicates
@@ -218,6 +219,10 @@ def _source_digests(profile: Profile) -> Mapping[str, str]:
     return {f"source/{source.name}": source_digest(source) for source in profile.corpus.sources}
 
 
+def _cleaning_digests(profile: Profile) -> Mapping[str, str]:
+    return {name: file_digest(name, path) for name, path in profile.corpus.cleaning.files.items()}
+
+
 corpus = Stage(
     name="corpus",
     run=_run_corpus,
@@ -227,5 +232,11 @@ corpus = Stage(
     external_inputs=_source_digests,
 )
 curate = Stage(
-    name="curate", run=_run_curate, needs=("corpus",), config=_curate_config, prefix="curated/{dataset}/", version=2
+    name="curate",
+    run=_run_curate,
+    needs=("corpus",),
+    config=_curate_config,
+    prefix="curated/{dataset}/",
+    version=2,
+    external_inputs=_cleaning_digests,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -201,9 +202,13 @@ def test_rules_that_leave_nothing_are_refused(tmp_path: Path) -> None:
         Lake(profile(demonstration={"facts": 10}, cleaning={"min_chars": 5000}), tmp_path / "lake")
 
 
-LAW = " ".join(
-    f"Article {number}. Whoever keeps {number} boats on the river pays a fee each year." for number in range(12)
-)
+WORDS = """
+the of and to river boat town fee year owner law water bridge miller market council member price day
+month harbour mayor school field house wood stone wheel letter clerk court judge farmer fish net rope sail wind
+"""
+_rng = random.Random(11)
+LINES = [f"Article {n}. " + " ".join(_rng.choices(WORDS.split(), k=14)) + "." for n in range(1, 13)]
+LAW = "\n".join(LINES)
 
 
 def write_laws(folder: Path) -> list[dict[str, str]]:
@@ -253,3 +258,42 @@ def test_curate_that_was_killed_starts_again_and_ends_with_the_same_bytes(tmp_pa
     lake.store.delete("curated/test/receipt.json")
     again = Lake(wanted, tmp_path / "lake")
     assert again.curated.outputs == lake.curated.outputs
+
+
+def test_quality_is_measured_and_personal_data_masked(tmp_path: Path) -> None:
+    texts = {"good": LAW, "poor": "\n".join(LINES[:8] * 3), "short": "Write to a.b@example.org today."}
+    (tmp_path / "texts").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "texts" / f"{name}.txt").write_text(text)
+    lake = Lake(profile(sources=[source("one", tmp_path / "texts", "A")]), tmp_path / "lake")
+    metrics = lake.curated.metrics
+    assert metrics["rejected"] == {"quality duplicate_lines": 1}
+    assert metrics["masked"] == {"email": 1}
+    documents = {
+        one.doc_id: one
+        for split in ("train", "heldout", "rejected")
+        for one in lake.documents(f"curated/test/{split}-00000.parquet")
+    }
+    good, poor, short = (documents[f"one/{name}.txt"].quality for name in texts)
+    assert good is not None
+    assert poor is not None
+    assert 0 < poor < good < 1
+    assert short is None
+    assert documents["one/short.txt"].text == "Write to <EMAIL> today."
+    assert documents["one/short.txt"].transforms == ("masked-email",)
+
+
+def test_a_changed_evaluation_set_is_looked_for_again(tmp_path: Path) -> None:
+    exam = tmp_path / "exam.jsonl"
+    sources = write_laws(tmp_path)
+    wanted = profile(sources=sources, cleaning={"evaluation_sets": [{"name": "exam", "path": str(exam)}]})
+    with pytest.raises(StageError, match="cannot read evaluation-set/exam"):
+        Lake(wanted, tmp_path / "lake")
+    exam.write_text(json.dumps({"question": "What do eight words have to do with boats?"}))
+    first = Lake(wanted, tmp_path / "lake").curated
+    assert first.inputs["evaluation-set/exam"] == sha256_bytes(exam.read_bytes())
+    exam.write_text(json.dumps({"question": f"True or false: {LINES[2]}"}))
+    second = Lake(wanted, tmp_path / "lake").curated
+    assert "contaminated exam" not in first.metrics["rejected"]
+    assert second.metrics["rejected"]["contaminated exam"] == 2
+    assert second.metrics["documents_in"] == 5
