@@ -60,9 +60,9 @@ class NgramIndex:
 
     def add(self, text: str) -> int:
         """Look for `text` too; gives back its number."""
-        hashes = _unit_hashes(units(text))
+        hashes = unit_hashes(units(text))
         length = min(LENGTH, len(hashes))
-        ngrams = _hashes_by_length(hashes, length)[length - 1] if length >= MIN_LENGTH else np.empty(0, np.uint64)
+        ngrams = hashes_by_length(hashes, length)[length - 1] if length >= MIN_LENGTH else np.empty(0, np.uint64)
         self._lengths.append(length)
         self._ngrams.append(ngrams)
         number = len(self._lengths) - 1
@@ -85,7 +85,7 @@ class NgramIndex:
         """By length, the n-grams of items that stand in `text`."""
         if not self._wanted:
             return
-        rows = _hashes_by_length(_unit_hashes(units(text)), max(self._wanted))
+        rows = hashes_by_length(unit_hashes(units(text)), max(self._wanted))
         for length, wanted in self._wanted.items():
             if length <= len(rows):
                 yield length, wanted.keys() & rows[length - 1].tolist()
@@ -127,11 +127,12 @@ def _unit_hash(unit: str) -> int:
     return int.from_bytes(hashlib.blake2b(unit.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-def _unit_hashes(found: list[str]) -> npt.NDArray[np.uint64]:
+def unit_hashes(found: list[str]) -> npt.NDArray[np.uint64]:
+    """A hash of each unit."""
     return np.fromiter((_unit_hash(unit) for unit in found), np.uint64, len(found))
 
 
-def _hashes_by_length(hashes: npt.NDArray[np.uint64], longest: int) -> list[npt.NDArray[np.uint64]]:
+def hashes_by_length(hashes: npt.NDArray[np.uint64], longest: int) -> list[npt.NDArray[np.uint64]]:
     """Hashes of the n-grams of 1, 2, … units; as many rows as `longest`, fewer where there are fewer units.
 
     Each row follows from the one before: h(a…z) = h(a…y) × multiplier + h(z), modulo 2^64.

@@ -151,6 +151,19 @@ class EvaluationSet(Section):
     """Keys whose text is looked for; by default all text in a record, each value by itself."""
 
 
+class WordList(Section):
+    """A list of words, for example of insults, that few documents of a language may have. None is shipped."""
+
+    name: Name
+    """Name of the list, for the reason of the rejection."""
+    language: Language
+    """Language of the documents that it is for, BCP 47; documents of other languages are not looked at."""
+    path: AbsolutePath
+    """Absolute path of a UTF-8 file, a word or phrase on each line; lines that begin with # are left out."""
+    max_share: Share = 0.0
+    """Share of a document's words that may be in the list; 0 rejects a document with any (as C4 did)."""
+
+
 class NearDuplicateRules(Section):
     """Keeps one document of those whose text is almost the same, with the owners of all."""
 
@@ -177,19 +190,23 @@ class Cleaning(Section):
     """Quality rules; null switches them off."""
     evaluation_sets: tuple[EvaluationSet, ...] = ()
     """Decontamination: a document with 13 words in a row of one of these sets is rejected."""
+    word_lists: tuple[WordList, ...] = ()
+    """Lists of words that documents are rejected for."""
     near_duplicates: NearDuplicateRules | None = NearDuplicateRules()
     """Near duplicates; null keeps them all."""
 
     @model_validator(mode="after")
-    def _some_length_passes(self) -> Self:
+    def _is_consistent(self) -> Self:
         if self.min_chars > self.max_chars:
             raise ValueError(f"min_chars {self.min_chars} is above max_chars {self.max_chars}: nothing would pass")
-        names = [one.name for one in self.evaluation_sets]
-        if len(set(names)) != len(names):
-            raise ValueError(f"names of evaluation_sets repeat: {sorted(names)}")
+        for field in ("evaluation_sets", "word_lists"):
+            names = [one.name for one in getattr(self, field)]
+            if len(set(names)) != len(names):
+                raise ValueError(f"names of {field} repeat: {sorted(names)}")
         return self
 
     @property
     def files(self) -> dict[str, Path]:
         """Files of this machine that the rules name."""
-        return {f"evaluation-set/{one.name}": Path(one.path) for one in self.evaluation_sets}
+        sets = {f"evaluation-set/{one.name}": Path(one.path) for one in self.evaluation_sets}
+        return sets | {f"word-list/{one.name}": Path(one.path) for one in self.word_lists}

@@ -11,6 +11,7 @@ from sovereign.lake.documents import Document
 from sovereign.lake.language import contradiction
 from sovereign.lake.pii import Masker
 from sovereign.lake.quality import assess
+from sovereign.lake.wordlists import WordLists
 from sovereign.profile_cleaning import Cleaning
 
 
@@ -24,6 +25,7 @@ class Screen:
         """Personal data in the documents so far, by kind."""
         self._masker = Masker(rules.personal_data) if rules.personal_data else None
         self._evaluation = EvaluationText(rules.evaluation_sets) if rules.evaluation_sets else None
+        self._words = WordLists(rules.word_lists)
 
     def text_of(self, text: str) -> str:
         """The text as it is kept."""
@@ -47,6 +49,8 @@ class Screen:
             return changed, reason
         if self._evaluation and (name := self._evaluation.found_in(text)):
             return changed, f"contaminated {name}"
+        if name := self._words.found_in(text, document.language):
+            return changed, f"words {name}"
         if self.rules.quality is None:
             return changed, ""
         quality, failed = assess(text, document.language, self.rules.quality)
