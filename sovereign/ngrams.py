@@ -14,6 +14,7 @@ import hashlib
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -53,29 +54,41 @@ class NgramIndex:
     def __init__(self) -> None:
         self._lengths: list[int] = []
         self._ngrams: list[npt.NDArray[np.uint64]] = []
-        self._wanted: dict[int, set[int]] = defaultdict(set)
+        self._wanted: dict[int, dict[int, int]] = defaultdict(dict)
+        """By length: each n-gram, and the first item that has it."""
         self._found: dict[int, dict[int, str]] = defaultdict(dict)
 
     def add(self, text: str) -> int:
         """Look for `text` too; gives back its number."""
-        hashes = _unit_hashes(units(text))
+        hashes = unit_hashes(units(text))
         length = min(LENGTH, len(hashes))
-        ngrams = _hashes_by_length(hashes, length)[length - 1] if length >= MIN_LENGTH else np.empty(0, np.uint64)
+        ngrams = hashes_by_length(hashes, length)[length - 1] if length >= MIN_LENGTH else np.empty(0, np.uint64)
         self._lengths.append(length)
         self._ngrams.append(ngrams)
-        if len(ngrams):
-            self._wanted[length].update(ngrams.tolist())
-        return len(self._lengths) - 1
+        number = len(self._lengths) - 1
+        for ngram in ngrams.tolist():
+            self._wanted[length].setdefault(ngram, number)
+        return number
 
     def search(self, text: str, document_id: str) -> None:
         """Look for all items in one document."""
+        for length, ngrams in self._matches(text):
+            for ngram in ngrams:
+                self._found[length].setdefault(ngram, document_id)
+
+    def first_in(self, text: str) -> int | None:
+        """The lowest number of an item of which an n-gram stands in `text`; nothing is kept of what was found."""
+        numbers = (self._wanted[length][ngram] for length, ngrams in self._matches(text) for ngram in ngrams)
+        return min(numbers, default=None)
+
+    def _matches(self, text: str) -> Iterator[tuple[int, set[int]]]:
+        """By length, the n-grams of items that stand in `text`."""
         if not self._wanted:
             return
-        rows = _hashes_by_length(_unit_hashes(units(text)), max(self._wanted))
+        rows = hashes_by_length(unit_hashes(units(text)), max(self._wanted))
         for length, wanted in self._wanted.items():
             if length <= len(rows):
-                for ngram in wanted.intersection(rows[length - 1].tolist()):
-                    self._found[length].setdefault(ngram, document_id)
+                yield length, wanted.keys() & rows[length - 1].tolist()
 
     def overlap(self, number: int) -> Overlap:
         """What was found of item `number`."""
@@ -114,11 +127,12 @@ def _unit_hash(unit: str) -> int:
     return int.from_bytes(hashlib.blake2b(unit.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-def _unit_hashes(found: list[str]) -> npt.NDArray[np.uint64]:
+def unit_hashes(found: list[str]) -> npt.NDArray[np.uint64]:
+    """A hash of each unit."""
     return np.fromiter((_unit_hash(unit) for unit in found), np.uint64, len(found))
 
 
-def _hashes_by_length(hashes: npt.NDArray[np.uint64], longest: int) -> list[npt.NDArray[np.uint64]]:
+def hashes_by_length(hashes: npt.NDArray[np.uint64], longest: int) -> list[npt.NDArray[np.uint64]]:
     """Hashes of the n-grams of 1, 2, … units; as many rows as `longest`, fewer where there are fewer units.
 
     Each row follows from the one before: h(a…z) = h(a…y) × multiplier + h(z), modulo 2^64.

@@ -15,13 +15,13 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sovereign.errors import ProfileError
 from sovereign.profile_base import Base
+from sovereign.profile_cleaning import Cleaning, Share
 from sovereign.profile_training import Model, Training
 from sovereign.section import Language, Name, Section, Seed
 
 STDLIB = "python-stdlib"
 """As a source's path: the documentation that every Python has."""
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -146,23 +146,6 @@ class Owner(Section):
     """Terms beyond the licence, or where they stand."""
     withdrawal: str | None = None
     """How the owner takes text back: whom to write to, and what happens then."""
-
-
-class Cleaning(Section):
-    """Rules that a document must pass to be trained on."""
-
-    min_chars: Annotated[int, Field(ge=0)] = 10
-    """Shorter documents are rejected, characters."""
-    max_chars: Annotated[int, Field(ge=1)] = 1_000_000
-    """Longer documents are rejected, characters."""
-    heldout_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
-    """Part of the documents that is kept for evaluation, chosen by digest."""
-
-    @model_validator(mode="after")
-    def _some_length_passes(self) -> Self:
-        if self.min_chars > self.max_chars:
-            raise ValueError(f"min_chars {self.min_chars} is above max_chars {self.max_chars}: nothing would pass")
-        return self
 
 
 class Corpus(Section):

@@ -14,7 +14,7 @@ from sovereign.profile import Profile
 
 _HEAD = """# The profile
 
-<!-- Made by `python -m sovereign.profile_docs` from sovereign/profile.py; a test holds the two equal. -->
+<!-- Made by `python -m sovereign.profile_docs` from sovereign/profile*.py; a test holds the two equal. -->
 
 One YAML file says what a site has and wants. Unknown keys are refused by name. The shipped profiles are in
 [templates/profiles](../templates/profiles); `sovereign plan PROFILE` says what follows from one.
@@ -75,7 +75,8 @@ def _type(option: dict[str, Any]) -> str:
     if "enum" in option:
         return " or ".join(f"`{value}`" for value in option["enum"])
     if "patternProperties" in option:
-        return f"by key: {_type(next(iter(option['patternProperties'].values())))}"
+        inner = next(iter(option["patternProperties"].values()))
+        return f"by key: {'keys of this table' if _reference(inner) else _type(inner)}"
     kind: str = option["type"]
     if "pattern" in option:
         return f"{kind} like `{option['pattern']}`".replace("|", "\\|")

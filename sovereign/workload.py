@@ -68,17 +68,19 @@ def image_runtime(target: KubeconfigTarget) -> PodRuntime:
 
 
 def stage_folders(profile: Profile, stage: str) -> tuple[Path, ...]:
-    """Folders of this machine that a stage reads because the profile names them: of sources, of evaluation tasks."""
-    paths = [Path(source.path) for source in profile.corpus.sources if source.path != STDLIB]
-    if stage != "corpus":
-        tasks = profile.evaluation.task_folder
-        paths = [Path(tasks)] if stage == "evaluate" and tasks is not None else []
+    """Folders of this machine that a stage reads because the profile names them, or files in them."""
+    tasks = profile.evaluation.task_folder
+    paths = {
+        "corpus": [Path(source.path) for source in profile.corpus.sources if source.path != STDLIB],
+        "curate": list(profile.corpus.cleaning.files.values()),
+        "evaluate": [] if tasks is None else [Path(tasks)],
+    }.get(stage, [])
     return _outermost(path.parent if path.is_file() else path for path in paths)
 
 
 def source_folders(profile: Profile) -> tuple[Path, ...]:
     """Folders of this machine that any stage reads, for pods of the embedded node."""
-    return _outermost(folder for stage in ("corpus", "evaluate") for folder in stage_folders(profile, stage))
+    return _outermost(folder for stage in ("corpus", "curate", "evaluate") for folder in stage_folders(profile, stage))
 
 
 def _outermost(paths: Iterable[Path]) -> tuple[Path, ...]:

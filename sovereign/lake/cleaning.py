@@ -1,4 +1,4 @@
-"""Cleaning: normalisation, length rules, exact duplicates, and which documents are kept for evaluation."""
+"""Cleaning: normalisation, duplicates, and which documents are kept for evaluation."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import hashlib
 import re
 import sqlite3
 import unicodedata
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from sovereign.lake.documents import Document
-from sovereign.profile import Cleaning
 
 MIN_FOR_HELDOUT = 20
 """A language with at least so many documents has at least one held out."""
+
+CLUSTER_ID_CHARS = 32
+"""Of the hex SHA-256 of the text that stands for a cluster."""
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff]")
 _LINE_ENDS = re.compile("\r\n?|[\x85\u2028\u2029]")
@@ -42,32 +44,29 @@ def text_digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-@dataclass
-class _Language:
-    count: int = 0
-    first: bytes = b"\xff" * 32
-    """Smallest digest."""
-
-
 class Index:
-    """What the first pass learns of all documents: owners of each text, and the smallest digest in each language.
+    """What is known of all documents that passed the screen: the owners of each text, and which texts are held out.
 
-    A context manager; texts' digests and owners lie in an SQLite file, so memory stays bounded.
+    First `learn` all documents, then `settle`, then `decide` on each in the same order. A context manager; texts'
+    digests and owners lie in an SQLite file, so memory stays bounded.
     """
 
-    def __init__(self, path: Path, rules: Cleaning) -> None:
-        self.path, self.rules = path, rules
-        self._languages: dict[str, _Language] = {}
+    def __init__(self, path: Path, heldout_fraction: float) -> None:
+        self.path, self.heldout_fraction = path, heldout_fraction
+        self._first: dict[str, bytes] = {}
+        """Smallest digest of each language that has enough documents."""
 
     def __enter__(self) -> Self:
         self.path.unlink(missing_ok=True)
         self._database = sqlite3.connect(self.path, isolation_level=None)
         self._database.execute("PRAGMA journal_mode=OFF")
         self._database.execute("PRAGMA synchronous=OFF")
+        self._database.execute("CREATE TABLE text (digest BLOB PRIMARY KEY, language TEXT) WITHOUT ROWID")
         self._database.execute(
             "CREATE TABLE owner (digest BLOB, owner TEXT, licence TEXT, "
             "PRIMARY KEY (digest, owner, licence)) WITHOUT ROWID"
         )
+        self._database.execute("CREATE TABLE cluster (digest BLOB PRIMARY KEY, representative BLOB) WITHOUT ROWID")
         self._database.execute("CREATE TABLE kept (digest BLOB PRIMARY KEY) WITHOUT ROWID")
         self._database.execute("BEGIN")  # one transaction: the file is scratch, and each commit would write pages
         return self
@@ -78,61 +77,56 @@ class Index:
         self._database.close()
         self.path.unlink(missing_ok=True)
 
-    def learn(self, document: Document) -> None:
-        """First pass."""
-        text, _ = normalise(document.text)
-        if self._length_reason(text) is not None:
-            return
-        digest = text_digest(text)
-        with closing(self._database.execute("SELECT 1 FROM owner WHERE digest = ? LIMIT 1", (digest,))) as found:
-            is_new = found.fetchone() is None
+    def learn(self, document: Document) -> bool:
+        """First pass; whether the text is new."""
+        digest = text_digest(document.text)
+        row = (digest, document.language)
+        is_new = self._database.execute("INSERT OR IGNORE INTO text VALUES (?, ?)", row).rowcount == 1
         self._database.executemany(
             "INSERT OR IGNORE INTO owner VALUES (?, ?, ?)",
             [(digest, owner, document.licence) for owner in document.owners],
         )
-        if is_new:
-            language = self._languages.setdefault(document.language, _Language())
-            language.count += 1
-            language.first = min(language.first, digest)
+        return is_new
 
-    def clean(self, document: Document) -> tuple[Document, str]:
-        """Second pass: the cleaned document and where it goes: `train`, `heldout`, or the reason why it is rejected."""
-        text, changes = normalise(document.text)
-        cleaned = replace(document, text=text, transforms=(*document.transforms, *changes))
-        reason = self._length_reason(text)
-        if reason:
-            return cleaned, reason
-        digest = text_digest(text)
+    def settle(self, clusters: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Between the passes: the digest of each near duplicate, with that of the text which stands for its cluster."""
+        self._database.executemany("INSERT INTO cluster VALUES (?, ?)", clusters)
+        self._database.execute(
+            "INSERT OR IGNORE INTO owner SELECT representative, owner, licence FROM cluster JOIN owner USING (digest)"
+        )
+        counts = (
+            "SELECT language, MIN(digest) FROM text LEFT JOIN cluster USING (digest) "
+            "WHERE representative IS NULL OR representative = digest GROUP BY language HAVING COUNT(*) >= ?"
+        )
+        self._first = dict(self._database.execute(counts, (MIN_FOR_HELDOUT,)))
+
+    def decide(self, document: Document) -> tuple[Document, str]:
+        """Second pass: the document with all its owners, and `train`, `heldout`, or the reason why it is rejected."""
+        digest = text_digest(document.text)
+        find = "SELECT representative FROM cluster WHERE digest = ?"
+        representative: bytes = (self._database.execute(find, (digest,)).fetchone() or (digest,))[0]
+        document = replace(document, cluster_id=representative.hex()[:CLUSTER_ID_CHARS])
+        if representative != digest:
+            return document, "near duplicate"
         if self._database.execute("INSERT OR IGNORE INTO kept VALUES (?)", (digest,)).rowcount == 0:
-            return cleaned, "duplicate"
+            return document, "duplicate"
         rows = self._database.execute("SELECT owner, licence FROM owner WHERE digest = ?", (digest,)).fetchall()
-        owners = tuple(sorted({owner for owner, _ in rows}))
-        licences = sorted({licence for _, licence in rows})
         if len(rows) > 1:
-            cleaned = replace(
-                cleaned, owners=owners, licence=_all_of(licences), transforms=(*cleaned.transforms, "owners-merged")
-            )
-        return cleaned, "heldout" if self._is_heldout(digest, document.language) else "train"
+            owners = tuple(sorted({owner for owner, _ in rows}))
+            licence = _all_of(sorted({licence for _, licence in rows}))
+            transforms = (*document.transforms, "owners-merged")
+            document = replace(document, owners=owners, licence=licence, transforms=transforms)
+        return document, "heldout" if self._is_heldout(digest, document.language) else "train"
 
     def split_of(self, text: str, language: str) -> str | None:
-        """Where the document with this text went: `train`, `heldout`, or None when there is none."""
-        digest = text_digest(normalise(text)[0])
+        """Where the document with this text, as it is kept, went: `train`, `heldout`, or None when there is none."""
+        digest = text_digest(text)
         if self._database.execute("SELECT 1 FROM kept WHERE digest = ?", (digest,)).fetchone() is None:
             return None
         return "heldout" if self._is_heldout(digest, language) else "train"
 
-    def _length_reason(self, text: str) -> str | None:
-        if not text:
-            return "empty"
-        if len(text) < self.rules.min_chars:
-            return "too short"
-        return "too long" if len(text) > self.rules.max_chars else None
-
     def _is_heldout(self, digest: bytes, language: str) -> bool:
-        known = self._languages.get(language, _Language())
-        if known.count >= MIN_FOR_HELDOUT and digest == known.first:
-            return True
-        return int.from_bytes(digest[:8]) < self.rules.heldout_fraction * 2**64
+        return digest == self._first.get(language) or int.from_bytes(digest[:8]) < self.heldout_fraction * 2**64
 
 
 def _all_of(licences: list[str]) -> str:

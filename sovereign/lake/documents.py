@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -50,9 +50,9 @@ class Document:
     collected_at: str | None
     """ISO 8601; None where the source does not say."""
     quality: float | None = None
-    """Not measured yet."""
+    """Mean distance from the limits of the quality rules, 0 to 1; None where it is not measured."""
     cluster_id: str | None = None
-    """Group of near duplicates; not measured yet."""
+    """Group of duplicates and near duplicates; None before `curate`, and where the document is rejected before."""
     transforms: tuple[str, ...] = ()
     """What cleaning changed."""
 
@@ -117,12 +117,18 @@ class DocumentWriter:
 
 def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
     """Documents of Parquet files with the lake's columns, in order; further columns are left out."""
+    return (document for document, _ in read_rows(paths))
+
+
+def read_rows(paths: Iterable[Path], extra: Sequence[str] = ()) -> Iterator[tuple[Document, dict[str, str]]]:
+    """The same with the values of the further columns named in `extra`."""
     for path in paths:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256, columns=SCHEMA.names):
+            for batch in file.iter_batches(batch_size=256, columns=[*SCHEMA.names, *extra]):
                 for row in batch.to_pylist():
+                    further = {name: row.pop(name) for name in extra}
                     row["owners"], row["transforms"] = tuple(row["owners"]), tuple(row["transforms"])
-                    yield Document(**row)
+                    yield Document(**row), further
 
 
 def count_documents(paths: Iterable[Path]) -> int:

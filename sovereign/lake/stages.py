@@ -8,19 +8,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sovereign.errors import SourceError, StageError
 from sovereign.files import write_atomic
-from sovereign.lake.cleaning import Index
+from sovereign.lake.cleaning import Index, text_digest
+from sovereign.lake.decontamination import file_digest
 from sovereign.lake.demonstration import LANGUAGES, Question, make_documents, make_facts, make_questions
-from sovereign.lake.documents import Document, DocumentWriter, count_documents, read_documents
+from sovereign.lake.documents import Document, DocumentWriter, count_documents, read_documents, read_rows
+from sovereign.lake.neardedup import NearDuplicates
+from sovereign.lake.screening import Screen
 from sovereign.lake.sources import Report, read_source, source_digest
 from sovereign.plan import Plan
 from sovereign.profile import Demonstration, Profile
 from sovereign.stages import Stage, StageContext, StageOutput
 
 _PROGRESS_EVERY = 500
+Item = TypeVar("Item")
 
 
 class _Counts:
@@ -50,8 +54,8 @@ class _Counts:
 
 
 def _with_progress(
-    context: StageContext, documents: Iterable[Document], message: str, *, start: int = 0, total: int | None = None
-) -> Iterator[Document]:
+    context: StageContext, documents: Iterable[Item], message: str, *, start: int = 0, total: int | None = None
+) -> Iterator[Item]:
     """The same documents, reported from time to time."""
     for number, document in enumerate(documents, start + 1):
         yield document
@@ -104,22 +108,48 @@ def _demonstration_metrics(settings: Demonstration) -> dict[str, Any]:
 
 
 def _run_curate(context: StageContext) -> StageOutput:
-    """Clean, drop exact duplicates (keeping every owner), hold documents out, set rejected ones aside."""
+    """Screen each document, drop duplicates (keeping every owner), hold documents out, set rejected ones aside."""
     raw, curated = f"raw/{context.dataset}/", f"curated/{context.dataset}/"
     paths = [context.fetch(key) for key in sorted(context.inputs) if key.endswith(".parquet")]
     num_documents = count_documents(paths)
-    with Index(context.workdir / "curate.sqlite", context.profile.corpus.cleaning) as index:
-        for document in _with_progress(context, read_documents(paths), "first pass", total=2 * num_documents):
-            index.learn(document)
-        documents = read_documents(paths)
+    rules = context.profile.corpus.cleaning
+    screen = Screen(rules)
+    with ExitStack() as stack:
+        index = stack.enter_context(Index(context.workdir / "curate.sqlite", rules.heldout_fraction))
+        near = None
+        if rules.near_duplicates:
+            folder = context.workdir / "near-duplicates"
+            near = stack.enter_context(NearDuplicates(folder, rules.near_duplicates))
+        first = _with_progress(context, read_documents(paths), "first pass", total=2 * num_documents)
+        screened = _screen(first, screen, index, near, context.workdir / "screened")
+        index.settle(near.clusters() if near else ())
+        documents = read_rows(screened, ["reason"])
         second = _with_progress(context, documents, "second pass", start=num_documents, total=2 * num_documents)
         files, metrics = _split(second, index, context.workdir / curated)
-        questions, metrics["questions"] = _check_questions(context.fetch(raw + "questions.jsonl"), index)
+        questions, metrics["questions"] = _check_questions(context.fetch(raw + "questions.jsonl"), screen, index)
+    for path in screened:
+        path.unlink()
+    metrics["masked"] = dict(screen.masked)
     return _output(curated, context.workdir / curated, files, questions, {"documents_in": num_documents} | metrics)
 
 
-def _split(documents: Iterable[Document], index: Index, folder: Path) -> tuple[list[Path], dict[str, Any]]:
-    """Write each cleaned document to `train`, `heldout` or, with the reason, `rejected`; the files and the counts.
+def _screen(
+    documents: Iterable[Document], screen: Screen, index: Index, near: NearDuplicates | None, folder: Path
+) -> list[Path]:
+    """Write what the screen makes of each document, with the reason where it is rejected; the files."""
+    with DocumentWriter(folder, "screened", extra=["reason"]) as writer:
+        for document in documents:
+            screened, reason = screen.apply(document)
+            writer.add(screened, reason=reason)
+            if not reason and index.learn(screened) and near:
+                near.add(text_digest(screened.text), screened.text)
+    return writer.files
+
+
+def _split(
+    rows: Iterable[tuple[Document, dict[str, str]]], index: Index, folder: Path
+) -> tuple[list[Path], dict[str, Any]]:
+    """Write each screened document to `train`, `heldout` or, with the reason, `rejected`; the files and the counts.
 
     Raises:
         StageError: nothing is left to train on.
@@ -130,8 +160,8 @@ def _split(documents: Iterable[Document], index: Index, folder: Path) -> tuple[l
     with ExitStack() as stack:
         writers = {split: stack.enter_context(DocumentWriter(folder, split)) for split in counts}
         aside = stack.enter_context(DocumentWriter(folder, "rejected", extra=["reason"]))
-        for document in documents:
-            cleaned, verdict = index.clean(document)
+        for document, extra in rows:
+            cleaned, verdict = (document, extra["reason"]) if extra["reason"] else index.decide(document)
             transforms.update(cleaned.transforms)
             if verdict in writers:
                 writers[verdict].add(cleaned)
@@ -146,7 +176,7 @@ def _split(documents: Iterable[Document], index: Index, folder: Path) -> tuple[l
     return files, metrics | {"rejected": dict(rejected), "transforms": dict(transforms)}
 
 
-def _check_questions(path: Path, index: Index) -> tuple[list[Question], dict[str, int]]:
+def _check_questions(path: Path, screen: Screen, index: Index) -> tuple[list[Question], dict[str, int]]:
     """Questions whose split is true of the cleaned documents, and what was found.
 
     A held-out question whose own text is a document is dropped; so is a trained one whose document is not trained on.
@@ -156,7 +186,7 @@ def _check_questions(path: Path, index: Index) -> tuple[list[Question], dict[str
     with path.open(encoding="utf-8") as file:
         for line in file:
             question = Question(**json.loads(line))
-            split = index.split_of(question.document_text, question.language)
+            split = index.split_of(screen.text_of(question.document_text), question.language)
             if question.split == "heldout" and split is not None:
                 found["dropped: in the corpus"] += 1
             elif question.split == "train" and split != "train":
@@ -189,6 +219,10 @@ def _source_digests(profile: Profile) -> Mapping[str, str]:
     return {f"source/{source.name}": source_digest(source) for source in profile.corpus.sources}
 
 
+def _cleaning_digests(profile: Profile) -> Mapping[str, str]:
+    return {name: file_digest(name, path) for name, path in profile.corpus.cleaning.files.items()}
+
+
 corpus = Stage(
     name="corpus",
     run=_run_corpus,
@@ -197,4 +231,12 @@ corpus = Stage(
     prefix="raw/{dataset}/",
     external_inputs=_source_digests,
 )
-curate = Stage(name="curate", run=_run_curate, needs=("corpus",), config=_curate_config, prefix="curated/{dataset}/")
+curate = Stage(
+    name="curate",
+    run=_run_curate,
+    needs=("corpus",),
+    config=_curate_config,
+    prefix="curated/{dataset}/",
+    version=2,
+    external_inputs=_cleaning_digests,
+)

@@ -33,6 +33,17 @@ def test_a_stage_sees_its_own_folders(stage: str, expected: tuple[str, ...]) -> 
     assert context["job"]["sources"] == list(expected)
 
 
+def test_curate_sees_the_files_of_its_rules(tmp_path: Path) -> None:
+    exam = tmp_path / "exams" / "a.jsonl"
+    exam.parent.mkdir()
+    exam.touch()
+    document = json.loads(profile(["/data/a"], None).model_dump_json(exclude_unset=True))
+    document["corpus"]["cleaning"] = {"evaluation_sets": [{"name": "exam", "path": str(exam)}]}
+    found = parse_profile(json.dumps(document))
+    assert stage_folders(found, "curate") == (exam.parent,)
+    assert source_folders(found) == (Path("/data/a"), exam.parent)
+
+
 def test_the_node_binds_the_folders_of_all_stages_once() -> None:
     assert source_folders(profile(["/data/a", "/data/b"], "/data/a/tasks")) == (Path("/data/a"), Path("/data/b"))
     assert source_folders(profile(["python-stdlib"], None)) == ()

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from sovereign.lake.cleaning import MIN_FOR_HELDOUT, Index, normalise
 from sovereign.lake.documents import Document
-from sovereign.profile import Cleaning
+from sovereign.lake.screening import Screen
+from sovereign.profile_cleaning import Cleaning
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\x00\t\n\r \u0301\u200d\ufeffeé"))
 
@@ -52,10 +53,15 @@ def document(number: int, text: str, language: str = "en", owner: str = "A", lic
 
 
 def clean(documents: list[Document], folder: Path, **rules: float) -> list[tuple[Document, str]]:
-    with Index(folder / "index.sqlite", Cleaning.model_validate(rules)) as index:
-        for one in documents:
-            index.learn(one)
-        return [index.clean(one) for one in documents]
+    cleaning = Cleaning.model_validate(rules)
+    screen = Screen(cleaning)
+    screened = [screen.apply(one) for one in documents]
+    with Index(folder / "index.sqlite", cleaning.heldout_fraction) as index:
+        for one, reason in screened:
+            if not reason:
+                index.learn(one)
+        index.settle()
+        return [(one, reason) if reason else index.decide(one) for one, reason in screened]
 
 
 some_documents = st.lists(

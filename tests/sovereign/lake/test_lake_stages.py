@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +200,100 @@ def test_a_source_in_another_encoding_is_refused_before_anything_is_made_of_it(t
 def test_rules_that_leave_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="no document is left"):
         Lake(profile(demonstration={"facts": 10}, cleaning={"min_chars": 5000}), tmp_path / "lake")
+
+
+WORDS = """
+the of and to river boat town fee year owner law water bridge miller market council member price day
+month harbour mayor school field house wood stone wheel letter clerk court judge farmer fish net rope sail wind
+"""
+_rng = random.Random(11)
+LINES = [f"Article {n}. " + " ".join(_rng.choices(WORDS.split(), k=14)) + "." for n in range(1, 13)]
+LAW = "\n".join(LINES)
+
+
+def write_laws(folder: Path) -> list[dict[str, str]]:
+    """Two sources with a law in almost the same words, and one French text in an English source."""
+    for name, text in {"one": LAW, "two": LAW.replace("Article 7", "Section 7")}.items():
+        (folder / name).mkdir()
+        (folder / name / "law.txt").write_text(text)
+        (folder / name / "own.txt").write_text(f"Text of source {name}.")
+    french = "Quiconque possède un bateau sur le fleuve paie chaque année une redevance à la ville la plus proche. "
+    (folder / "two" / "french.txt").write_text(french + french.replace("bateau", "moulin") + french.lower())
+    return [source("one", folder / "one", "A"), source("two", folder / "two", "B") | {"licence": "CC-BY-4.0"}]
+
+
+def test_near_duplicates_keep_every_owner_and_other_languages_are_set_aside(tmp_path: Path) -> None:
+    lake = Lake(profile(sources=write_laws(tmp_path)), tmp_path / "lake")
+    assert lake.curated.metrics["rejected"] == {"near duplicate": 1, "language fr": 1}
+    documents = lake.documents("curated/test/train-00000.parquet") + lake.documents(
+        "curated/test/heldout-00000.parquet"
+    )
+    law = next(one for one in documents if one.text.startswith("Article"))
+    assert (law.owners, law.licence, law.transforms) == (("A", "B"), "CC-BY-4.0 AND CC0-1.0", ("owners-merged",))
+    rejected = {one.doc_id: one for one in lake.documents("curated/test/rejected-00000.parquet")}
+    assert rejected["two/french.txt"].cluster_id is None
+    assert [one.cluster_id for one in rejected.values() if "law" in one.doc_id] == [law.cluster_id]
+    assert len({one.cluster_id for one in documents}) == len(documents)
+
+
+def test_order_of_the_sources_decides_nothing_but_the_ids(tmp_path: Path) -> None:
+    sources = write_laws(tmp_path)
+    texts = []
+    for number, some in enumerate([sources, sources[::-1]]):
+        lake = Lake(profile(sources=some), tmp_path / f"lake-{number}")
+        kept = [one for split in ("train", "heldout") for one in lake.documents(f"curated/test/{split}-00000.parquet")]
+        texts.append(sorted((one.text, one.owners, one.cluster_id) for one in kept))
+    assert texts[0] == texts[1]
+
+
+def test_curate_that_was_killed_starts_again_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    wanted = profile(sources=write_laws(tmp_path))
+    lake = Lake(wanted, tmp_path / "lake")
+    work = tmp_path / "lake" / "work"
+    for name in ("near-duplicates", "screened"):  # as a killed process leaves them
+        (work / name).mkdir(exist_ok=True)
+        (work / name / "signatures").write_bytes(b"half a ")
+    (work / "screened" / "screened-00000.parquet").write_bytes(b"PAR1 and no end")
+    (work / "curate.sqlite").write_bytes(b"no database")
+    lake.store.delete("curated/test/receipt.json")
+    again = Lake(wanted, tmp_path / "lake")
+    assert again.curated.outputs == lake.curated.outputs
+
+
+def test_quality_is_measured_and_personal_data_masked(tmp_path: Path) -> None:
+    texts = {"good": LAW, "poor": "\n".join(LINES[:8] * 3), "short": "Write to a.b@example.org today."}
+    (tmp_path / "texts").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "texts" / f"{name}.txt").write_text(text)
+    lake = Lake(profile(sources=[source("one", tmp_path / "texts", "A")]), tmp_path / "lake")
+    metrics = lake.curated.metrics
+    assert metrics["rejected"] == {"quality duplicate_lines": 1}
+    assert metrics["masked"] == {"email": 1}
+    documents = {
+        one.doc_id: one
+        for split in ("train", "heldout", "rejected")
+        for one in lake.documents(f"curated/test/{split}-00000.parquet")
+    }
+    good, poor, short = (documents[f"one/{name}.txt"].quality for name in texts)
+    assert good is not None
+    assert poor is not None
+    assert 0 < poor < good < 1
+    assert short is None
+    assert documents["one/short.txt"].text == "Write to <EMAIL> today."
+    assert documents["one/short.txt"].transforms == ("masked-email",)
+
+
+def test_a_changed_evaluation_set_is_looked_for_again(tmp_path: Path) -> None:
+    exam = tmp_path / "exam.jsonl"
+    sources = write_laws(tmp_path)
+    wanted = profile(sources=sources, cleaning={"evaluation_sets": [{"name": "exam", "path": str(exam)}]})
+    with pytest.raises(StageError, match="cannot read evaluation-set/exam"):
+        Lake(wanted, tmp_path / "lake")
+    exam.write_text(json.dumps({"question": "What do eight words have to do with boats?"}))
+    first = Lake(wanted, tmp_path / "lake").curated
+    assert first.inputs["evaluation-set/exam"] == sha256_bytes(exam.read_bytes())
+    exam.write_text(json.dumps({"question": f"True or false: {LINES[2]}"}))
+    second = Lake(wanted, tmp_path / "lake").curated
+    assert "contaminated exam" not in first.metrics["rejected"]
+    assert second.metrics["rejected"]["contaminated exam"] == 2
+    assert second.metrics["documents_in"] == 5

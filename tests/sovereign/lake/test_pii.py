@@ -1,0 +1,93 @@
+"""Personal data: real formats are masked, what only looks like it is left alone."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sovereign.errors import StageError
+from sovereign.lake.demonstration import make_documents
+from sovereign.lake.pii import Masker
+from sovereign.profile import Demonstration
+from sovereign.profile_cleaning import PersonalData
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("Write to a.b-c+d@mail.gov.xx.", "Write to <EMAIL>."),
+        ("<jörg@bücher.example> (o'neil@x.org)", "<<EMAIL>> (o'<EMAIL>)"),
+        ("邮箱：li.wei@example.cn，电话：+86 10 6552 9988。", "邮箱：<EMAIL>，电话：<PHONE>。"),
+        ("from 8.8.8.8 and 2a00:1450:4007:80e::200e, port 53", "from <IP> and <IP>, port 53"),
+        ("IBAN FR14 2004 1010 0505 0001 3M02 606 THE BANK", "IBAN <IBAN> THE BANK"),
+        ("DE89370400440532013000, GB29NWBK60161331926819.", "<IBAN>, <IBAN>."),
+        ("Visa 4111 1111 1111 1111; 378282246310005", "Visa <CARD>; <CARD>"),
+        ("n° 2 69 05 49 588 157 80, né en Corse : 1 55 08 2A 001 001 40", "n° <FR-NIR>, né en Corse : <FR-NIR>"),
+        ("Tel. +33 1 42 68 53 00 or +1 (650) 253-0000", "Tel. <PHONE> or <PHONE>"),
+        ("هاتف: +966 11 401 4444", "هاتف: <PHONE>"),
+    ],
+)  # fmt: skip
+def test_masked(text: str, masked: str) -> None:
+    found, counts = Masker(PersonalData()).mask(text)
+    assert found == masked
+    assert sum(counts.values()) == sum(masked.count(f"<{kind.upper()}>") for kind in PersonalData().kinds)
+    assert Masker(PersonalData()).mask(masked) == (masked, {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@property def a@b: the price is 5@2.50",
+        "user@localhost, @handle, a@b@c.org@d",
+        "127.0.0.1, 10.0.0.7, 192.168.1.1, 203.0.113.9, version 1.2.3.4.5, 999.1.1.1",
+        "12:30:45, std::vec::Vec, fe80::1, ::1, 2001:db8::1",
+        "FR14 2004 1010 0505 0001 3M02 607",  # checksum
+        "DE8937040044053201300",  # length
+        "XX89370400440532013000",  # country
+        "4111 1111 1111 1112",  # Luhn
+        "9999999999999995",  # Luhn is right, no issuer
+        "2 69 05 49 588 157 81",
+        "In 2024, 1 234 567 people; call 112; ISBN 978-3-16-148410-0; 01 42 68 53 00",
+        "pi is 3.14159265358979323846264338327950288419716939937510",
+    ],
+)
+def test_left_alone(text: str) -> None:
+    assert Masker(PersonalData()).mask(text) == (text, {})
+
+
+def test_numbers_without_country_code_need_their_region() -> None:
+    text = "Appelez le 01 42 68 53 00 ou le (030) 901820."
+    assert Masker(PersonalData(phone_regions=("FR",))).mask(text)[0] == "Appelez le <PHONE> ou le (030) 901820."
+    assert Masker(PersonalData(phone_regions=("FR", "DE"))).mask(text)[0].count("<PHONE>") == 2
+
+
+def test_demonstration_country_has_none() -> None:
+    masker = Masker(PersonalData())
+    for document in make_documents(Demonstration(seed=5, facts=150)):
+        assert masker.mask(document.text) == (document.text, {})
+
+
+@pytest.mark.parametrize("unit", ["a", "1", "a@", "1.", "1 ", "2a00:", "FR14", "+1 ", "@a.", "A1 ", "-", "é@é."])
+def test_time_is_linear(unit: str) -> None:
+    masker = Masker(PersonalData())
+    start = time.process_time()
+    masker.mask(unit * (200_000 // len(unit)))
+    assert time.process_time() - start < 10
+
+
+def test_plug_in_of_a_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ministry_site.py").write_text(
+        "import re\ndef find(text):\n    return (match.span() for match in re.finditer(r'TM-\\d{6}', text))\n"
+    )
+    (tmp_path / "ministry_site-1.dist-info").mkdir()
+    (tmp_path / "ministry_site-1.dist-info" / "entry_points.txt").write_text(
+        "[sovereign.pii]\ntm-id = ministry_site:find\n"
+    )
+    with pytest.raises(StageError, match="unknown kind of personal data\n  got: tm-id\n  expected: card, email"):
+        Masker(PersonalData(kinds=("tm-id",)))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    masker = Masker(PersonalData(kinds=("email", "tm-id")))
+    assert masker.mask("Citizen TM-123456, a@b.org") == ("Citizen <TM-ID>, <EMAIL>", {"email": 1, "tm-id": 1})
