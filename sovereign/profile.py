@@ -119,13 +119,26 @@ class Source(Section):
     name: Name
     """Name of the source; part of every document's id."""
     path: str
-    """Absolute path of a folder or file (.txt, .md, .jsonl, .jsonl.gz, .parquet), or `python-stdlib`."""
+    """Absolute path of a folder or file, or `python-stdlib`; docs/corpus.md lists the kinds of files."""
     owner: str
     """Person or institution that owns the text."""
     licence: str
     """SPDX expression or the name of custom terms."""
     language: Language
     """BCP 47 tag."""
+    encoding: str | None = None
+    """Encoding of text, HTML, CSV and JSON lines that are not in UTF-8, by its Python name (`cp1251`, `gb18030`, …).
+    Absent: UTF-8, or one in use for the language that the letters support."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, encoding: str | None) -> str | None:
+        if encoding is not None:
+            try:
+                "".encode(encoding)
+            except (LookupError, ValueError):
+                raise ValueError("must be a text encoding that Python knows, such as cp1251") from None
+        return encoding
 
     @field_validator("path")
     @classmethod

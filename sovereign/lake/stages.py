@@ -15,7 +15,8 @@ from sovereign.files import write_atomic
 from sovereign.lake.cleaning import Index
 from sovereign.lake.demonstration import LANGUAGES, Question, make_documents, make_facts, make_questions
 from sovereign.lake.documents import Document, DocumentWriter, count_documents, read_documents
-from sovereign.lake.sources import Report, read_source, source_digest
+from sovereign.lake.records import Report
+from sovereign.lake.sources import read_source, source_digest
 from sovereign.plan import Plan
 from sovereign.profile import Demonstration, Profile
 from sovereign.stages import Stage, StageContext, StageOutput

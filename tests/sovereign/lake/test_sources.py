@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovereign.errors import SourceError
-from sovereign.lake import sources
+from sovereign.lake import records
 from sovereign.lake.documents import Document
-from sovereign.lake.sources import Report, read_source, source_digest
+from sovereign.lake.records import Report
+from sovereign.lake.sources import read_source, source_digest
 from sovereign.profile import Source
 
 
@@ -85,7 +86,7 @@ def test_a_record_overrides_the_profile(kind: str, tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_counted_and_stops_nothing(tmp_path: Path) -> None:
     whole = lines(*({"text": f"line {number} {os.urandom(40).hex()}"} for number in range(2000)))
-    (tmp_path / "a-latin.txt").write_bytes("Etüde".encode("latin-1"))
+    (tmp_path / "a-arabic.txt").write_bytes("تقع المدينة".encode("cp1256"))  # the source says English
     (tmp_path / "b-cut.jsonl.gz").write_bytes(gzip.compress(whole)[:-20000])
     (tmp_path / "c-no.jsonl.gz").write_bytes(whole)
     broken = b'{"text": "cut\n' + b"[1]\n" + b'"text"\n' + b"[" * 100_000 + b'\n{"text": "\xff"}\n{"text": "good"}\n'
@@ -95,7 +96,8 @@ def test_what_cannot_be_read_is_counted_and_stops_nothing(tmp_path: Path) -> Non
     (tmp_path / "f-no.parquet").write_bytes(b"PAR1 not really")
     pq.write_table(pa.table({"content": ["x"]}), tmp_path / "g-columns.parquet")
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "h-numbers.parquet")
-    (tmp_path / "i.pdf").write_bytes(b"%PDF")
+    (tmp_path / "i.doc").write_bytes(b"%DOC")
+    (tmp_path / "j.pdf").write_bytes(b"%PDF")
     (tmp_path / "z-last.txt").write_text("read to the end")
     documents, report = read(tmp_path)
     texts = [document.text for document in documents]
@@ -112,8 +114,9 @@ def test_what_cannot_be_read_is_counted_and_stops_nothing(tmp_path: Path) -> Non
         "damaged or not Parquet": 1,
         "no column text": 1,
         "unknown kind of file": 1,
+        "damaged or not PDF": 1,
     }
-    assert report.metrics()["skipped_examples"][0] == "a-latin.txt: not UTF-8"
+    assert report.metrics()["skipped_examples"][0] == "a-arabic.txt: not UTF-8"
 
 
 def test_damaged_parquet_gives_what_could_be_read(tmp_path: Path) -> None:
@@ -153,7 +156,7 @@ def test_names_that_are_not_unicode(tmp_path: Path) -> None:
 
 
 def test_too_large_documents_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_DOCUMENT_BYTES", 1000)
+    monkeypatch.setattr(records, "MAX_DOCUMENT_BYTES", 1000)
     (tmp_path / "a.txt").write_text("x" * 1001)
     (tmp_path / "b.jsonl").write_bytes(lines({"text": "y" * 5000}, {"text": "small"}))
     documents, report = read(tmp_path)
