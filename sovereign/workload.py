@@ -10,7 +10,7 @@ from typing import Any
 
 from sovereign.hardware import ACCELERATORS
 from sovereign.plan import Plan
-from sovereign.profile import STDLIB, KubeconfigTarget, Profile
+from sovereign.profile import KubeconfigTarget, Profile
 from sovereign.runtime import Runtime
 
 NAMESPACES = ("training", "lake", "serving")
@@ -69,7 +69,7 @@ def image_runtime(target: KubeconfigTarget) -> PodRuntime:
 
 def stage_folders(profile: Profile, stage: str) -> tuple[Path, ...]:
     """Folders of this machine that a stage reads because the profile names them: of sources, of evaluation tasks."""
-    paths = [Path(source.path) for source in profile.corpus.sources if source.path != STDLIB]
+    paths = [Path(source.path) for source in profile.corpus.sources if source.path.startswith("/")]
     if stage != "corpus":
         tasks = profile.evaluation.task_folder
         paths = [Path(tasks)] if stage == "evaluate" and tasks is not None else []

@@ -87,6 +87,7 @@ def open_expanded(path: Path, name: str) -> Iterator[io.BufferedReader]:
     """
     _, suffix = split_compression(name)
     with path.open("rb", _BLOCK_BYTES) as raw:
+        assert isinstance(raw, io.BufferedReader)
         if not suffix:
             yield raw
             return

@@ -71,6 +71,13 @@ class Report:
             "skipped_examples": self.examples,
         }
 
+    @classmethod
+    def from_metrics(cls, metrics: dict[str, Any]) -> Report:
+        """The report that gave `metrics`."""
+        return cls(
+            metrics["found"], metrics["documents"], Counter(metrics["skipped"]), list(metrics["skipped_examples"])
+        )
+
 
 Reader = Callable[[SourceFile, Report], Iterator[Record]]
 """Reads one file; counts in the report what it skips, and raises Unreadable where it cannot go on."""

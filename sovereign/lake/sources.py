@@ -1,4 +1,4 @@
-"""Sources of real text, read one document at a time: which files there are, and which reader each kind has.
+"""Sources of real text, read one document at a time: which files they have, and which reader is for each kind.
 
 A record can say more than its text: `id`, `language`, `owner`, `licence` (or `license`) and `collected_at` override the
 profile's entry. What cannot be read is counted with its reason and stops nothing.
@@ -17,12 +17,14 @@ from sovereign.errors import SourceError
 from sovereign.files import sha256_file
 from sovereign.lake import stdlib
 from sovereign.lake.archives import read_warc, read_wiki
+from sovereign.lake.database import rows_digest
 from sovereign.lake.documents import Document
 from sovereign.lake.opening import split_compression
 from sovereign.lake.records import Reader, Record, Report, SourceFile, Unreadable
 from sovereign.lake.tables import read_csv, read_jsonl, read_parquet
 from sovereign.lake.texts import read_html, read_pdf, read_text
-from sovereign.profile import STDLIB, Source
+from sovereign.profile import POSTGRESQL, S3, STDLIB, Source
+from sovereign.store import Store, StoredObject
 
 READERS: dict[str, Reader] = {
     ".txt": read_text,
@@ -56,17 +58,27 @@ class Piece:
     read: Callable[[Report], Iterator[Record]]
 
 
-def list_pieces(source: Source) -> Iterator[Piece]:
+def list_pieces(source: Source, store: Store, scratch: Path | None = None) -> Iterator[Piece]:
     """All of `source`, in the order of the paths.
 
+    Args:
+        source: the source.
+        store: the site's store.
+        scratch: folder for what is fetched; without one there are digests only.
+
     Raises:
-        SourceError: the folder or file is not there or cannot be entered.
+        SourceError: the folder, file or prefix is not there or cannot be entered.
+        StoreError: the store cannot be read.
     """
     if source.path == STDLIB:
         yield Piece(STDLIB, 0, _stdlib_digest, lambda _report: stdlib.read_records())
-        return
-    for name, path in _list_files(source):
-        yield _file_piece(source, name, path)
+    elif source.path.startswith(POSTGRESQL):
+        yield _query_piece(source, scratch)
+    elif source.path.startswith(S3):
+        yield from _list_objects(source, store, scratch)
+    else:
+        for name, path in _list_files(source):
+            yield _file_piece(source, name, path)
 
 
 def read_piece(source: Source, piece: Piece, report: Report) -> Iterator[Document]:
@@ -88,23 +100,13 @@ def read_piece(source: Source, piece: Piece, report: Report) -> Iterator[Documen
         report.skip(piece.name, error.strerror or type(error).__name__)
 
 
-def read_source(source: Source, report: Report) -> Iterator[Document]:
-    """Documents of all pieces of `source`; fills `report`.
-
-    Raises:
-        SourceError: see `list_pieces`.
-    """
-    for piece in list_pieces(source):
-        yield from read_piece(source, piece, report)
-
-
-def source_digest(source: Source) -> str:
+def source_digest(source: Source, store: Store) -> str:
     """Hex SHA-256 over the names and digests of the pieces of `source`.
 
     Raises:
-        SourceError: see `list_pieces`.
+        SovereignError: see `list_pieces`.
     """
-    return combine_digests((piece.name, piece.digest()) for piece in list_pieces(source))
+    return combine_digests((piece.name, piece.digest()) for piece in list_pieces(source, store))
 
 
 def combine_digests(digests: Iterator[tuple[str, str]]) -> str:
@@ -147,6 +149,57 @@ def _file_piece(source: Source, name: str, path: Path) -> Piece:
     name = name.encode("utf-8", "replace").decode()
     size_bytes = path.stat().st_size if path.is_file() else 0
     return Piece(name, size_bytes, digest, lambda report: read_file(SourceFile(name, path, source), report))
+
+
+def _list_objects(source: Source, store: Store, scratch: Path | None) -> Iterator[Piece]:
+    """The object that the path names, or all below it."""
+    prefix = source.path.removeprefix(S3)
+    prefix = prefix if "/" in prefix else prefix + "/"
+    found = False
+    for item in store.describe(prefix):
+        if item.key == prefix or prefix.endswith("/") or item.key.startswith(prefix + "/"):
+            found = True
+            yield _object_piece(source, store, item, prefix, scratch)
+    if not found:
+        raise SourceError(
+            f"source {source.name} is not there",
+            got=f"no object at {source.path}",
+            hint="correct corpus.sources[].path",
+        )
+
+
+def _object_piece(source: Source, store: Store, item: StoredObject, prefix: str, scratch: Path | None) -> Piece:
+    folder = prefix.rpartition("/")[0] if item.key == prefix else prefix.rstrip("/")
+    name = item.key.removeprefix(folder + "/")
+
+    def read(report: Report) -> Iterator[Record]:
+        assert scratch is not None
+        path = scratch / "object"
+        try:
+            store.get_file(item.key, path)
+            if item not in store.describe(item.key):
+                raise SourceError(
+                    f"{item.key} of source {source.name} has changed while it was read", hint="run the stage again"
+                )
+            yield from read_file(SourceFile(name, path, source), report)
+        finally:
+            path.unlink(missing_ok=True)
+
+    return Piece(name, item.size_bytes, lambda: item.fingerprint, read)
+
+
+def _query_piece(source: Source, scratch: Path | None) -> Piece:
+    """The rows as one file, in which they stay as they were when their digest was made."""
+    path = scratch / "rows" if scratch is not None else None
+
+    def read(report: Report) -> Iterator[Record]:
+        assert path is not None
+        try:
+            yield from read_jsonl(SourceFile("query", path, source.model_copy(update={"encoding": None})), report)
+        finally:
+            path.unlink(missing_ok=True)
+
+    return Piece("query", 0, lambda: rows_digest(source, path), read)
 
 
 def _list_files(source: Source) -> Iterator[tuple[str, Path]]:

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from sovereign.lake import opening, records
 from sovereign.lake.documents import Document
 from sovereign.lake.records import Report
-from sovereign.lake.sources import read_source
+from sovereign.lake.sources import list_pieces, read_piece
 from sovereign.profile import Source
+from sovereign.store import FolderStore
 
 FILLER = "<p>The river flows through the old town, past the market and the school, and on to the sea in the south.</p>"
 PAGE = (
@@ -35,7 +36,11 @@ SENTENCE = "The library of the city opens at nine in the morning and closes late
 def read(path: Path, language: str = "en", **more: Any) -> tuple[list[Document], Report]:
     source = Source(name="ss", path=str(path), owner="O", licence="CC0-1.0", language=language, **more)
     report = Report()
-    documents = list(read_source(source, report))
+    documents = [
+        one
+        for piece in list_pieces(source, FolderStore(Path("/no store is needed")))
+        for one in read_piece(source, piece, report)
+    ]
     assert report.documents == len(documents)
     assert report.found == report.documents + report.skipped.total()
     assert len({document.doc_id for document in documents}) == len(documents)
@@ -295,7 +300,7 @@ def test_damaged_group_of_a_parquet_file_is_counted_row_by_row(tmp_path: Path) -
     table = pa.table({"text": [f"row {number}" for number in range(400)]})
     path = tmp_path / "a.parquet"
     pq.write_table(table, path, row_group_size=100, compression="zstd")
-    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    column: Any = pq.ParquetFile(path).metadata.row_group(1).column(0)
     content = bytearray(path.read_bytes())
     start = column.data_page_offset
     content[start : column.dictionary_page_offset + column.total_compressed_size] = b"\xff" * (
