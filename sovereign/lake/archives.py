@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -19,11 +20,18 @@ from sovereign.lake.texts import html_text, pdf_text
 
 _BLOCK_BYTES = 2**18
 _MAX_HEADER_BYTES = 2**16
-_MARK = re.compile(rb"(?:\A|\n)(WARC/1\.)")
+_MARK = re.compile(rb"\n(WARC/1\.)")
 _LENGTH = re.compile(rb"\r?\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r?\n", re.IGNORECASE)
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _FILE, _CATEGORY = "6", "14"
 """Namespaces of pages whose links are no text, by their number in every Wikimedia wiki."""
+_MAX_MARKUP = 2 * 2**20
+"""Characters of a wiki page; MediaWiki itself takes no more bytes, https://www.mediawiki.org/wiki/Manual:$wgMaxArticleSize."""
+_MAX_DEPTH = 100
+"""Each bracket that is left open costs the parser another way through the page."""
+_BRACKET = re.compile(r"\[\[|\]\]|\{\{|\}\}|</?([a-z]+)[^<>]*>", re.IGNORECASE)
+_OPENED_BY = str.maketrans("]}", "[{")
+_UNCLOSED_TAGS = ("br", "hr", "li", "p", "dt", "dd", "tr", "td", "th", "wbr")
 _NO_TEXT_TAGS = ("ref", "table", "gallery", "math", "timeline", "score", "syntaxhighlight", "source")
 
 
@@ -106,10 +114,10 @@ def _skip_to_mark(window: _Window) -> None:
     del window.data[:1]
     while True:
         found = _MARK.search(window.data)
-        if found is not None and found.start(1) > 0:
+        if found is not None:
             del window.data[: found.start(1)]
             return
-        del window.data[: max(0, len(window.data) - 8)]
+        del window.data[: max(0, len(window.data) - 7)]  # it may begin here
         if not window.fill(len(window.data) + 1):
             window.data.clear()
             return
@@ -262,18 +270,40 @@ def _read_article(page: dict[str, str], link_prefixes: set[str]) -> dict[str, An
     return {"id": page.get("id"), "text": f"{title}\n\n{text}", "collected_at": page.get("timestamp")}
 
 
+def _depth(markup: str) -> int:
+    """How many links, templates or tags are open at most at one place."""
+    depths: Counter[str] = Counter()
+    deepest = 0
+    for found in _BRACKET.finditer(markup):
+        bracket, tag = found[0][:2], (found[1] or "").lower()
+        kind = "<" if tag else bracket.translate(_OPENED_BY)
+        if tag not in _UNCLOSED_TAGS and not found[0].endswith("/>"):
+            depths[kind] = max(0, depths[kind] + (-1 if bracket in ("]]", "}}", "</") else 1))
+            deepest = max(deepest, depths[kind])
+    return deepest
+
+
 def _strip_markup(markup: str, link_prefixes: set[str]) -> str:
     """Text of wiki markup, without templates, tables, references, pictures and categories."""
     import mwparserfromhell
 
-    code = mwparserfromhell.parse(markup, skip_style_tags=False)
-    for tag in code.filter_tags(recursive=True, matches=lambda node: str(node.tag).strip().lower() in _NO_TEXT_TAGS):
-        _remove(code, tag)
-    for link in code.filter_wikilinks(
-        recursive=True, matches=lambda node: str(node.title).partition(":")[0].strip().casefold() in link_prefixes
-    ):
-        _remove(code, link)
-    text: str = code.strip_code(normalize=True, collapse=True)
+    if len(markup) > _MAX_MARKUP:
+        raise Unreadable("document too large")
+    if _depth(markup) > _MAX_DEPTH:
+        raise Unreadable("wiki page that cannot be parsed")
+
+    def is_no_text(link: Any) -> bool:
+        return str(link.title).partition(":")[0].strip().casefold() in link_prefixes
+
+    try:
+        code = mwparserfromhell.parse(markup)
+        for tag in code.filter_tags(matches=lambda tag: str(tag.tag).strip().lower() in _NO_TEXT_TAGS):
+            _remove(code, tag)
+        for link in code.filter_wikilinks(matches=is_no_text):
+            _remove(code, link)
+        text: str = code.strip_code(normalize=True, collapse=True)
+    except Exception as error:  # nested without end, markup ends anywhere in the parser, with any error
+        raise Unreadable("wiki page that cannot be parsed") from error
     return re.sub(r"__[A-Z]+__", "", text).strip()
 
 

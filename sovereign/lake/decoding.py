@@ -30,6 +30,7 @@ _MISPLACED = re.compile(r"(?<=[^\W\d_])[«»“”„‹›•°§¶€£©®™
 """Signs that do not stand inside a word."""
 _RUN = re.compile(r"[^\W\d_\x00-\x7f]{5}")
 _MIXED = re.compile(r"[A-Za-z][^\W\d_\x00-\x7f]|[^\W\d_\x00-\x7f][A-Za-z]")
+_C0 = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd\ue000-\uf8ff]")
 _MAX_STRANGE = 0.02
 """Share of characters beyond ASCII that the language need not know."""
@@ -151,7 +152,7 @@ def decode(data: bytes, language: str, *, encoding: str | None = None, declared:
     except UnicodeError:
         text = ""
     # UTF-16 without a mark and ISO-2022 are UTF-8 too, by their bytes.
-    is_wide = 20 * len(_CONTROL.findall(text)) > len(text) or (marked == "utf-8" and 5 * data.count(0) > len(data))
+    is_wide = 20 * len(_C0.findall(text)) > len(text) or (marked == "utf-8" and 5 * data.count(0) > len(data))
     if (text or not data) and not is_wide and "\x1b$" not in text:
         return text
     found = _guess(data, language, declared, _WIDE if is_wide else _names(language))

@@ -46,6 +46,10 @@ UNCOMPRESSED_READERS: dict[str, Reader] = {".parquet": read_parquet}
 """Of files that are read here and there, not from their start."""
 
 
+_NUMBERED = b""
+"""Among a file's ids: there are records without one."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """A part of a source that is read as one: a file."""
@@ -259,13 +263,16 @@ def _to_document(source: Source, where: str, record: dict[str, Any], ids: set[by
 
 
 def _place(where: str, record: dict[str, Any], ids: set[bytes]) -> str:
-    """The place by the record's own id, and its number where that id was there before."""
-    if record.get("id") is None:
-        return where
+    """The place by the record's own id, else by its number; by both where that was taken before."""
     file, _, number = where.rpartition("#")
-    own = str(record["id"])
-    digest = hashlib.sha256(own.encode("utf-8", "surrogatepass")).digest()[:12]
-    if digest in ids:
-        return f"{file}#{own}#{number}"
+    own = record.get("id")
+    if own is None and ids <= {_NUMBERED}:
+        ids.add(_NUMBERED)
+        return where
+    place = f"#{number}" if own is None else str(own)
+    if _NUMBERED in ids and place.isdigit():
+        place += f"#{number}"
+    while (digest := hashlib.sha256(place.encode("utf-8", "surrogatepass")).digest()[:12]) in ids:
+        place += f"#{number}"
     ids.add(digest)
-    return f"{file}#{own}"
+    return f"{file}#{place}"

@@ -122,7 +122,7 @@ def _read_wide_lines(expanded: io.BufferedReader, encoding: str) -> Iterator[str
             elif any("\udc80" <= char <= "\udcff" for char in line):
                 yield Unreadable(f"not {encoding}")
             else:
-                yield line
+                yield line.removeprefix("\ufeff")
     finally:
         text.detach()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Iterator
 
@@ -13,6 +14,10 @@ from sovereign.lake.records import Record, Report, SourceFile, Unreadable
 _CHARSET = re.compile(
     rb"""<(?:meta[^>]{1,200}?charset|\?xml[^>]{1,200}?encoding)\s*=\s*["']?\s*([\w:.-]{1,40})""", re.IGNORECASE
 )
+# What they warn of is counted with its reason.
+logging.getLogger("pypdf").setLevel(logging.CRITICAL)
+logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
+
 _HEAD_BYTES = 4096
 """How far into a page its encoding may be declared."""
 
@@ -51,7 +56,10 @@ def html_text(data: bytes, language: str, encoding: str | None = None, declared:
     if declared is None and (found := _CHARSET.search(data[:_HEAD_BYTES])):
         declared = found[1].decode("ascii", "replace")
     page = decode(data, language, encoding=encoding, declared=declared).replace("\0", "")
-    text: str | None = trafilatura.extract(page, include_comments=False)
+    try:
+        text: str | None = trafilatura.extract(page, include_comments=False)
+    except Exception as error:  # nested without end, a page ends anywhere in the parser, with any error
+        raise Unreadable("page that cannot be parsed") from error
     if not text:
         raise Unreadable("page without text")
     return text

@@ -172,6 +172,15 @@ def test_full_disk_is_an_error_and_nothing_is_lost(many_files: Path, uninterrupt
     assert process.stored == uninterrupted.stored
 
 
+def test_clock_of_the_files_means_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a text")
+    wanted = profile({"name": "one", "path": str(tmp_path / "a.txt")})
+    first = run(wanted, FolderStore(tmp_path / "one"), tmp_path / "work one")
+    os.utime(tmp_path / "a.txt", (2**33, 2**33))  # the year 2242
+    second = run(wanted, FolderStore(tmp_path / "two"), tmp_path / "work two")
+    assert (first.key, first.outputs) == (second.key, second.outputs)
+
+
 def test_another_reading_of_the_profile_is_not_taken_for_finished(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a text")
     store = FolderStore(tmp_path / "store")

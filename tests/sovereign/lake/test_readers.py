@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sovereign.lake import opening, records
+from sovereign.lake import archives, opening, records
 from sovereign.lake.documents import Document
 from sovereign.lake.records import Report
 from sovereign.lake.sources import list_pieces, read_piece
@@ -171,6 +171,13 @@ def test_warc_with_a_wrong_length_goes_on_at_the_next_record(lie: int, gz: bool,
     assert report.skipped == {reason: 1, "WARC record that is no page": 6}
 
 
+@pytest.mark.parametrize("block", [1, 7, 100])
+def test_marks_are_found_wherever_a_block_ends(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "_BLOCK_BYTES", block)
+    (tmp_path / "a.warc").write_bytes(pack_warc(warc(lie=3), gz=False))
+    assert numbers(read(tmp_path)[0]) == [0, 1, 3, 4]
+
+
 def test_pages_that_are_none(tmp_path: Path) -> None:
     russian = "Простой текст о городе и его реке."
     made = [
@@ -251,6 +258,26 @@ def test_damaged_dump(tmp_path: Path) -> None:
     assert [one.doc_id for one in documents] == ["ss/cut.xml#7"]
     assert report.skipped["truncated or damaged XML"] == 2
     assert report.skipped["XML that is no Wikimedia dump"] == 1
+
+
+@pytest.mark.parametrize("opening_mark", ["[[", "{{", "<ref>", "{|", "'" * 5, "[[a|", "<div><span>"])
+def test_markup_nested_without_end(opening_mark: str, tmp_path: Path) -> None:
+    escaped = (opening_mark * 20_000).replace("<", "&lt;")
+    page = f"<page><title>T</title><ns>0</ns><id>1</id><revision><text>{escaped}</text></revision></page>"
+    (tmp_path / "a.xml").write_text(DUMP.replace("</mediawiki>", page + "</mediawiki>"))
+    (tmp_path / "b.html").write_text(f"<html><body>{opening_mark * 20_000}")
+    documents, report = read(tmp_path, "de")
+    assert [one.doc_id for one in documents][:2] == ["ss/a.xml#7", "ss/a.xml#11"]
+    assert report.found == 8
+
+
+def test_every_place_is_its_own(tmp_path: Path) -> None:
+    given = [None, 2, None, "2", "1", "2#4", "#3", None, "2"]
+    rows = [json.dumps({"text": "x"} | ({} if one is None else {"id": one})) for one in given]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    assert len({one.doc_id for one in read(tmp_path)[0]}) == len(given)
+    (tmp_path / "a.jsonl").write_text("\n".join(rows[1:]))
+    assert len({one.doc_id for one in read(tmp_path)[0]}) == len(given) - 1
 
 
 def test_csv(tmp_path: Path) -> None:
