@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -147,14 +148,13 @@ def decode(data: bytes, language: str, *, encoding: str | None = None, declared:
         except (UnicodeError, ValueError) as error:
             raise Unreadable(f"not {encoding}") from error
     marked = next((name for bom, name in _BOMS.items() if data.startswith(bom)), "utf-8")
-    try:
+    is_wide = marked == "utf-8" and 5 * data.count(0) > len(data)
+    with suppress(UnicodeError):
         text = data.decode(marked).removeprefix("\ufeff")
-    except UnicodeError:
-        text = ""
-    # UTF-16 without a mark and ISO-2022 are UTF-8 too, by their bytes.
-    is_wide = 20 * len(_C0.findall(text)) > len(text) or (marked == "utf-8" and 5 * data.count(0) > len(data))
-    if (text or not data) and not is_wide and "\x1b$" not in text:
-        return text
+        # UTF-16 without a mark and ISO-2022 are UTF-8 too, by their bytes.
+        is_wide = is_wide or 20 * len(_C0.findall(text)) > len(text)
+        if not is_wide and "\x1b$" not in text:
+            return text
     found = _guess(data, language, declared, _WIDE if is_wide else _names(language))
     if found is None:
         raise Unreadable("not UTF-8")

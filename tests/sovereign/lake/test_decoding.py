@@ -134,6 +134,11 @@ def test_null_bytes_alone_are_no_reason_to_refuse() -> None:
         decode(b"\0\1\2\3" * 100, "en")
 
 
+@pytest.mark.parametrize("data", [b"", codecs.BOM_UTF8, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE])
+def test_nothing_is_a_text(data: bytes) -> None:
+    assert decode(data, "en") == ""
+
+
 def test_encoding_of_a_sample() -> None:
     lines = (TEXTS["ru"] + "\n").encode("cp1251")
     assert find_encoding(lines, "ru") == "cp1251"
