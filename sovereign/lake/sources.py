@@ -266,13 +266,20 @@ def _place(where: str, record: dict[str, Any], ids: set[bytes]) -> str:
     """The place by the record's own id, else by its number; by both where that was taken before."""
     file, _, number = where.rpartition("#")
     own = record.get("id")
-    if own is None and ids <= {_NUMBERED}:
-        ids.add(_NUMBERED)
-        return where
-    place = f"#{number}" if own is None else str(own)
-    if _NUMBERED in ids and place.isdigit():
+    if own is None:
+        if ids <= {_NUMBERED} or _digest(number) not in ids:
+            ids.add(_NUMBERED)
+            return where
+        place = f"{number}#{number}"
+    else:
+        place = str(own)
+        if _NUMBERED in ids and place.isdecimal() and len(place) <= len(number) and int(place) < int(number):
+            place += f"#{number}"  # an earlier record may have this number as its place
+    while _digest(place) in ids:
         place += f"#{number}"
-    while (digest := hashlib.sha256(place.encode("utf-8", "surrogatepass")).digest()[:12]) in ids:
-        place += f"#{number}"
-    ids.add(digest)
+    ids.add(_digest(place))
     return f"{file}#{place}"
+
+
+def _digest(place: str) -> bytes:
+    return hashlib.sha256(place.encode("utf-8", "surrogatepass")).digest()[:12]
