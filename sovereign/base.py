@@ -197,7 +197,7 @@ def base_prefix(digest: str) -> str:
     return f"{PREFIX}{digest}/"
 
 
-def base_inputs(profile: Profile) -> Mapping[str, str]:
+def base_inputs(profile: Profile, _store: Store) -> Mapping[str, str]:
     """What a receipt says about the parent: the store key of its folder and its digest; nothing without a base."""
     known = profile.base.known if profile.base else None
     return {base_prefix(known.digest): known.digest} if known else {}

@@ -7,8 +7,10 @@ Secrets never stand in a profile.
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -21,6 +23,12 @@ from sovereign.section import Language, Name, Section, Seed
 
 STDLIB = "python-stdlib"
 """As a source's path: the documentation that every Python has."""
+S3 = "s3://"
+"""Begins the path of a source in the site's own object store."""
+POSTGRESQL = "postgresql://"
+"""Begins the path of a source in a database."""
+_SECRETS = ("password", "sslpassword", "sslkey", "oauth_client_secret")
+"""Parameters of a database's address that have no place in a profile."""
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -114,25 +122,64 @@ class Demonstration(Section):
 
 
 class Source(Section):
-    """A folder of real text."""
+    """Real text of one owner: a folder or file, objects of the site's store, or rows of a database."""
 
     name: Name
     """Name of the source; part of every document's id."""
     path: str
-    """Absolute path of a folder or file (.txt, .md, .jsonl, .jsonl.gz, .parquet), or `python-stdlib`."""
+    """Absolute path of a folder or file; `s3://bucket/prefix` in the site's own store; `postgresql://user@host/database`
+    with a `query`; or `python-stdlib`. docs/corpus.md lists the kinds of files."""
+    query: str | None = None
+    """SQL that gives the rows of a database: a column `text` and, where there are any, `id`, `language`, `owner`,
+    `licence` and `collected_at`."""
     owner: str
     """Person or institution that owns the text."""
     licence: str
     """SPDX expression or the name of custom terms."""
+    legal_basis: str | None = None
+    """Why the text may be used: the law's article, the contract, the consent."""
+    terms: str | None = None
+    """Further terms of use, or where they stand."""
+    contact: str | None = None
+    """Who answers for the text at its owner's."""
     language: Language
     """BCP 47 tag."""
+    encoding: str | None = None
+    """Encoding of text, HTML, CSV and JSON lines that are not in UTF-8, by its Python name (`cp1251`, `gb18030`, …).
+    Absent: UTF-8, or one in use for the language that the letters support."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, encoding: str | None) -> str | None:
+        if encoding is not None:
+            try:
+                "".encode(encoding)
+            except (LookupError, ValueError):
+                raise ValueError("must be a text encoding that Python knows, such as cp1251") from None
+        return encoding
 
     @field_validator("path")
     @classmethod
     def _path_means_the_same_everywhere(cls, path: str) -> str:
-        if path != STDLIB and not Path(path).is_absolute():
-            raise ValueError("must be an absolute path or python-stdlib: stages run in other folders than this one")
+        if path.startswith(S3):
+            if not re.fullmatch(r"[a-z0-9][a-z0-9.-]+(/.*)?", path.removeprefix(S3)) or ".." in path.split("/"):
+                raise ValueError("must be s3://bucket or s3://bucket/prefix")
+        elif path.startswith(POSTGRESQL):
+            address = urlsplit(path)
+            if address.password is not None or any(name in _SECRETS for name, _ in parse_qsl(address.query)):
+                raise ValueError("must hold no password: see docs/corpus.md for where a database's password comes from")
+        elif path != STDLIB and not Path(path).is_absolute():
+            raise ValueError(
+                "must be an absolute path, s3://, postgresql:// or python-stdlib: "
+                "stages run in other folders than this one"
+            )
         return path
+
+    @model_validator(mode="after")
+    def _a_database_is_asked(self) -> Self:
+        if self.path.startswith(POSTGRESQL) != (self.query is not None):
+            raise ValueError("a path that begins with postgresql:// needs a query, and only such a path")
+        return self
 
 
 class Owner(Section):
@@ -154,7 +201,7 @@ class Corpus(Section):
     demonstration: Demonstration | None = None
     """The generated country, or nothing."""
     sources: tuple[Source, ...] = ()
-    """Folders of real text."""
+    """Real text."""
     owners: tuple[Owner, ...] = ()
     """What was agreed with owners, of sources and of single documents."""
     cleaning: Cleaning = Cleaning()

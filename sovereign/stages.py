@@ -125,7 +125,7 @@ class Stage:
     """Where the outputs and the receipt are, e.g. `raw/{dataset}/`."""
     version: int = 1
     """Raised when the stage's code changes what it makes."""
-    external_inputs: Callable[[Profile], Mapping[str, str]] | None = None
+    external_inputs: Callable[[Profile, Store], Mapping[str, str]] | None = None
     """Digests of inputs that do not come from a stage (files of a source)."""
 
 
@@ -162,7 +162,7 @@ def collect_inputs(store: Store, stage: Stage, profile: Profile) -> dict[str, st
     Raises:
         StageError: a stage before has not run.
     """
-    inputs = dict(stage.external_inputs(profile)) if stage.external_inputs else {}
+    inputs = dict(stage.external_inputs(profile, store)) if stage.external_inputs else {}
     for needed in stage.needs:
         receipt = read_receipt(store, load_stage(needed), profile.name)
         if receipt is None:

@@ -10,14 +10,25 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from sovereign.errors import StoreError, StoreUnavailableError
-from sovereign.files import sync_folder
+from sovereign.files import sha256_file, sync_folder
 
 _PART = ".sovereign-part-"
 """In the name of a file that is being written; never listed."""
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object and what tells it from the one that was there before."""
+
+    key: str
+    size_bytes: int
+    fingerprint: str
+    """Changes with the content: its SHA-256 in a folder, the service's ETag in S3. The two are not the same."""
 
 
 class Store(Protocol):
@@ -47,6 +58,10 @@ class Store(Protocol):
 
     def list(self, prefix: str) -> Iterator[str]:
         """Keys that start with `prefix`, sorted."""
+        ...
+
+    def describe(self, prefix: str) -> Iterator[StoredObject]:
+        """What `list` names, with sizes and fingerprints."""
         ...
 
     def delete(self, key: str) -> None:
@@ -125,6 +140,14 @@ class FolderStore:
             if path.is_file() and _PART not in path.name
         )
         return iter(sorted(key for key in found if key.startswith(prefix)))
+
+    def describe(self, prefix: str) -> Iterator[StoredObject]:
+        for key in self.list(prefix):
+            path = self._path(key)
+            try:
+                yield StoredObject(key, path.stat().st_size, sha256_file(path))
+            except OSError as error:
+                raise StoreError(f"cannot read {key}: {error}") from error
 
     def delete(self, key: str) -> None:
         try:
@@ -227,11 +250,19 @@ class S3Store:
         return True
 
     def list(self, prefix: str) -> Iterator[str]:
+        return (item.key for item in self.describe(prefix))
+
+    def describe(self, prefix: str) -> Iterator[StoredObject]:
         bucket, _, path = prefix.partition("/")
         with self._errors("list", prefix):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=path)
-            keys = [f"{bucket}/{item['Key']}" for page in pages for item in page.get("Contents", ())]
-        return iter(sorted(key for key in keys if not key.endswith("/")))
+            items = [item for page in pages for item in page.get("Contents", ()) if not item["Key"].endswith("/")]
+        # A file that was laid beside the service has no ETag.
+        found = (
+            StoredObject(f"{bucket}/{item['Key']}", item["Size"], item.get("ETag") or item["LastModified"].isoformat())
+            for item in items
+        )
+        return iter(sorted(found, key=lambda item: item.key))
 
     def delete(self, key: str) -> None:
         bucket, name = self._split(key)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sovereign.hardware import ACCELERATORS
 from sovereign.plan import Plan
-from sovereign.profile import STDLIB, KubeconfigTarget, Profile
+from sovereign.profile import KubeconfigTarget, Profile
 from sovereign.runtime import Runtime
 
 NAMESPACES = ("training", "lake", "serving")
@@ -71,7 +71,7 @@ def stage_folders(profile: Profile, stage: str) -> tuple[Path, ...]:
     """Folders of this machine that a stage reads because the profile names them, or files in them."""
     tasks = profile.evaluation.task_folder
     paths = {
-        "corpus": [Path(source.path) for source in profile.corpus.sources if source.path != STDLIB],
+        "corpus": [Path(source.path) for source in profile.corpus.sources if source.path.startswith("/")],
         "curate": list(profile.corpus.cleaning.files.values()),
         "evaluate": [] if tasks is None else [Path(tasks)],
     }.get(stage, [])

@@ -32,6 +32,7 @@ from sovereign.profile import Profile
 from sovereign.receipts import Receipt
 from sovereign.serving.fetch import model_digest
 from sovereign.stages import Stage, StageContext, StageOutput
+from sovereign.store import Store
 from training import environment
 from training.base_tokenizer import known_base, read_base_tokens
 from training.contamination import contamination, document_items, question_items
@@ -264,8 +265,8 @@ def _config(profile: Profile, plan: Plan) -> Mapping[str, Any]:
     }
 
 
-def _external_inputs(profile: Profile) -> Mapping[str, str]:
-    return {**base_inputs(profile), **folder_digests(profile)}
+def _external_inputs(profile: Profile, store: Store) -> Mapping[str, str]:
+    return {**base_inputs(profile, store), **folder_digests(profile)}
 
 
 evaluate = Stage(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +13,8 @@ from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from sovereign.files import sync_folder
 
 SCHEMA = pa.schema(
     [
@@ -64,8 +69,9 @@ class DocumentWriter:
     name only when it is complete.
     """
 
-    def __init__(self, folder: Path, name: str, extra: Iterable[str] = ()) -> None:
-        """Args: `extra` names further string columns."""
+    def __init__(self, folder: Path, name: str, extra: Iterable[str] = (), first: int = 0) -> None:
+        """Args: `extra` names further string columns, `first` is the first file's number."""
+        self._first = first
         self.schema = pa.schema([*SCHEMA, *(pa.field(column, pa.string()) for column in extra)])
         self.files: list[Path] = []
         self._folder, self._name = folder, name
@@ -86,7 +92,7 @@ class DocumentWriter:
             self._write_group()
 
     def _open(self) -> None:
-        self._path = self._folder / f"{self._name}-{len(self.files):05}.parquet"
+        self._path = self._folder / f"{self._name}-{self._first + len(self.files):05}.parquet"
         self._temporary = self._path.with_name(f".{self._path.name}.part")
         self._parquet = pq.ParquetWriter(self._temporary, self.schema, compression="zstd")
         self._file_chars = 0
@@ -99,7 +105,10 @@ class DocumentWriter:
     def _close(self) -> None:
         self._write_group()
         self._parquet.close()
+        with self._temporary.open("rb") as file:
+            os.fsync(file.fileno())
         self._temporary.replace(self._path)
+        sync_folder(self._folder)
         self.files.append(self._path)
 
     def __enter__(self) -> Self:
@@ -108,11 +117,58 @@ class DocumentWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._close()
-        else:
-            self._parquet.close()
+        try:
+            if kind is None:
+                self._close()
+        finally:
+            with suppress(OSError):  # on a full disk it cannot be closed either
+                self._parquet.close()
             self._temporary.unlink(missing_ok=True)
+
+
+class Counts:
+    """Documents by language, owner and licence, for the receipt. A document of several owners counts for each."""
+
+    def __init__(self) -> None:
+        self.languages: Counter[str] = Counter()
+        self.owners: Counter[str] = Counter()
+        self.licences: Counter[str] = Counter()
+        self.characters: Counter[str] = Counter()
+
+    def add(self, document: Document) -> None:
+        """Count one document."""
+        self.languages[document.language] += 1
+        self.owners.update(document.owners)
+        self.licences[document.licence] += 1
+        self.characters[document.language] += len(document.text)
+
+    def update(self, other: Counts) -> None:
+        """Count what `other` counted."""
+        for name, counter in vars(self).items():
+            counter.update(getattr(other, name))
+
+    def to_json(self) -> dict[str, dict[str, int]]:
+        """JSON values, which `from_json` takes."""
+        return {name: dict(counter) for name, counter in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, dict[str, int]]) -> Counts:
+        """The counts that gave `values`."""
+        counts = cls()
+        for name, counter in vars(counts).items():
+            counter.update(values[name])
+        return counts
+
+    def metrics(self) -> dict[str, Any]:
+        """For the receipt."""
+        return {
+            "documents": self.languages.total(),
+            "characters": self.characters.total(),
+            "documents_by_language": dict(self.languages),
+            "characters_by_language": dict(self.characters),
+            "documents_by_owner": dict(self.owners),
+            "documents_by_licence": dict(self.licences),
+        }
 
 
 def read_documents(paths: Iterable[Path]) -> Iterator[Document]:

@@ -1,112 +1,214 @@
-"""Sources of real text: files and folders, read one document at a time.
+"""Sources of real text, read one document at a time: which files they have, and which reader is for each kind.
 
-`.txt` and `.md`: a file is a document. `.jsonl`, `.jsonl.gz`, `.parquet`: a line or row is a document with `text` and
-optionally `id`, `language`, `owner`, `licence` (or `license`) and `collected_at`, which override the profile's entry.
-What cannot be read is counted with its reason and stops nothing.
+A record can say more than its text: `id`, `language`, `owner`, `licence` (or `license`) and `collected_at` override the
+profile's entry. What cannot be read is counted with its reason and stops nothing.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import os
-import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any
 
 from sovereign.errors import SourceError
 from sovereign.files import sha256_file
 from sovereign.lake import stdlib
+from sovereign.lake.archives import read_warc, read_wiki
+from sovereign.lake.database import rows_digest
 from sovereign.lake.documents import Document
-from sovereign.profile import STDLIB, Source
+from sovereign.lake.opening import split_compression
+from sovereign.lake.records import Reader, Record, Report, SourceFile, Unreadable
+from sovereign.lake.tables import read_csv, read_jsonl, read_parquet
+from sovereign.lake.texts import read_html, read_pdf, read_text
+from sovereign.profile import POSTGRESQL, S3, STDLIB, Source
+from sovereign.store import Store, StoredObject
 
-MAX_DOCUMENT_BYTES = 64 * 2**20
-"""A longer document is skipped, so that memory stays bounded."""
-_MAX_EXAMPLES = 20
-_FIELDS = ("text", "id", "language", "owner", "licence", "license", "collected_at")
-
-
-class _Unreadable(SourceError):
-    """One file or record cannot be read; the message is the reason. Never leaves this module."""
-
-
-class _Lines(Protocol):
-    def readline(self, size: int, /) -> bytes: ...
-
-
-@dataclass
-class Report:
-    """What was read and what was skipped: found = documents + all that was skipped."""
-
-    found: int = 0
-    """Records; a file that cannot be read at all counts as one."""
-    documents: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    """Number by reason."""
-    examples: list[str] = field(default_factory=list)
-    """The first places that were skipped, with reason."""
-
-    def skip(self, where: str, reason: str) -> None:
-        """Count one thing that cannot be read."""
-        self.found += 1
-        self.skipped[reason] += 1
-        if len(self.examples) < _MAX_EXAMPLES:
-            self.examples.append(f"{where}: {reason}")
-
-    def metrics(self) -> dict[str, Any]:
-        """For the receipt."""
-        return {
-            "found": self.found,
-            "documents": self.documents,
-            "skipped": dict(sorted(self.skipped.items())),
-            "skipped_examples": self.examples,
-        }
+READERS: dict[str, Reader] = {
+    ".txt": read_text,
+    ".md": read_text,
+    ".html": read_html,
+    ".htm": read_html,
+    ".xhtml": read_html,
+    ".pdf": read_pdf,
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".warc": read_warc,
+    ".wet": read_warc,
+    ".xml": read_wiki,
+}
+"""By the end of a file's name, before that of its compression."""
+UNCOMPRESSED_READERS: dict[str, Reader] = {".parquet": read_parquet}
+"""Of files that are read here and there, not from their start."""
 
 
-def read_source(source: Source, report: Report) -> Iterator[Document]:
-    """Documents of `source`, in the order of their paths; fills `report`.
-
-    Raises:
-        SourceError: the folder or file is not there or cannot be entered.
-    """
-    records = stdlib.read_records() if source.path == STDLIB else _read_files(source, report)
-    for where, record in records:
-        try:
-            document = _to_document(source, where, record)
-        except _Unreadable as error:
-            report.skip(where, error.message)
-            continue
-        report.found += 1
-        report.documents += 1
-        yield document
+_NUMBERED = b""
+"""Among a file's ids: there are records without one."""
 
 
-def source_digest(source: Source) -> str:
-    """Hex SHA-256 over the sorted paths of `source` and the digests of their content.
+@dataclass(frozen=True)
+class Piece:
+    """A part of a source that is read as one: a file."""
+
+    name: str
+    """Path in the source, valid Unicode."""
+    size_bytes: int
+    digest: Callable[[], str]
+    """Digest of the content; a new one means that it must be read again."""
+    read: Callable[[Report], Iterator[Record]]
+
+
+def list_pieces(source: Source, store: Store, scratch: Path | None = None) -> Iterator[Piece]:
+    """All of `source`, in the order of the paths.
+
+    Args:
+        source: the source.
+        store: the site's store.
+        scratch: folder for what is fetched; without one there are digests only.
 
     Raises:
-        SourceError: see `read_source`.
+        SourceError: the folder, file or prefix is not there or cannot be entered.
+        StoreError: the store cannot be read.
     """
+    if source.path == STDLIB:
+        yield Piece(STDLIB, 0, _stdlib_digest, lambda _report: stdlib.read_records())
+    elif source.path.startswith(POSTGRESQL):
+        yield _query_piece(source, scratch)
+    elif source.path.startswith(S3):
+        yield from _list_objects(source, store, scratch)
+    else:
+        for name, path in _list_files(source):
+            yield _file_piece(source, name, path)
+
+
+def read_piece(source: Source, piece: Piece, report: Report) -> Iterator[Document]:
+    """Documents of `piece`; fills `report`."""
+    ids: set[bytes] = set()
+    try:
+        for where, record in piece.read(report):
+            try:
+                document = _to_document(source, where, record, ids)
+            except Unreadable as error:
+                report.skip(where, error.message)
+                continue
+            report.found += 1
+            report.documents += 1
+            yield document
+    except Unreadable as error:
+        report.skip(piece.name, error.message)
+    except OSError as error:
+        report.skip(piece.name, error.strerror or type(error).__name__)
+
+
+def source_digest(source: Source, store: Store) -> str:
+    """Hex SHA-256 over the names and digests of the pieces of `source`.
+
+    Raises:
+        SovereignError: see `list_pieces`.
+    """
+    return combine_digests((piece.name, piece.digest()) for piece in list_pieces(source, store))
+
+
+def combine_digests(digests: Iterator[tuple[str, str]]) -> str:
+    """The digest of a source of which these are the pieces' names and digests."""
     total = hashlib.sha256()
-    for name, path in stdlib.list_files() if source.path == STDLIB else _list_files(source):
-        try:
-            content = sha256_file(path) if path.is_file() else "not a file"
-        except OSError:
-            content = "unreadable"
-        total.update(f"{name}\0{content}\n".encode("utf-8", "surrogateescape"))
+    for name, digest in digests:
+        total.update(f"{name}\0{digest}\n".encode())
     return total.hexdigest()
+
+
+def read_file(file: SourceFile, report: Report) -> Iterator[Record]:
+    """Records of one file by the reader of its kind.
+
+    Raises:
+        Unreadable: see `Reader`; also when there is no reader.
+    """
+    if file.path.is_symlink() and file.path.is_dir():
+        raise Unreadable("link to a folder")
+    if not file.path.is_file():  # opening a named pipe would wait for ever
+        raise Unreadable("not a file")
+    name = file.name.lower()
+    plain, _ = split_compression(name)
+    reader = READERS.get(Path(plain).suffix) or UNCOMPRESSED_READERS.get(Path(name).suffix)
+    if reader is None:
+        raise Unreadable("unknown kind of file")
+    yield from reader(file, report)
+
+
+def _stdlib_digest() -> str:
+    return combine_digests((name, sha256_file(path)) for name, path in stdlib.list_files())
+
+
+def _file_piece(source: Source, name: str, path: Path) -> Piece:
+    def digest() -> str:
+        try:
+            return sha256_file(path) if path.is_file() else "not a file"
+        except OSError:
+            return "unreadable"
+
+    name = name.encode("utf-8", "replace").decode()
+    size_bytes = path.stat().st_size if path.is_file() else 0
+    return Piece(name, size_bytes, digest, lambda report: read_file(SourceFile(name, path, source), report))
+
+
+def _list_objects(source: Source, store: Store, scratch: Path | None) -> Iterator[Piece]:
+    """The object that the path names, or all below it."""
+    prefix = source.path.removeprefix(S3)
+    prefix = prefix if "/" in prefix else prefix + "/"
+    found = False
+    for item in store.describe(prefix):
+        if item.key == prefix or prefix.endswith("/") or item.key.startswith(prefix + "/"):
+            found = True
+            yield _object_piece(source, store, item, prefix, scratch)
+    if not found:
+        raise SourceError(
+            f"source {source.name} is not there",
+            got=f"no object at {source.path}",
+            hint="correct corpus.sources[].path",
+        )
+
+
+def _object_piece(source: Source, store: Store, item: StoredObject, prefix: str, scratch: Path | None) -> Piece:
+    folder = prefix.rpartition("/")[0] if item.key == prefix else prefix.rstrip("/")
+    name = item.key.removeprefix(folder + "/")
+
+    def read(report: Report) -> Iterator[Record]:
+        assert scratch is not None
+        path = scratch / "object"
+        try:
+            store.get_file(item.key, path)
+            if item not in store.describe(item.key):
+                raise SourceError(
+                    f"{item.key} of source {source.name} has changed while it was read", hint="run the stage again"
+                )
+            yield from read_file(SourceFile(name, path, source), report)
+        finally:
+            path.unlink(missing_ok=True)
+
+    return Piece(name, item.size_bytes, lambda: item.fingerprint, read)
+
+
+def _query_piece(source: Source, scratch: Path | None) -> Piece:
+    """The rows as one file, in which they stay as they were when their digest was made."""
+    path = scratch / "rows" if scratch is not None else None
+
+    def read(report: Report) -> Iterator[Record]:
+        assert path is not None
+        try:
+            yield from read_jsonl(SourceFile("query", path, source.model_copy(update={"encoding": None})), report)
+        finally:
+            path.unlink(missing_ok=True)
+
+    return Piece("query", 0, lambda: rows_digest(source, path), read)
 
 
 def _list_files(source: Source) -> Iterator[tuple[str, Path]]:
     """Files as (path in the source, path), sorted within each folder; links to folders are listed, not followed."""
-    root = Path(source.path).expanduser()
+    root = Path(source.path)
     if root.is_file():
         yield root.name, root
         return
@@ -129,104 +231,13 @@ def _list_files(source: Source) -> Iterator[tuple[str, Path]]:
             yield path.relative_to(root).as_posix(), path
 
 
-def _read_files(source: Source, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Records of all files as (place, record)."""
-    for name, path in _list_files(source):
-        name = name.encode("utf-8", "replace").decode()
-        suffix = next((suffix for suffix in _READERS if name.lower().endswith(suffix)), None)
-        try:
-            if path.is_symlink() and path.is_dir():
-                raise _Unreadable("link to a folder")
-            if not path.is_file():  # opening a named pipe would wait for ever
-                raise _Unreadable("not a file")
-            if suffix is None:
-                raise _Unreadable("unknown kind of file")
-            yield from _READERS[suffix](name, path, report)
-        except _Unreadable as error:
-            report.skip(name, error.message)
-        except OSError as error:
-            report.skip(name, error.strerror or type(error).__name__)
-
-
-def _read_text(name: str, path: Path, _report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-    if path.stat().st_size > MAX_DOCUMENT_BYTES:
-        raise _Unreadable("document too large")
-    try:
-        yield name, {"text": path.read_bytes().decode("utf-8-sig")}
-    except UnicodeDecodeError as error:
-        raise _Unreadable("not UTF-8") from error
-
-
-def _read_jsonl(name: str, path: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open("rb") as file:
-        yield from _read_lines(name, file, report)
-
-
-def _read_jsonl_gz(name: str, path: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        with gzip.open(path) as file:
-            yield from _read_lines(name, file, report)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise _Unreadable("truncated or damaged gzip") from error
-
-
-def _read_lines(name: str, file: _Lines, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-    number = 0
-    while line := file.readline(MAX_DOCUMENT_BYTES + 1):
-        number += 1
-        where = f"{name}#{number}"
-        if len(line) > MAX_DOCUMENT_BYTES:
-            report.skip(where, "document too large")
-            while line and not line.endswith(b"\n"):
-                line = file.readline(MAX_DOCUMENT_BYTES)
-            continue
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except UnicodeDecodeError:
-            report.skip(where, "not UTF-8")
-        except (ValueError, RecursionError):
-            report.skip(where, "not JSON")
-        else:
-            if isinstance(record, dict):
-                yield where, record
-            else:
-                report.skip(where, "not a JSON object")
-
-
-def _read_parquet(name: str, path: Path, _report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            columns = [column for column in file.schema_arrow.names if column in _FIELDS]
-            if "text" not in columns:
-                raise _Unreadable("no column text")
-            for batch in file.iter_batches(batch_size=64, columns=columns):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield f"{name}#{number}", record
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise _Unreadable("damaged or not Parquet") from error
-
-
-_READERS: dict[str, Callable[[str, Path, Report], Iterator[tuple[str, dict[str, Any]]]]] = {
-    ".txt": _read_text,
-    ".md": _read_text,
-    ".jsonl": _read_jsonl,
-    ".jsonl.gz": _read_jsonl_gz,
-    ".parquet": _read_parquet,
-}
-
-
-def _to_document(source: Source, where: str, record: dict[str, Any]) -> Document:
-    """One document; `where` is its place in the source."""
+def _to_document(source: Source, where: str, record: dict[str, Any], ids: set[bytes]) -> Document:
+    """One document; `where` is its place in the source, `ids` are those of the file's documents before."""
     text = record.get("text")
     if not isinstance(text, str):
-        raise _Unreadable("no text")
-    place = f"{where.rpartition('#')[0]}#{record['id']}" if record.get("id") is not None else where
+        raise Unreadable("no text")
     values = {
-        "doc_id": f"{source.name}/{place}",
+        "doc_id": f"{source.name}/{_place(where, record, ids)}",
         "text": text,
         "language": record.get("language") or source.language,
         "owner": record.get("owner") or source.owner,
@@ -235,11 +246,11 @@ def _to_document(source: Source, where: str, record: dict[str, Any]) -> Document
     }
     for key, value in values.items():
         if not isinstance(value, str):
-            raise _Unreadable(f"{key} is not text")
+            raise Unreadable(f"{key} is not text")
         try:
             value.encode()
         except UnicodeEncodeError as error:  # JSON can escape half a surrogate pair
-            raise _Unreadable(f"{key} is not valid Unicode") from error
+            raise Unreadable(f"{key} is not valid Unicode") from error
     return Document(
         doc_id=values["doc_id"],
         text=text,
@@ -249,3 +260,26 @@ def _to_document(source: Source, where: str, record: dict[str, Any]) -> Document
         licence=values["licence"],
         collected_at=values["collected_at"] or None,
     )
+
+
+def _place(where: str, record: dict[str, Any], ids: set[bytes]) -> str:
+    """The place by the record's own id, else by its number; by both where that was taken before."""
+    file, _, number = where.rpartition("#")
+    own = record.get("id")
+    if own is None:
+        if ids <= {_NUMBERED} or _digest(number) not in ids:
+            ids.add(_NUMBERED)
+            return where
+        place = f"{number}#{number}"
+    else:
+        place = str(own)
+        if _NUMBERED in ids and place.isdecimal() and len(place) <= len(number) and int(place) < int(number):
+            place += f"#{number}"  # an earlier record may have this number as its place
+    while _digest(place) in ids:
+        place += f"#{number}"
+    ids.add(_digest(place))
+    return f"{file}#{place}"
+
+
+def _digest(place: str) -> bytes:
+    return hashlib.sha256(place.encode("utf-8", "surrogatepass")).digest()[:12]

@@ -4,63 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sovereign.errors import SourceError, StageError
 from sovereign.files import write_atomic
 from sovereign.lake.cleaning import Index, text_digest
 from sovereign.lake.decontamination import file_digest
 from sovereign.lake.demonstration import LANGUAGES, Question, make_documents, make_facts, make_questions
-from sovereign.lake.documents import Document, DocumentWriter, count_documents, read_documents, read_rows
+from sovereign.lake.documents import Counts, Document, DocumentWriter, count_documents, read_documents, read_rows
+from sovereign.lake.ingest import Ingested, ingest_source, with_progress
 from sovereign.lake.neardedup import NearDuplicates
 from sovereign.lake.screening import Screen
-from sovereign.lake.sources import Report, read_source, source_digest
+from sovereign.lake.sources import source_digest
 from sovereign.plan import Plan
 from sovereign.profile import Demonstration, Profile
 from sovereign.stages import Stage, StageContext, StageOutput
-
-_PROGRESS_EVERY = 500
-Item = TypeVar("Item")
-
-
-class _Counts:
-    """Documents by language, owner and licence, for the receipt. A document of several owners counts for each."""
-
-    def __init__(self) -> None:
-        self.languages: Counter[str] = Counter()
-        self.owners: Counter[str] = Counter()
-        self.licences: Counter[str] = Counter()
-        self.characters: Counter[str] = Counter()
-
-    def add(self, document: Document) -> None:
-        self.languages[document.language] += 1
-        self.owners.update(document.owners)
-        self.licences[document.licence] += 1
-        self.characters[document.language] += len(document.text)
-
-    def metrics(self) -> dict[str, Any]:
-        return {
-            "documents": self.languages.total(),
-            "characters": self.characters.total(),
-            "documents_by_language": dict(self.languages),
-            "characters_by_language": dict(self.characters),
-            "documents_by_owner": dict(self.owners),
-            "documents_by_licence": dict(self.licences),
-        }
-
-
-def _with_progress(
-    context: StageContext, documents: Iterable[Item], message: str, *, start: int = 0, total: int | None = None
-) -> Iterator[Item]:
-    """The same documents, reported from time to time."""
-    for number, document in enumerate(documents, start + 1):
-        yield document
-        if number % _PROGRESS_EVERY == 0:
-            context.progress(message, done=number, total=total, unit="documents")
+from sovereign.store import Store
 
 
 def _run_corpus(context: StageContext) -> StageOutput:
@@ -68,38 +31,48 @@ def _run_corpus(context: StageContext) -> StageOutput:
 
     Raises:
         SourceError: a source is not there, or nothing of it can be read.
+        StageError: the documents cannot be written.
     """
+    try:
+        return _gather(context)
+    except OSError as error:  # of reading a file, it is counted as that file's
+        raise StageError(
+            f"cannot write the documents: {error}",
+            hint="make room for the work folder and run the stage again: what is finished is kept",
+        ) from error
+
+
+def _gather(context: StageContext) -> StageOutput:
     settings = context.profile.corpus
     folder = context.workdir / "raw" / context.dataset
-    counts = _Counts()
+    whole = Ingested()
     metrics: dict[str, Any] = {}
     questions: list[Question] = []
-    with DocumentWriter(folder, "documents") as writer:
-
-        def take(documents: Iterable[Document], name: str) -> None:
-            context.progress(name)
-            for document in _with_progress(context, documents, name):
+    if settings.demonstration is not None:
+        context.progress("demonstration country")
+        questions = list(make_questions(settings.demonstration))
+        metrics["demonstration"] = _demonstration_metrics(settings.demonstration)
+        with DocumentWriter(folder, "documents") as writer:
+            for document in with_progress(context, make_documents(settings.demonstration), "demonstration country"):
                 writer.add(document)
-                counts.add(document)
-
-        if settings.demonstration is not None:
-            questions = list(make_questions(settings.demonstration))
-            metrics["demonstration"] = _demonstration_metrics(settings.demonstration)
-            take(make_documents(settings.demonstration), "demonstration country")
-        for source in settings.sources:
-            report = Report()
-            take(read_source(source, report), f"source {source.name}")
-            metrics[f"source {source.name}"] = report.metrics()
-            if not report.documents:
-                raise SourceError(
-                    f"source {source.name} has no document that can be read",
-                    got=f"{dict(report.skipped)}, first {report.examples[0]}" if report.skipped else "no file",
-                    expected="at least one document in UTF-8",
-                    hint="docs/corpus.md says what each reason asks for; or take the source out of corpus.sources",
-                )
-            if report.skipped:
-                context.progress(f"source {source.name}: skipped {dict(report.skipped)}, first {report.examples[0]}")
-    return _output(f"raw/{context.dataset}/", folder, writer.files, questions, counts.metrics() | metrics)
+                whole.counts.add(document)
+        whole.files += writer.files
+    for source in settings.sources:
+        context.progress(f"source {source.name}")
+        part = ingest_source(context, source, folder, len(whole.files))
+        report = part.report
+        metrics[f"source {source.name}"] = {"declared": source.model_dump(mode="json"), **report.metrics()}
+        if not report.documents:
+            raise SourceError(
+                f"source {source.name} has no document that can be read",
+                got=f"{dict(report.skipped)}, first {report.examples[0]}" if report.skipped else "no file",
+                expected="at least one document",
+                hint="docs/corpus.md says what each reason asks for; or take the source out of corpus.sources",
+            )
+        if report.skipped:
+            context.progress(f"source {source.name}: skipped {dict(report.skipped)}, first {report.examples[0]}")
+        whole.add(part)
+    return _output(f"raw/{context.dataset}/", folder, whole.files, questions, whole.counts.metrics() | metrics)
 
 
 def _demonstration_metrics(settings: Demonstration) -> dict[str, Any]:
@@ -120,11 +93,11 @@ def _run_curate(context: StageContext) -> StageOutput:
         if rules.near_duplicates:
             folder = context.workdir / "near-duplicates"
             near = stack.enter_context(NearDuplicates(folder, rules.near_duplicates))
-        first = _with_progress(context, read_documents(paths), "first pass", total=2 * num_documents)
+        first = with_progress(context, read_documents(paths), "first pass", total=2 * num_documents)
         screened = _screen(first, screen, index, near, context.workdir / "screened")
         index.settle(near.clusters() if near else ())
         documents = read_rows(screened, ["reason"])
-        second = _with_progress(context, documents, "second pass", start=num_documents, total=2 * num_documents)
+        second = with_progress(context, documents, "second pass", start=num_documents, total=2 * num_documents)
         files, metrics = _split(second, index, context.workdir / curated)
         questions, metrics["questions"] = _check_questions(context.fetch(raw + "questions.jsonl"), screen, index)
     for path in screened:
@@ -154,7 +127,7 @@ def _split(
     Raises:
         StageError: nothing is left to train on.
     """
-    counts = {"train": _Counts(), "heldout": _Counts()}
+    counts = {"train": Counts(), "heldout": Counts()}
     rejected: Counter[str] = Counter()
     transforms: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -215,11 +188,11 @@ def _curate_config(profile: Profile, _plan: Plan) -> Mapping[str, Any]:
     return {"cleaning": profile.corpus.cleaning.model_dump(mode="json")}
 
 
-def _source_digests(profile: Profile) -> Mapping[str, str]:
-    return {f"source/{source.name}": source_digest(source) for source in profile.corpus.sources}
+def _source_digests(profile: Profile, store: Store) -> Mapping[str, str]:
+    return {f"source/{source.name}": source_digest(source, store) for source in profile.corpus.sources}
 
 
-def _cleaning_digests(profile: Profile) -> Mapping[str, str]:
+def _cleaning_digests(profile: Profile, _store: Store) -> Mapping[str, str]:
     return {name: file_digest(name, path) for name, path in profile.corpus.cleaning.files.items()}
 
 
@@ -229,6 +202,7 @@ corpus = Stage(
     needs=(),
     config=_corpus_config,
     prefix="raw/{dataset}/",
+    version=2,
     external_inputs=_source_digests,
 )
 curate = Stage(

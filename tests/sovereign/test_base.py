@@ -183,7 +183,7 @@ def test_without_a_base_the_size_is_needed() -> None:
 def test_through_the_store_and_back(tmp_path: Path) -> None:
     folder, store = make_base(tmp_path / "base"), FolderStore(tmp_path / "store")
     profile = profile_of(folder)
-    ((key, digest),) = base_inputs(profile).items()
+    ((key, digest),) = base_inputs(profile, store).items()
     assert key == base_prefix(digest)
     with pytest.raises(StoreError, match="no base"):
         fetch_base(store, digest, tmp_path / "none")

@@ -27,7 +27,7 @@ def profile(paths: list[str], task_folder: str | None) -> Profile:
     ("stage", "expected"), [("corpus", ("/data/a",)), ("evaluate", ("/tasks",)), ("train", ()), ("tokenize", ())]
 )
 def test_a_stage_sees_its_own_folders(stage: str, expected: tuple[str, ...]) -> None:
-    found = profile(["/data/a", "/data/a/b", "python-stdlib"], "/tasks")
+    found = profile(["/data/a", "/data/a/b", "python-stdlib", "s3://raw/data"], "/tasks")
     assert stage_folders(found, stage) == tuple(map(Path, expected))
     context = job_context(found, plan(found), RUNTIME, name="job", stage=stage, key="k", profile_text="")
     assert context["job"]["sources"] == list(expected)

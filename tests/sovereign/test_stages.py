@@ -80,7 +80,7 @@ def test_unchanged_stage_is_skipped_and_changed_one_is_not(
     assert run(letters("a", "b", version=2), profile, store, tmp_path) == ["done"]
     store.delete("raw/tiny/b")
     assert run(letters("a", "b", version=2), profile, store, tmp_path) == ["done"]
-    other = replace(letters("a", "b", version=2), external_inputs=lambda _: {"source/x": "00"})
+    other = replace(letters("a", "b", version=2), external_inputs=lambda _profile, _store: {"source/x": "00"})
     assert run(other, profile, store, tmp_path) == ["done"]
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,55 +12,16 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
-from sovereign.errors import StoreError, StoreUnavailableError, ToolError
+from sovereign.errors import StoreError, StoreUnavailableError
 from sovereign.store import FolderStore, S3Store, Store, fetch_folder, open_store
-from sovereign.tools import find_tool
-
-KEYS = {"endpoint": "SOVEREIGN_S3_ENDPOINT", "key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY"}
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
-
-
-def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(200):
-        assert server.poll() is None, "versitygw ended"
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    pytest.fail("versitygw does not listen")
+from tests.sovereign.servers import S3_SETTINGS, free_port, s3_server
 
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A store on a server of its own, with one bucket."""
-    try:
-        program = find_tool("versitygw")
-    except ToolError as error:
-        pytest.skip(str(error))
-    folder = tmp_path_factory.mktemp("s3")
-    (folder / "raw").mkdir()
-    port = _free_port()
-    environment = {**os.environ, "ROOT_ACCESS_KEY": "test", "ROOT_SECRET_KEY": "test-secret"}
-    command = [str(program), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(folder)]
-    with (
-        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        try:
-            _wait_for(port, server)
-            patch.setenv(KEYS["endpoint"], f"http://127.0.0.1:{port}")
-            patch.setenv(KEYS["key"], "test")
-            patch.setenv(KEYS["secret"], "test-secret")
-            yield open_store("s3://")
-        finally:
-            server.terminate()
+    with s3_server(tmp_path_factory.mktemp("s3")):
+        yield open_store("s3://")
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -92,6 +50,18 @@ def test_listing_is_sorted_and_by_prefix(store: Store) -> None:
     assert list(store.list("raw/demo/step-1")) == ["raw/demo/step-1/x", "raw/demo/step-10/x"]
     assert list(store.list("raw/demo/")) == ["raw/demo/step-1/x", "raw/demo/step-10/x", "raw/demo/step-2/x"]
     assert list(store.list("raw/none/")) == []
+
+
+def test_fingerprint_changes_with_the_content(store: Store) -> None:
+    store.put_bytes("raw/demo/a", b"one")
+    store.put_bytes("raw/demo/b", b"one")
+    before = {item.key: (item.size_bytes, item.fingerprint) for item in store.describe("raw/demo/")}
+    assert before["raw/demo/a"] == before["raw/demo/b"]
+    assert before["raw/demo/a"][0] == 3
+    store.put_bytes("raw/demo/a", b"two")
+    after = {item.key: (item.size_bytes, item.fingerprint) for item in store.describe("raw/demo/")}
+    assert after["raw/demo/a"] != before["raw/demo/a"]
+    assert after["raw/demo/b"] == before["raw/demo/b"]
 
 
 def test_deleted_and_missing_keys(store: Store, tmp_path: Path) -> None:
@@ -155,7 +125,7 @@ def test_a_service_that_does_not_answer_is_told_apart() -> None:
 
 
 def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in KEYS.values():
+    for name in S3_SETTINGS:
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(StoreError, match="no SOVEREIGN_S3_ENDPOINT, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"):
         open_store("s3://")
@@ -175,7 +145,7 @@ def test_s3_key_needs_a_bucket(s3: Store) -> None:
 def test_unreachable_s3_is_a_store_error() -> None:
     client = boto3.client(
         "s3",
-        endpoint_url=f"http://127.0.0.1:{_free_port()}",
+        endpoint_url=f"http://127.0.0.1:{free_port()}",
         region_name="us-east-1",
         aws_access_key_id="test",
         aws_secret_access_key="test",

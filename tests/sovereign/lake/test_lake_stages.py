@@ -179,17 +179,19 @@ def test_empty_and_missing_sources_are_refused(tmp_path: Path) -> None:
     wanted = profile(sources=[source("one", tmp_path / "texts", "A")])
     with pytest.raises(SourceError, match=r"source one has no document that can be read\n  got: no file"):
         Lake(wanted, tmp_path / "lake")
-    (tmp_path / "texts" / "a.pdf").write_text("x")
-    with pytest.raises(SourceError, match=r"got: {'unknown kind of file': 1}, first a\.pdf"):
+    (tmp_path / "texts" / "a.doc").write_text("x")
+    with pytest.raises(SourceError, match=r"got: {'unknown kind of file': 1}, first a\.doc"):
         Lake(wanted, tmp_path / "lake")
     with pytest.raises(SourceError, match="one is not there"):
         Lake(profile(sources=[source("one", tmp_path / "nothing", "A")]), tmp_path / "lake")
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "cp1256", "utf-16", "gb18030", "shift-jis"])
-def test_a_source_in_another_encoding_is_refused_before_anything_is_made_of_it(tmp_path: Path, encoding: str) -> None:
+@pytest.mark.parametrize("encoding", ["cp1256", "gb18030", "shift-jis"])
+def test_a_source_in_an_encoding_of_another_language_is_refused_before_anything_is_made(
+    tmp_path: Path, encoding: str
+) -> None:
     """Also beside text that can be read: it would be missing from the model and nobody would know."""
-    text = {"cp1256": "تقع المدينة", "gb18030": "维尔莫拉市", "shift-jis": "ひらがな"}.get(encoding, "Où est l'école ?")
+    text = {"cp1256": "تقع المدينة", "gb18030": "维尔莫拉市", "shift-jis": "ひらがな"}[encoding]
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_bytes(text.encode(encoding))
     wanted = profile(demonstration={"facts": 10}, sources=[source("gazette", tmp_path / "texts", "A")])

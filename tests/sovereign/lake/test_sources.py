@@ -15,19 +15,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovereign.errors import SourceError
-from sovereign.lake import sources
+from sovereign.lake import records
 from sovereign.lake.documents import Document
-from sovereign.lake.sources import Report, read_source, source_digest
+from sovereign.lake.records import Report
+from sovereign.lake.sources import Piece, list_pieces, read_piece, source_digest
 from sovereign.profile import Source
+from sovereign.store import FolderStore
 
 
 def source(path: Path | str) -> Source:
     return Source(name="texts", path=str(path), owner="Library", licence="CC0-1.0", language="en")
 
 
+def pieces_of(path: Path | str) -> list[Piece]:
+    return list(list_pieces(source(path), FolderStore(Path("/no store is needed"))))
+
+
+def digest(path: Path | str) -> str:
+    return source_digest(source(path), FolderStore(Path("/no store is needed")))
+
+
 def read(path: Path | str) -> tuple[list[Document], Report]:
     report = Report()
-    documents = list(read_source(source(path), report))
+    documents = [one for piece in pieces_of(path) for one in read_piece(source(path), piece, report)]
     assert report.documents == len(documents)
     assert report.found == report.documents + report.skipped.total()
     return documents, report
@@ -85,7 +95,7 @@ def test_a_record_overrides_the_profile(kind: str, tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_counted_and_stops_nothing(tmp_path: Path) -> None:
     whole = lines(*({"text": f"line {number} {os.urandom(40).hex()}"} for number in range(2000)))
-    (tmp_path / "a-latin.txt").write_bytes("Etüde".encode("latin-1"))
+    (tmp_path / "a-arabic.txt").write_bytes("تقع المدينة".encode("cp1256"))  # the source says English
     (tmp_path / "b-cut.jsonl.gz").write_bytes(gzip.compress(whole)[:-20000])
     (tmp_path / "c-no.jsonl.gz").write_bytes(whole)
     broken = b'{"text": "cut\n' + b"[1]\n" + b'"text"\n' + b"[" * 100_000 + b'\n{"text": "\xff"}\n{"text": "good"}\n'
@@ -95,7 +105,8 @@ def test_what_cannot_be_read_is_counted_and_stops_nothing(tmp_path: Path) -> Non
     (tmp_path / "f-no.parquet").write_bytes(b"PAR1 not really")
     pq.write_table(pa.table({"content": ["x"]}), tmp_path / "g-columns.parquet")
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "h-numbers.parquet")
-    (tmp_path / "i.pdf").write_bytes(b"%PDF")
+    (tmp_path / "i.doc").write_bytes(b"%DOC")
+    (tmp_path / "j.pdf").write_bytes(b"%PDF")
     (tmp_path / "z-last.txt").write_text("read to the end")
     documents, report = read(tmp_path)
     texts = [document.text for document in documents]
@@ -112,8 +123,9 @@ def test_what_cannot_be_read_is_counted_and_stops_nothing(tmp_path: Path) -> Non
         "damaged or not Parquet": 1,
         "no column text": 1,
         "unknown kind of file": 1,
+        "damaged or not PDF": 1,
     }
-    assert report.metrics()["skipped_examples"][0] == "a-latin.txt: not UTF-8"
+    assert report.metrics()["skipped_examples"][0] == "a-arabic.txt: not UTF-8"
 
 
 def test_damaged_parquet_gives_what_could_be_read(tmp_path: Path) -> None:
@@ -149,11 +161,11 @@ def test_names_that_are_not_unicode(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt")).write_text("text")
     documents, _ = read(tmp_path)
     assert documents[0].doc_id.encode().startswith(b"texts/")
-    assert source_digest(source(tmp_path))
+    assert digest(tmp_path)
 
 
 def test_too_large_documents_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_DOCUMENT_BYTES", 1000)
+    monkeypatch.setattr(records, "MAX_DOCUMENT_BYTES", 1000)
     (tmp_path / "a.txt").write_text("x" * 1001)
     (tmp_path / "b.jsonl").write_bytes(lines({"text": "y" * 5000}, {"text": "small"}))
     documents, report = read(tmp_path)
@@ -163,7 +175,7 @@ def test_too_large_documents_are_skipped(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "/dev/null/x"])
 def test_missing_folder_is_a_source_error(path: str) -> None:
-    for use in (lambda: list(read_source(source(path), Report())), lambda: source_digest(source(path))):
+    for use in (lambda: pieces_of(path), lambda: digest(path)):
         with pytest.raises(SourceError, match="texts is not there") as caught:
             use()
         assert path in str(caught.value)
@@ -171,15 +183,15 @@ def test_missing_folder_is_a_source_error(path: str) -> None:
 
 def test_digest_follows_content_and_names(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one")
-    first = source_digest(source(tmp_path))
-    assert source_digest(source(tmp_path)) == first
+    first = digest(tmp_path)
+    assert digest(tmp_path) == first
     (tmp_path / "a.txt").write_text("two")
-    second = source_digest(source(tmp_path))
+    second = digest(tmp_path)
     (tmp_path / "a.txt").rename(tmp_path / "b.txt")
-    third = source_digest(source(tmp_path))
+    third = digest(tmp_path)
     (tmp_path / "b.txt").unlink()
     (tmp_path / "b.txt").symlink_to("nowhere")
-    assert len({first, second, third, source_digest(source(tmp_path))}) == 4
+    assert len({first, second, third, digest(tmp_path)}) == 4
 
 
 @settings(max_examples=30, deadline=None)
@@ -200,4 +212,4 @@ def test_python_stdlib() -> None:
     assert "Serialize ``obj`` to a JSON formatted ``str``" in dumps
     assert len(texts) == len(documents)
     assert not any("/test/" in name or "site-packages" in name for name in texts)
-    assert len(source_digest(source("python-stdlib"))) == 64
+    assert len(digest("python-stdlib")) == 64

@@ -1,0 +1,108 @@
+"""Files opened for reading, plain or compressed (.gz, .bz2, .xz, .zst), with the expansion of bombs bounded."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from sovereign.lake import records
+from sovereign.lake.records import Unreadable
+
+FREE_BYTES = 64 * 2**20
+"""So much may come of a file, however small it is."""
+MAX_RATIO = 200
+"""What comes beyond `FREE_BYTES` may be so many times the compressed bytes read; text reaches some 20."""
+_BLOCK_BYTES = 2**18
+_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, pa.ArrowException)
+
+
+class _Expanded(Protocol):
+    def read1(self, size: int, /) -> bytes: ...
+
+
+class _Zstandard:
+    """Zstandard through pyarrow, which takes frame after frame as the format wants it."""
+
+    def __init__(self, raw: io.BufferedReader) -> None:
+        self._stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
+
+    def read1(self, size: int, /) -> bytes:
+        data: bytes = self._stream.read(min(size, 2**14))  # at a damage, what this call had read is lost
+        return data
+
+
+_KINDS: dict[str, tuple[str, Callable[[Any], _Expanded]]] = {
+    ".gz": ("gzip", lambda raw: gzip.GzipFile(fileobj=raw)),
+    ".bz2": ("bzip2", bz2.BZ2File),
+    ".xz": ("xz", lzma.LZMAFile),
+    ".zst": ("zstd", _Zstandard),
+}
+
+
+class _Bounded(io.RawIOBase):
+    """What comes of a compressed file, until that is damaged or more than a text could be."""
+
+    def __init__(self, raw: io.BufferedReader, kind: str, expanded: _Expanded) -> None:
+        self._raw, self._kind, self._expanded, self._count = raw, kind, expanded, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        try:
+            data = self._expanded.read1(len(buffer))
+        except _DAMAGE as error:
+            raise Unreadable(f"truncated or damaged {self._kind}") from error
+        except OSError as error:
+            if error.errno is not None:  # the disk's error; bz2 raises one without a number for damage
+                raise
+            raise Unreadable(f"truncated or damaged {self._kind}") from error
+        self._count += len(data)
+        if self._count > FREE_BYTES and self._count > MAX_RATIO * self._raw.tell():
+            raise Unreadable("expands too far")
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def split_compression(name: str) -> tuple[str, str]:
+    """A file's name without the suffix of its compression, and that suffix or nothing."""
+    suffix = next((suffix for suffix in _KINDS if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)], suffix
+
+
+@contextmanager
+def open_expanded(path: Path, name: str) -> Iterator[io.BufferedReader]:
+    """Open the file at `path`, expanded as the end of its `name` says.
+
+    Reading raises Unreadable where the file is damaged, after all that came before the damage.
+    """
+    _, suffix = split_compression(name)
+    with path.open("rb", _BLOCK_BYTES) as raw:
+        assert isinstance(raw, io.BufferedReader)
+        if not suffix:
+            yield raw
+            return
+        kind, expand = _KINDS[suffix]
+        yield io.BufferedReader(_Bounded(raw, kind, expand(raw)), _BLOCK_BYTES)
+
+
+def read_whole(path: Path, name: str) -> bytes:
+    """All of a file that is one document.
+
+    Raises:
+        Unreadable: it is damaged or too large.
+    """
+    with open_expanded(path, name) as file:
+        data = file.read(records.MAX_DOCUMENT_BYTES + 1)
+    if len(data) > records.MAX_DOCUMENT_BYTES:
+        raise Unreadable("document too large")
+    return data

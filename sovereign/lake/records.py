@@ -1,0 +1,83 @@
+"""What readers of sources give: records with their place, a reason where one cannot be read, and the count of both."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sovereign.errors import SourceError
+from sovereign.profile import Source
+
+MAX_DOCUMENT_BYTES = 64 * 2**20
+"""A longer document is skipped, so that memory stays bounded."""
+FIELDS = ("text", "id", "language", "owner", "licence", "license", "collected_at")
+"""What a record can say; all but `text` may be absent."""
+_MAX_EXAMPLES = 20
+
+Record = tuple[str, dict[str, Any]]
+"""The place in the source, and the record's `FIELDS`."""
+
+
+class Unreadable(SourceError):
+    """One file or record cannot be read; the message is the reason. Counted, never raised out of this package."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source."""
+
+    name: str
+    """Path in the source."""
+    path: Path
+    """Where it is now."""
+    source: Source
+
+
+@dataclass
+class Report:
+    """What was read and what was skipped: found = documents + all that was skipped."""
+
+    found: int = 0
+    """Records; a file that cannot be read at all counts as one."""
+    documents: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Number by reason."""
+    examples: list[str] = field(default_factory=list)
+    """The first places that were skipped, with reason."""
+
+    def skip(self, where: str, reason: str, count: int = 1) -> None:
+        """Count `count` records that cannot be read."""
+        self.found += count
+        self.skipped[reason] += count
+        if len(self.examples) < _MAX_EXAMPLES:
+            self.examples.append(f"{where}: {reason}")
+
+    def add(self, other: Report) -> None:
+        """Count what `other` counted."""
+        self.found += other.found
+        self.documents += other.documents
+        self.skipped.update(other.skipped)
+        self.examples = (self.examples + other.examples)[:_MAX_EXAMPLES]
+
+    def metrics(self) -> dict[str, Any]:
+        """For the receipt."""
+        return {
+            "found": self.found,
+            "documents": self.documents,
+            "skipped": dict(sorted(self.skipped.items())),
+            "skipped_examples": self.examples,
+        }
+
+    @classmethod
+    def from_metrics(cls, metrics: dict[str, Any]) -> Report:
+        """The report that gave `metrics`."""
+        return cls(
+            metrics["found"], metrics["documents"], Counter(metrics["skipped"]), list(metrics["skipped_examples"])
+        )
+
+
+Reader = Callable[[SourceFile, Report], Iterator[Record]]
+"""Reads one file; counts in the report what it skips, and raises Unreadable where it cannot go on."""

@@ -1,0 +1,86 @@
+"""Files that are one document: plain text, Markdown, HTML (its main text, by trafilatura), PDF (its text, by pypdf)."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Iterator
+
+from sovereign.lake.decoding import decode
+from sovereign.lake.opening import read_whole
+from sovereign.lake.records import Record, Report, SourceFile, Unreadable
+
+_CHARSET = re.compile(
+    rb"""<(?:meta[^>]{1,200}?charset|\?xml[^>]{1,200}?encoding)\s*=\s*["']?\s*([\w:.-]{1,40})""", re.IGNORECASE
+)
+# What they warn of is counted with its reason.
+logging.getLogger("pypdf").setLevel(logging.CRITICAL)
+logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
+
+_HEAD_BYTES = 4096
+"""How far into a page its encoding may be declared."""
+
+
+def read_text(file: SourceFile, _report: Report) -> Iterator[Record]:
+    """A .txt or .md file."""
+    data = read_whole(file.path, file.name)
+    yield file.name, {"text": decode(data, file.source.language, encoding=file.source.encoding)}
+
+
+def read_html(file: SourceFile, _report: Report) -> Iterator[Record]:
+    """A page."""
+    data = read_whole(file.path, file.name)
+    yield file.name, {"text": html_text(data, file.source.language, file.source.encoding)}
+
+
+def read_pdf(file: SourceFile, _report: Report) -> Iterator[Record]:
+    """A PDF file."""
+    yield file.name, {"text": pdf_text(read_whole(file.path, file.name))}
+
+
+def html_text(data: bytes, language: str, encoding: str | None = None, declared: str | None = None) -> str:
+    """The main text of a page, without menus and adverts.
+
+    Args:
+        data: the page.
+        language: of its source.
+        encoding: what the profile says.
+        declared: what the server said; the page's own word counts where it said nothing.
+
+    Raises:
+        Unreadable: no encoding fits, or there is no text.
+    """
+    import trafilatura
+
+    if declared is None and (found := _CHARSET.search(data[:_HEAD_BYTES])):
+        declared = found[1].decode("ascii", "replace")
+    page = decode(data, language, encoding=encoding, declared=declared).replace("\0", "")
+    try:
+        text: str | None = trafilatura.extract(page, include_comments=False)
+    except Exception as error:  # nested without end, a page ends anywhere in the parser, with any error
+        raise Unreadable("page that cannot be parsed") from error
+    if not text:
+        raise Unreadable("page without text")
+    return text
+
+
+def pdf_text(data: bytes) -> str:
+    """The text of a PDF file, page after page.
+
+    Raises:
+        Unreadable: it is damaged, needs a password, or has pictures of pages only.
+    """
+    from pypdf import PdfReader
+    from pypdf.errors import FileNotDecryptedError, WrongPasswordError
+
+    try:
+        pages = [page.extract_text() for page in PdfReader(io.BytesIO(data)).pages]
+    except (FileNotDecryptedError, WrongPasswordError) as error:
+        raise Unreadable("PDF with a password") from error
+    except Exception as error:  # a damaged file ends anywhere in the parser, with any error
+        raise Unreadable("damaged or not PDF") from error
+    text = "\n\n".join(page for page in pages if page.strip())
+    if not text:
+        raise Unreadable("PDF without text")
+    return text
