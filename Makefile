@@ -39,6 +39,7 @@ check: runtime ## Lint, format, types, import rules, documents, golden files of 
 bench: runtime ## Time the parts that people wait for
 	@$(RUNTIME)/bin/python tools/bench.py
 	@PYTHONPATH=$$($(PYTHON) tools/setup.py peers) $(RUNTIME)/bin/python -m training.bench
+	@PYTHONPATH=$$($(PYTHON) tools/setup.py peers) $(RUNTIME)/bin/python -m sovereign.lake.bench
 	@$(RUNTIME)/bin/python -m training.bench_data
 
 setup: runtime ## Python packages, distribution packages, upstream programs; cold 18 minutes on 2 cores

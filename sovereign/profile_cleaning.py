@@ -173,6 +173,9 @@ class NearDuplicateRules(Section):
     """Estimated share of common shingles (24 bytes) from which two documents are near duplicates."""
 
 
+_NO_PHRASES: dict[Language, tuple[str, ...]] = {}
+
+
 class Cleaning(Section):
     """Rules that a document must pass to be trained on."""
 
@@ -184,6 +187,9 @@ class Cleaning(Section):
     """Part of the documents that is kept for evaluation, chosen by digest."""
     personal_data: PersonalData | None = PersonalData()
     """Personal data to mask; null leaves the text as it is."""
+    boilerplate_lines: dict[Language, tuple[Annotated[str, Field(min_length=3)], ...]] = _NO_PHRASES
+    """Phrases by the language of a document; a line that has one is taken out, whatever its case. C4's in English:
+    javascript, terms of use, privacy policy, cookie policy, uses cookies, use of cookies, use cookies."""
     language: LanguageCheck | None = LanguageCheck()
     """Language identification; null switches it off."""
     quality: Quality | None = Quality()

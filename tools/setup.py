@@ -8,7 +8,7 @@ Standard library only. Four kinds of folders below the cache, each named by a di
 
     bootstrap/  uv, from requirements/bootstrap.txt
     env/        third-party packages, from requirements/lock.txt and this Python
-    peers/      litgpt, from requirements/peers.txt, for the benchmarks: it bounds what our lock has newer
+    peers/      litgpt and datatrove, from requirements/peers.txt, for the benchmarks: they bound what we have newer
     runtime/    our wheel, unpacked, over an env; written aside, synced, renamed and never changed afterwards,
                 so that a pod can run from it while the checkout moves on
 
@@ -56,7 +56,8 @@ from sovereign.runtime import RUNTIME_FILE  # noqa: E402
 BOOTSTRAP = ROOT / "requirements" / "bootstrap.txt"
 LOCK = ROOT / "requirements" / "lock.txt"
 PEERS = ROOT / "requirements" / "peers.txt"
-PEER_PACKAGES = ("litgpt", "lightning", "lightning-utilities", "torchmetrics", "jsonargparse<=4.41")
+TRAINING_PEERS = ("litgpt", "lightning", "lightning-utilities", "torchmetrics", "jsonargparse<=4.41")
+CURATION_PEERS = ("datatrove", "humanize", "loguru", "xxhash<4")
 LLAMA = ROOT / "tools" / "llama.cpp"
 LLAMA_PACKAGES = ("llama-cpp-python", "scikit-build-core", "cmake", "ninja")
 SOURCE_FILES = ("pyproject.toml", "LICENSE")
@@ -303,7 +304,7 @@ def write_locks(*, upgrade: bool) -> None:
         wanted = Path(folder) / "bootstrap.in"
         wanted.write_text("uv\n")
         run([*compile_, wanted, "-o", BOOTSTRAP], "resolving uv", cwd=ROOT)
-        wanted.write_text("\n".join(PEER_PACKAGES))
+        wanted.write_text("\n".join(TRAINING_PEERS + CURATION_PEERS))
         run([*compile_, "--no-deps", wanted, "-o", PEERS], "resolving the benchmarks' peers", cwd=ROOT)
         wanted.write_text("\n".join(LLAMA_PACKAGES))
         both = Path(folder) / "llama.txt"

@@ -23,17 +23,26 @@ class Screen:
         self.rules = rules
         self.masked: Counter[str] = Counter()
         """Personal data in the documents so far, by kind."""
+        self._phrases = {
+            language: tuple(phrase.casefold() for phrase in phrases)
+            for language, phrases in rules.boilerplate_lines.items()
+        }
         self._masker = Masker(rules.personal_data) if rules.personal_data else None
         self._evaluation = EvaluationText(rules.evaluation_sets) if rules.evaluation_sets else None
         self._words = WordLists(rules.word_lists)
 
-    def text_of(self, text: str) -> str:
+    def text_of(self, text: str, language: str) -> str:
         """The text as it is kept."""
-        return self._change(text)[0]
+        return self._change(text, language)[0]
 
-    def _change(self, text: str) -> tuple[str, tuple[str, ...], Counter[str]]:
+    def _change(self, text: str, language: str) -> tuple[str, tuple[str, ...], Counter[str]]:
         """The text as it is kept, what was changed, and what was masked."""
         text, changes = normalise(text)
+        if phrases := self._phrases.get(language) or self._phrases.get(language.partition("-")[0]):
+            lines = text.split("\n")
+            kept = [line for line in lines if not any(phrase in line.casefold() for phrase in phrases)]
+            if len(kept) < len(lines):
+                text, changes = normalise("\n".join(kept))[0], (*changes, "boilerplate")
         if self._masker is None:
             return text, changes, Counter()
         text, masked = self._masker.mask(text)
@@ -41,7 +50,7 @@ class Screen:
 
     def apply(self, document: Document) -> tuple[Document, str]:
         """The changed document, and the reason why it is rejected, or an empty text."""
-        text, changes, masked = self._change(document.text)
+        text, changes, masked = self._change(document.text, document.language)
         self.masked += masked
         changed = replace(document, text=text, transforms=(*document.transforms, *changes))
         reason = self._reason(changed)

@@ -159,7 +159,8 @@ def _check_questions(path: Path, screen: Screen, index: Index) -> tuple[list[Que
     with path.open(encoding="utf-8") as file:
         for line in file:
             question = Question(**json.loads(line))
-            split = index.split_of(screen.text_of(question.document_text), question.language)
+            document_text = screen.text_of(question.document_text, question.language)
+            split = index.split_of(document_text, question.language)
             if question.split == "heldout" and split is not None:
                 found["dropped: in the corpus"] += 1
             elif question.split == "train" and split != "train":

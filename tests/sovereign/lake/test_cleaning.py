@@ -137,3 +137,14 @@ def test_split_depends_on_the_text_only(tmp_path: Path) -> None:
     forwards = {one.text: verdict for one, verdict in clean(documents, tmp_path)}
     backwards = {one.text: verdict for one, verdict in clean(documents[::-1], tmp_path)}
     assert forwards == backwards
+
+
+def test_lines_with_boilerplate_are_taken_out(tmp_path: Path) -> None:
+    text = "The law of the river.\n\nWe USE COOKIES on this page.\n\nA boat pays a fee."
+    rules = Cleaning(boilerplate_lines={"en": ("Use cookies",), "fr": ("fee",)})
+    changed, reason = Screen(rules).apply(document(1, text, "en-GB"))
+    assert (changed.text, changed.transforms) == ("The law of the river.\n\nA boat pays a fee.", ("boilerplate",))
+    assert reason == ""
+    assert Screen(rules).apply(document(2, text, "ar"))[0].text == text
+    assert Screen(rules).apply(document(3, "Use cookies", "en"))[1] == "empty"
+    assert Screen(rules).text_of(changed.text, "en") == changed.text

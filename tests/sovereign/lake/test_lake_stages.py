@@ -299,3 +299,14 @@ def test_a_changed_evaluation_set_is_looked_for_again(tmp_path: Path) -> None:
     assert "contaminated exam" not in first.metrics["rejected"]
     assert second.metrics["rejected"]["contaminated exam"] == 2
     assert second.metrics["documents_in"] == 5
+
+
+def test_every_part_can_be_switched_off(tmp_path: Path) -> None:
+    off = dict.fromkeys(("language", "quality", "near_duplicates", "personal_data"))
+    lake = Lake(profile(sources=write_laws(tmp_path), cleaning=off), tmp_path / "lake")
+    assert lake.curated.metrics["rejected"] == {}
+    assert lake.curated.metrics["masked"] == {}
+    documents = [one for split in ("train", "heldout") for one in lake.documents(f"curated/test/{split}-00000.parquet")]
+    assert len(documents) == lake.curated.metrics["documents_in"] == 5
+    assert {one.quality for one in documents} == {None}
+    assert {one.owners for one in documents} == {("A",), ("B",)}
