@@ -126,7 +126,9 @@ def _read_record(path: Path, key: str, folder: Path) -> Ingested | None:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
+    if record.get("key") != key:
+        return None
     files = {folder / name: digest for name, digest in record["files"].items()}
-    if record["key"] != key or any(not file.is_file() or sha256_file(file) != files[file] for file in files):
+    if any(not file.is_file() or sha256_file(file) != digest for file, digest in files.items()):
         return None
     return Ingested(list(files), Report.from_metrics(record["report"]), Counts.from_json(record["counts"]))

@@ -32,6 +32,7 @@ from tests.sovereign.servers import s3_server
 
 RUN = """
 import sys
+from sovereign.lake import ingest
 from sovereign.stages import main
 ingest.BATCH_BYTES = 20_000
 sys.exit(main(sys.argv[1:]))

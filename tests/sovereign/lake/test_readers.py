@@ -1,16 +1,12 @@
-"""Readers of archives, tables and pages: what whole files give, and what of damaged ones is lost, counted."""
+"""Readers of archives and pages, compressed files, bombs: what is read, and what of damaged files is lost, counted."""
 
 from __future__ import annotations
 
-import bz2
 import csv
 import gzip
 import io
 import json
-import lzma
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,10 +16,7 @@ from hypothesis import strategies as st
 
 from sovereign.lake import archives, opening, records
 from sovereign.lake.documents import Document
-from sovereign.lake.records import Report
-from sovereign.lake.sources import list_pieces, read_piece
-from sovereign.profile import Source
-from sovereign.store import FolderStore
+from tests.sovereign.lake.reading import COMPRESSIONS, read
 
 FILLER = "<p>The river flows through the old town, past the market and the school, and on to the sea in the south.</p>"
 PAGE = (
@@ -31,33 +24,6 @@ PAGE = (
     "<p>{}</p>" + 3 * FILLER + "</article>"
 )
 SENTENCE = "The library of the city opens at nine in the morning and closes late in the evening, number {}."
-
-
-def read(path: Path, language: str = "en", **more: Any) -> tuple[list[Document], Report]:
-    source = Source(name="ss", path=str(path), owner="O", licence="CC0-1.0", language=language, **more)
-    report = Report()
-    documents = [
-        one
-        for piece in list_pieces(source, FolderStore(Path("/no store is needed")))
-        for one in read_piece(source, piece, report)
-    ]
-    assert report.documents == len(documents)
-    assert report.found == report.documents + report.skipped.total()
-    assert len({document.doc_id for document in documents}) == len(documents)
-    return documents, report
-
-
-def zstd(data: bytes) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as stream:
-        stream.write(data)
-    packed: bytes = sink.getvalue().to_pybytes()
-    return packed
-
-
-COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
-    "gz": lambda data: gzip.compress(data, mtime=0), "bz2": bz2.compress, "xz": lzma.compress, "zst": zstd,
-}  # fmt: skip
 
 
 def record(kind: str, content_type: str, body: bytes, *, lie: int = 0) -> bytes:
@@ -269,74 +235,6 @@ def test_markup_nested_without_end(opening_mark: str, tmp_path: Path) -> None:
     documents, report = read(tmp_path, "de")
     assert [one.doc_id for one in documents][:2] == ["ss/a.xml#7", "ss/a.xml#11"]
     assert report.found == 8
-
-
-@given(ids=st.lists(st.none() | st.integers(0, 12) | st.from_regex(r"[0-9]{1,2}(#[0-9]){0,2}|\u00b2", fullmatch=True)))
-def test_every_place_is_its_own(ids: list[int | str | None], tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("ids")
-    rows = [json.dumps({"text": "x"} | ({} if one is None else {"id": one})) for one in ids]
-    (folder / "a.jsonl").write_text("\n".join(rows))
-    assert len({one.doc_id for one in read(folder)[0]}) == len(ids)
-
-
-def test_csv(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text('id,text,other\n1,"two\nlines, quoted ""well""",x\n2,plain,y\n\n2,same id,z\n')
-    (tmp_path / "b.csv").write_bytes("text;owner\nПростой текст о городе;Архив\n".encode("cp1251"))
-    (tmp_path / "c.tsv").write_text("text\tlanguage\nun texte\tfr\n")
-    (tmp_path / "d.csv").write_text("text\nwide\n", encoding="utf-16")
-    documents, report = read(tmp_path, "ru")
-    assert [(one.doc_id, one.text) for one in documents] == [
-        ("ss/a.csv#1", 'two\nlines, quoted "well"'),
-        ("ss/a.csv#2", "plain"),
-        ("ss/a.csv#2#3", "same id"),
-        ("ss/b.csv#1", "Простой текст о городе"),
-        ("ss/c.tsv#1", "un texte"),
-        ("ss/d.csv#1", "wide"),
-    ]
-    assert (documents[3].owners, documents[4].language) == (("Архив",), "fr")
-    assert not report.skipped
-
-
-def test_csv_goes_on_after_a_damaged_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "MAX_DOCUMENT_BYTES", 1000)
-    rows = [b"text,owner", b"one,A", b'"open,A', b"two,A", b'"x"y,A', b"three,A", b"four", b"y" * 3000, b"\xff\xfe,A"]
-    (tmp_path / "a.csv").write_bytes(b"\n".join([*rows, b"five,A\n"]))
-    documents, report = read(tmp_path)
-    assert [one.text for one in documents] == ["one", "two", "three", "five"]
-    assert report.skipped == {
-        "damaged CSV": 2,
-        "row of another length than the first": 1,
-        "document too large": 1,
-        "not UTF-8": 1,
-    }
-
-
-def test_mixed_encodings_in_one_file(tmp_path: Path) -> None:
-    rows = ["text", "Первая строка текста о городе", "Вторая строка текста о реке"]
-    (tmp_path / "a.csv").write_bytes(
-        rows[0].encode() + b"\n" + rows[1].encode("cp1251") + b"\n" + rows[2].encode() + b"\n"
-    )
-    documents, report = read(tmp_path, "ru")
-    assert [one.text for one in documents] == rows[1:]
-    assert not report.skipped
-    assert read(tmp_path, "en", encoding="cp1251")[0][0].text == rows[1]
-
-
-def test_damaged_group_of_a_parquet_file_is_counted_row_by_row(tmp_path: Path) -> None:
-    table = pa.table({"text": [f"row {number}" for number in range(400)]})
-    path = tmp_path / "a.parquet"
-    pq.write_table(table, path, row_group_size=100, compression="zstd")
-    column: Any = pq.ParquetFile(path).metadata.row_group(1).column(0)
-    content = bytearray(path.read_bytes())
-    start = column.data_page_offset
-    content[start : column.dictionary_page_offset + column.total_compressed_size] = b"\xff" * (
-        column.dictionary_page_offset + column.total_compressed_size - start
-    )
-    path.write_bytes(content)
-    documents, report = read(tmp_path)
-    assert report.found == 400
-    assert report.skipped == {"damaged or not Parquet": 100}
-    assert [one.doc_id for one in documents][100] == "ss/a.parquet#201"
 
 
 def test_html_and_pdf(tmp_path: Path) -> None:
