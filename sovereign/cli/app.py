@@ -324,6 +324,7 @@ def lake_prove(
     profile: ProfileArgument,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file to write.")],
     text: TextOption = None,
+    language: Annotated[str, typer.Option(metavar="TAG", help="Of --text: its boilerplate is taken out as well.")] = "",
     document: Annotated[str | None, typer.Option("--document", metavar="ID", help="A document's doc_id.")] = None,
     open_key: Annotated[
         bool, typer.Option("--open-key", help="Show the key of all openings too; for auditors only.")
@@ -336,7 +337,16 @@ def lake_prove(
     from sovereign.cli.lake import run_prove
 
     site = site_of(profile, site_dir)
-    run_prove(site, text=text, document=document, out=out, open_key=open_key, local=local, as_json=as_json)
+    run_prove(
+        site,
+        text=text,
+        language=language,
+        document=document,
+        out=out,
+        open_key=open_key,
+        local=local,
+        as_json=as_json,
+    )
 
 
 @lake_app.command("check")

@@ -31,6 +31,7 @@ from sovereign.lake.proofs import (
     read_proof,
     write_proof,
 )
+from sovereign.lake.screening import Screen
 from sovereign.site import Site
 
 
@@ -84,9 +85,20 @@ def run_manifest(site: Site, *, local: bool, as_json: bool) -> None:
 
 
 def run_prove(
-    site: Site, *, text: Path | None, document: str | None, out: Path, open_key: bool, local: bool, as_json: bool
+    site: Site,
+    *,
+    text: Path | None,
+    language: str,
+    document: str | None,
+    out: Path,
+    open_key: bool,
+    local: bool,
+    as_json: bool,
 ) -> None:
     """Prove that a text or a document is in the dataset, or that a text is not.
+
+    Args:
+        language: the text's, BCP 47: boilerplate is taken out by language.
 
     Raises:
         ProofError: neither or both are named, there is no such document, or the manifest is not of this dataset.
@@ -103,12 +115,15 @@ def run_prove(
                 "the manifest is of other files, or was made with another dataset key",
                 hint=f"sovereign lake manifest {site.root} makes it anew; or restore {site.dataset_key_file}",
             )
-        digest = _digest_of(text) if text is not None else text_digest(dataset.find(str(document)).document.text)
+        if text is not None:
+            kept = Screen(site.profile.corpus.cleaning).text_of(_read_text(text), language)
+        else:
+            kept = dataset.find(str(document)).document.text
         if not opened.leaves_path.exists():
             dataset.build_leaves(opened.leaves_path, keys)
         try:
             with Leaves(opened.leaves_path) as leaves:
-                proof = prove(anchor, leaves, keys, digest, dataset.entry, open_key=open_key)
+                proof = prove(anchor, leaves, keys, text_digest(kept), dataset.entry, open_key=open_key)
         except (sqlite3.DatabaseError, ProofError) as error:
             raise ProofError(
                 f"no proof can be made: {error}", hint=f"delete {opened.leaves_path}; it is made again"
@@ -128,8 +143,13 @@ def run_check(path: Path, manifest: Path, *, text: Path | None, as_json: bool) -
     content = _read(manifest)
     proof, anchor = read_proof(_read(path)), read_anchor(content)
     check(proof, anchor)
-    if text is not None and (found := _digest_of(text).hex()) != proof.text_sha256:
-        raise ProofError("the proof is about another text", got=found, expected=proof.text_sha256)
+    if text is not None and (found := normal_digest(_read_text(text)).hex()) != proof.text_sha256:
+        raise ProofError(
+            "the proof is about another text",
+            got=found,
+            expected=proof.text_sha256,
+            hint="it must be the text as the dataset keeps it, with personal data masked (docs/datasets.md)",
+        )
     _show(proof, anchor, as_json=as_json, manifest_sha256=sha256_bytes(content), text_compared=text is not None)
 
 
@@ -148,9 +168,9 @@ def _show(proof: Proof, anchor: Anchor, *, as_json: bool, **more: Any) -> None:
     lines(title, [(name, str(value)) for name, value in (found | record).items()])
 
 
-def _digest_of(path: Path) -> bytes:
+def _read_text(path: Path) -> str:
     try:
-        return normal_digest(_read(path).decode())
+        return _read(path).decode()
     except UnicodeDecodeError as error:
         raise ProofError(f"{path} is not UTF-8: {error}") from error
 

@@ -25,6 +25,7 @@ from sovereign.stages import run_stage
 from sovereign.store import FolderStore
 
 PRESENT, ABSENT = "Texte du journal officiel.\r\n", "Texte que personne n'a donné."
+PERSONAL = "Écrivez à archive@example.org pour tout renseignement."
 
 AUDITOR = """
 import sys
@@ -47,6 +48,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     folder = tmp_path_factory.mktemp("site")
     (folder / "texts").mkdir()
     (folder / "texts" / "a.txt").write_text(PRESENT)
+    (folder / "texts" / "b.txt").write_text(PERSONAL)
     source = f"{{name: gazette, path: {folder / 'texts'}, owner: Archive, licence: CC-BY-4.0, language: fr}}"
     text = find_profile(Path("ci")).read_text().replace("corpus:\n", f"corpus:\n  sources: [{source}]\n")
     (folder / "profile.yaml").write_text(text)
@@ -108,6 +110,17 @@ def test_proof_is_checked_elsewhere_with_two_files(
     done = audit(tmp_path, "proof.json", "--manifest", "manifest.json", "--json")
     assert done.returncode == 1 and done.stdout == ""
     assert audit(tmp_path, "nothing.json", "--manifest", "manifest.json").returncode == 1
+
+
+def test_a_text_with_personal_data_is_found_as_it_is_kept(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "given.txt").write_text(PERSONAL)
+    (tmp_path / "kept.txt").write_text(PERSONAL.replace("archive@example.org", "<EMAIL>"))
+    issued = run("prove", site, "--text", tmp_path / "given.txt", "--out", tmp_path / "proof.json")
+    assert issued["kind"] == "inclusion"
+    shutil.copy(site.manifest_file, tmp_path / "manifest.json")
+    assert audit(tmp_path, "proof.json", "--manifest", "manifest.json", "--text", "kept.txt").returncode == 0
+    done = audit(tmp_path, "proof.json", "--manifest", "manifest.json", "--text", "given.txt")
+    assert done.returncode == 1 and "personal data masked" in done.stderr
 
 
 def test_a_document_is_proven_by_its_name_and_leaves_are_made_again(site: Site, tmp_path: Path) -> None:
