@@ -26,11 +26,13 @@ def model_state_bytes(shape: ModelShape, zero_stage: int, world_size: int, preci
     For each parameter: the weight and its gradient in the compute precision, and in fp32 the gradient that is
     accumulated, the master weight and two moments. A stage divides among the ranks what it partitions; stage 3 gathers
     the largest part of the model (a layer, or an embedding) with its gradient, and holds the fp32 gradients twice. A
-    frozen parameter beside adapters is a weight only.
+    frozen parameter beside adapters is a weight only. At stage 0, fp32 on one rank, the weight is its own master.
     """
     parameters, trained = float(shape.num_parameters), float(shape.num_trained_parameters)
     width = 2 if precision == "bf16" else 4
     accumulated, master, moments = (4 if precision == "bf16" else 0), 4, 8
+    if zero_stage == 0:
+        return parameters * width + trained * (width + moments)
     if zero_stage == 1:
         return parameters * width + trained * (width + accumulated + (master + moments) / world_size)
     if zero_stage == 2:
@@ -69,7 +71,7 @@ def batch_sequences(profile: Profile, shape: ModelShape, world_size: int) -> int
 class Layout:
     """How the model lies on its devices."""
 
-    zero_stage: Literal[1, 2, 3]
+    zero_stage: Literal[0, 1, 2, 3]
     checkpointing: bool
     micro_batch: int
     memory_bytes: float
@@ -102,23 +104,41 @@ def _limit_bytes(profile: Profile) -> float:
 def choose_layout(profile: Profile, shape: ModelShape) -> Layout:
     """The first layout that fits, the fastest tried first; the smallest one when none does.
 
-    A stage that the profile names is the only one. Else bf16 begins with ZeRO-2: at stage 1 with fp32 accumulation
-    DeepSpeed takes another optimizer (BF16_Optimizer), which holds 8 bytes for each parameter on every rank.
+    Raises:
+        PlanError: the profile wants stage 0 for several ranks or for bf16.
     """
     world_size = world_size_of(profile)
     per_rank = batch_sequences(profile, shape, world_size) // world_size
     micro_batches = [size for size in range(min(per_rank, 64), 0, -1) if per_rank % size == 0]
     limit = _limit_bytes(profile)
-    wanted = profile.training.zero_stage
-    first_fit: tuple[Literal[1, 2, 3], ...] = (2, 3) if precision_of(profile) == "bf16" else (1, 2, 3)
-    stages = (wanted,) if wanted else first_fit
     layouts = []
-    for checkpointing, zero_stage, micro_batch in itertools.product((False, True), stages, micro_batches):
+    for checkpointing, zero_stage, micro_batch in itertools.product((False, True), _stages(profile), micro_batches):
         used = memory_bytes_per_device(shape, zero_stage, world_size, micro_batch, checkpointing, precision_of(profile))
         layouts.append(Layout(zero_stage, checkpointing, micro_batch, used, limit))
         if layouts[-1].fits:
             return layouts[-1]
     return min(layouts, key=lambda layout: layout.memory_bytes)
+
+
+def _stages(profile: Profile) -> tuple[Literal[0, 1, 2, 3], ...]:
+    """The ZeRO stages to try, in this order; one that the profile names is the only one.
+
+    A rank alone has nobody to divide with. bf16 begins with stage 2: at stage 1 with fp32 accumulation DeepSpeed takes
+    another optimizer (BF16_Optimizer), which holds 8 bytes for each parameter on every rank.
+    """
+    wanted = profile.training.zero_stage
+    is_alone = world_size_of(profile) == 1 and precision_of(profile) == "fp32"
+    if wanted == 0 and not is_alone:
+        raise PlanError(
+            "training.zero_stage of 0 is for one process on CPU",
+            got=f"{world_size_of(profile)} processes in {precision_of(profile)}",
+            expected="1, 2 or 3, or none for the fastest that fits",
+        )
+    if wanted is not None:
+        return (wanted,)
+    if precision_of(profile) == "bf16":
+        return (2, 3)
+    return (0,) if is_alone else (1, 2, 3)
 
 
 def refusal(profile: Profile, shape: ModelShape, smallest: Layout) -> PlanError:
@@ -137,8 +157,8 @@ def refusal(profile: Profile, shape: ModelShape, smallest: Layout) -> PlanError:
     if other.fits:
         expected = f"training.zero_stage of {other.zero_stage}, or none"
     return PlanError(
-        f"a model of {shape.num_parameters:,} parameters does not fit, "
-        f"even with ZeRO-{profile.training.zero_stage or 3} and activation checkpointing",
+        f"a model of {shape.num_parameters:,} parameters does not fit, even with "
+        f"{f'ZeRO-{last} and ' if (last := _stages(profile)[-1]) else ''}activation checkpointing",
         got=f"{smallest.memory_bytes / GB:.1f} GB needed on each of {world_size_of(profile)} devices, "
         f"{max(smallest.limit_bytes, 0) / GB:.1f} GB usable",
         expected=expected,

@@ -85,8 +85,8 @@ class Training(Section):
     """Newest checkpoints that stay in the store; two at least, so that there is one before a damaged one."""
     keep_every_steps: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """Checkpoints whose step is a multiple of this stay for good, to go back to; by default none."""
-    zero_stage: Literal[1, 2, 3] | None = None
-    """ZeRO stage; by default the first that fits, which is the fastest."""
+    zero_stage: Literal[0, 1, 2, 3] | None = None
+    """ZeRO stage; by default the first that fits, which is the fastest. 0, without ZeRO, is for one process on CPU."""
     compile: bool = True
     """Use torch.compile."""
     z_loss: Annotated[float, Field(ge=0, le=1)] | None = None

@@ -56,8 +56,8 @@ class Recipe(Section):
     """Sequences of one rank in one forward pass."""
     grad_accumulation: int
     """Forward passes of one rank in one step."""
-    zero_stage: Literal[1, 2, 3]
-    """ZeRO stage."""
+    zero_stage: Literal[0, 1, 2, 3]
+    """ZeRO stage; 0, without ZeRO, on one rank in fp32."""
     activation_checkpointing: bool
     """Recompute activations in the backward pass."""
     precision: Literal["fp32", "bf16"]

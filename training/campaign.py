@@ -28,7 +28,7 @@ from sovereign.files import sha256_file, write_atomic
 from training.forked import NUM_STEPS, finish, prepare_lake, start_ranks, write_profile
 from training.manifest import METRICS
 
-COMBINATIONS = tuple((zero_stage, num_ranks) for zero_stage in (1, 2, 3) for num_ranks in (1, 2))
+COMBINATIONS = ((0, 1), *((zero_stage, num_ranks) for zero_stage in (1, 2, 3) for num_ranks in (1, 2)))
 """ZeRO stage and number of ranks."""
 TRAIN = "models/tiny/train"
 _LONGEST_GAP_S = 0.3

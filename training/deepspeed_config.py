@@ -33,7 +33,8 @@ def render(plan: Plan) -> dict[str, Any]:
         "gradient_accumulation_steps": recipe.grad_accumulation,
         "managed_gradient_accumulation": True,
         "dataloader_drop_last": False,
-        "gradient_clipping": recipe.gradient_clipping,
+        # At stage 0 the engine clips: DeepSpeed would not tell the norm.
+        "gradient_clipping": recipe.gradient_clipping if recipe.zero_stage else 0.0,
         "prescale_gradients": False,
         "gradient_predivide_factor": 1.0,
         "gradient_allreduce_op": "mean",
@@ -57,9 +58,7 @@ def render(plan: Plan) -> dict[str, Any]:
         "torch_autocast": {"enabled": False},
         "zero_allow_untested_optimizer": False,
         "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": _zero(
-            recipe.zero_stage, min(plan.num_parameters, _LARGEST_BUCKET), is_divided=recipe.world_size > 1
-        ),
+        "zero_optimization": _zero(recipe.zero_stage, min(plan.num_parameters, _LARGEST_BUCKET)),
         "checkpoint": {
             "tag_validation": "FAIL",
             "load_universal": False,
@@ -96,11 +95,11 @@ def render(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _zero(stage: int, bucket_elements: int, *, is_divided: bool) -> dict[str, Any]:
+def _zero(stage: int, bucket_elements: int) -> dict[str, Any]:
     return {
         "stage": stage,
         "contiguous_gradients": True,
-        "reduce_scatter": is_divided,  # alone, its parts would only be copied there and back
+        "reduce_scatter": True,
         "reduce_bucket_size": bucket_elements,
         "use_multi_rank_bucket_allreduce": True,
         "allgather_partitions": True,

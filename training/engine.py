@@ -87,18 +87,18 @@ class _Gate:
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._step = optimizer.step
         optimizer.step = self  # type: ignore[method-assign, assignment]
-        self._decide: Callable[[], bool] | None = None
+        self._decide: Callable[[], bool | None] | None = None
         self.is_open: bool | None = None
-        """The decision in this step; None where ZeRO never came here, since a gradient is not a number."""
+        """The decision in this step; None where a gradient is not a number: with such a one ZeRO never comes here."""
 
-    def close(self, decide: Callable[[], bool]) -> None:
+    def close(self, decide: Callable[[], bool | None]) -> None:
         """Let `decide` say about the next step, once."""
         self._decide, self.is_open = decide, None
 
     def __call__(self, closure: None = None) -> None:
         if self._decide is not None and self.is_open is None:
             self.is_open = self._decide()
-        if self.is_open is not False:
+        if self._decide is None or self.is_open:
             self._step(closure)
 
 
@@ -138,11 +138,14 @@ class Engine:
             fused=True,
         )
         self._gate = _Gate(optimizer)
+        self._norm = math.nan
         if self.recipe.zero_stage == 3:  # evaluation passes by DeepSpeed's engine, which would find out by itself
             output = self.model.get_output_embeddings()
             assert output is not None
             deepspeed.zero.register_external_parameter(self._loss.head, output.weight)
         self._engine, *_ = deepspeed.initialize(model=self._loss, optimizer=optimizer, config=config or render(plan))
+        if self.recipe.zero_stage == 0 and dist.get_world_size() == 1:
+            self._engine.enable_backward_allreduce = False  # would copy every gradient to a buffer and back
         self.device: torch.device = self._engine.device
         if self.recipe.compile:
             missing = why_no_compiler() if self.device.type == "cpu" else None
@@ -170,7 +173,7 @@ class Engine:
             losses.append(torch.stack([parts.cross_entropy, parts.z_loss]))
         own_loss, own_z_loss = torch.stack(losses).mean(dim=0).tolist()
         loss, z_loss, is_stopped = self._share(own_loss, own_z_loss, stop)
-        self._gate.close(lambda: judge is None or self._agree(judge(loss, self._gradient_norm())))
+        self._gate.close(lambda: self._decide(loss, judge))
         self._engine.step()
         norm = math.inf if self._gate.is_open is None else self._gradient_norm()
         return StepResult(loss, z_loss, norm, self._gate.is_open is True, is_stopped)
@@ -184,10 +187,22 @@ class Engine:
         loss, z_loss, stops = sums.tolist()
         return loss / dist.get_world_size(), z_loss / dist.get_world_size(), bool(stops)
 
+    def _decide(self, loss: float, judge: Judge | None) -> bool | None:
+        """Whether the step that is being taken may change the weights; None where a gradient is not a number.
+
+        Gradients are averaged over the ranks by then. At stage 0 they are clipped here.
+        """
+        if self.recipe.zero_stage == 0:
+            parameters = [value for group in self._engine.optimizer.param_groups for value in group["params"]]
+            limit = self.recipe.gradient_clipping or math.inf
+            self._norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+            if not math.isfinite(self._norm):
+                return None
+        return judge is None or self._agree(judge(loss, self._gradient_norm()))
+
     def _gradient_norm(self) -> float:
-        """Of the step that is being taken; NaN at stage 0, where DeepSpeed clips without telling."""
-        norm = getattr(self._engine.optimizer, "_global_grad_norm", None)
-        return math.nan if norm is None else float(norm)
+        """Of the step that is being taken, before clipping."""
+        return self._norm if self.recipe.zero_stage == 0 else float(self._engine.optimizer._global_grad_norm)
 
     def _agree(self, is_admitted: bool) -> bool:
         """Whether all ranks admit: ranks that decided differently would part for good."""
@@ -240,15 +255,15 @@ class Engine:
             CheckpointError: something is not there.
         """
         for part in self._partitions():
-            part.moments.clear()
-            part.moments.update({name: value.to(part.master.device) for name, value in reader.scalars().items()})
+            moments = {name: value.to(part.master.device) for name, value in reader.scalars().items()}
             for kind in reader.kinds:
                 if kind == MASTER:
                     values = part.master.data
                 else:
-                    values = part.moments[kind] = torch.zeros_like(part.master, requires_grad=False)
+                    values = moments[kind] = torch.zeros_like(part.master, requires_grad=False)
                 for one in part.fragments:
                     values[one.place] = reader.read(kind, one.name, one.start, one.stop)
+            part.set_moments(moments)
         zero.update_model(self._engine.optimizer, self.recipe.zero_stage)
         if random is not None:
             torch.set_rng_state(random["cpu"])

@@ -39,7 +39,7 @@ def shrunk(plan: Plan, *, zero_stage: int, world_size: int, precision: str = "fp
     """The plan with two layers, rows of at most 256 tokens of at most 8192, the peak rate, fresh weights; else its own.
 
     Args:
-        zero_stage: also 0, which recipes do not have.
+        zero_stage: also 0 with several ranks, which recipes do not have.
     """
     model = plan.model.model_copy(
         update={

@@ -127,8 +127,7 @@ def _train(plan: Plan, case: Case, rank: int, world_size: int, path: Path) -> No
             weights = engine.weights()
             if rank == 0:
                 save_file(weights, path.with_suffix(f".{'last' if step else 'first'}.safetensors"))
-    if case.zero_stage:
-        engine.state()  # a checkpoint needs it, and each ZeRO optimizer keeps it elsewhere
+    engine.state()  # a checkpoint needs it, and each ZeRO optimizer keeps it elsewhere
     numbers = {
         "losses": [result.loss for result in results],
         "gradient_norms": [result.gradient_norm for result in results],

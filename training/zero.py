@@ -1,5 +1,7 @@
 """Where DeepSpeed's ZeRO keeps a rank's part of each parameter, and how changed master weights reach the model.
 
+At stage 0, which is for one rank in fp32, there is no ZeRO: the parameters are their own master weights.
+
 DeepSpeed has no public way to this; the names are those of the pinned version (pyproject.toml), and tests/training/
 test_resume.py holds every stage to them.
 """
@@ -38,21 +40,45 @@ class Partition:
 
     master: torch.Tensor
     """Master weights, float32, flat; padding after the fragments."""
-    moments: dict[str, Any]
-    """The optimizer's state of it, by name; empty before the first step."""
+    shape: torch.Size
+    """In which the optimizer has them."""
+    state: dict[str, Any]
+    """The optimizer's own, by name; empty before the first step."""
     fragments: list[Fragment]
+
+    @property
+    def moments(self) -> dict[str, Any]:
+        """The optimizer's state, flat where it is one number for each weight."""
+        return {name: value.view(-1) if value.shape == self.shape else value for name, value in self.state.items()}
+
+    def set_moments(self, moments: Mapping[str, Any]) -> None:
+        """Replace the optimizer's state by `moments`, flat as `moments` gives them."""
+        self.state.clear()
+        for name, value in moments.items():
+            self.state[name] = value.view(self.shape) if value.shape == self.master.shape else value
 
 
 def partitions(zero: Any, stage: int, names: Mapping[int, str]) -> list[Partition]:
     """This rank's partitions.
 
     Args:
-        zero: DeepSpeed's optimizer of ZeRO stage `stage`.
+        zero: DeepSpeed's optimizer of ZeRO stage `stage`; at stage 0 torch's.
         names: a parameter's name by its `id`.
     """
+    if stage == 0:
+        return [
+            Partition(
+                parameter.detach().view(-1),
+                parameter.shape,
+                zero.state[parameter],
+                [Fragment(names[id(parameter)], 0, parameter.numel(), 0)],
+            )
+            for group in zero.param_groups
+            for parameter in group["params"]
+        ]
     if stage == 3:
         return [
-            Partition(master, zero.optimizer.state[master], _of_each_parameter(group, names))
+            Partition(master, master.shape, zero.optimizer.state[master], _of_each_parameter(group, names))
             for master, group in zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True)
         ]
     if hasattr(zero, "bf16_groups"):  # stage 1 in bf16 is a class of its own
@@ -62,7 +88,9 @@ def partitions(zero: Any, stage: int, names: Mapping[int, str]) -> list[Partitio
         masters, groups = zero.single_partition_of_fp32_groups, zero.round_robin_bit16_groups
         offsets = zero.round_robin_bit16_offsets
     return [
-        Partition(master, zero.optimizer.state[master], _of_the_group(group, places, master.numel(), names))
+        Partition(
+            master, master.shape, zero.optimizer.state[master], _of_the_group(group, places, master.numel(), names)
+        )
         for master, group, places in zip(masters, groups, offsets, strict=True)
     ]
 
@@ -95,6 +123,8 @@ def _of_each_parameter(group: Iterable[Any], names: Mapping[int, str]) -> list[F
 
 def update_model(zero: Any, stage: int) -> None:
     """Bring the master weights of all ranks into the model's parameters, as a step does at its end."""
+    if stage == 0:
+        return
     if stage != 3:
         zero.update_lp_params()
         return

@@ -75,22 +75,33 @@ def measure(resolved: Plan, workdir: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def in_fp32(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The layout of the demonstration."""
+    """One rank with ZeRO-1."""
     return measure(with_recipe(1, "fp32"), tmp_path_factory.mktemp("fp32"))
 
 
 def check_memory(found: dict[str, Any], zero_stage: int, precision: str) -> None:
-    """The plan counts the end of a backward pass; between steps, stages 1 and 2 have given the gradients back."""
-    assert found["optimizer"].startswith("DeepSpeedZeroOptimizer"), "another one holds other parts"
+    """The plan counts the end of a backward pass; between steps, stages 0 to 2 have given the gradients back."""
+    expected = "DeepSpeedZeroOptimizer" if zero_stage else "AdamW"
+    assert found["optimizer"].startswith(expected), "another one holds other parts"
     planned = model_state_bytes(PLAN.model, zero_stage, 1, precision)
-    given_back = {(1, "fp32"): 4, (2, "bf16"): 2 + 4, (3, "bf16"): 0}[zero_stage, precision] * PLAN.num_parameters
+    given_back = {(0, "fp32"): 4, (1, "fp32"): 4, (2, "bf16"): 2 + 4, (3, "bf16"): 0}[
+        zero_stage, precision
+    ] * PLAN.num_parameters
     if zero_stage == 3:  # what one rank holds is whole: nothing is gathered
         given_back += 4 * PLAN.model.vocab_size * PLAN.model.hidden_size
     assert found["bytes"] == pytest.approx(planned - given_back, rel=0.02)
 
 
-def test_memory_of_the_demonstration_is_the_plans(in_fp32: dict[str, Any]) -> None:
+def test_memory_with_zero_1_is_the_plans(in_fp32: dict[str, Any]) -> None:
     check_memory(in_fp32, 1, "fp32")
+
+
+def test_one_rank_without_zero_holds_less_and_learns_the_same(in_fp32: dict[str, Any], tmp_path: Path) -> None:
+    assert PLAN.recipe.zero_stage == 0
+    found = measure(with_recipe(0, "fp32"), tmp_path)
+    check_memory(found, 0, "fp32")
+    for one, other in zip(found["losses"], in_fp32["losses"], strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
 
 
 @pytest.mark.parametrize("zero_stage", [2, 3])
