@@ -11,23 +11,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sovereign.plan import ModelShape
+from tests.training import test_loss
 from training.attention import causal_attention, use_causal_blocks
 from training.loss import document_positions
 from training.model import END_OF_TEXT_ID, make_model, save_model
 
 torch.set_num_threads(1)
-SHAPE = ModelShape(
-    num_layers=2,
-    hidden_size=32,
-    intermediate_size=48,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    vocab_size=64,
-    sequence_length=100,
-    tied=True,
-)
+SHAPE = test_loss.SHAPE.model_copy(update={"sequence_length": 100})
 
 
 def inputs(length: int, num_kv_heads: int) -> list[torch.Tensor]:
