@@ -79,12 +79,12 @@ def test_time_is_linear(unit: str) -> None:
 
 
 def test_plug_in_of_a_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "ministry_site.py").write_text(
+    (tmp_path / "ministry_identifiers.py").write_text(
         "import re\ndef find(text):\n    return (match.span() for match in re.finditer(r'TM-\\d{6}', text))\n"
     )
-    (tmp_path / "ministry_site-1.dist-info").mkdir()
-    (tmp_path / "ministry_site-1.dist-info" / "entry_points.txt").write_text(
-        "[sovereign.pii]\ntm-id = ministry_site:find\n"
+    (tmp_path / "ministry_identifiers-1.dist-info").mkdir()
+    (tmp_path / "ministry_identifiers-1.dist-info" / "entry_points.txt").write_text(
+        "[sovereign.pii]\ntm-id = ministry_identifiers:find\n"
     )
     with pytest.raises(StageError, match="unknown kind of personal data\n  got: tm-id\n  expected: card, email"):
         Masker(PersonalData(kinds=("tm-id",)))
