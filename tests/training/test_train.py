@@ -81,7 +81,9 @@ def test_a_run_leaves_a_model_that_transformers_loads(whole_run: Path) -> None:
     assert metrics["bits_per_byte_after"] < metrics["bits_per_byte_before"]
     assert metrics["resumed_from"] is None and metrics["parameters"] == model.num_parameters()
     config = json.loads((whole_run / TRAIN / "deepspeed.json").read_text())
-    assert (config["zero_optimization"]["stage"], config["gradient_clipping"]) == (0, 0.0), "at stage 0 the engine clips"
+    assert (config["zero_optimization"]["stage"], config["gradient_clipping"]) == (0, 0.0), (
+        "at stage 0 the engine clips"
+    )
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
