@@ -287,8 +287,14 @@ class Checkpoints:
                 self._warn(f"a checkpoint could not be stored, training goes on: {error}")
             self._upload = None
 
-    def close(self, *, forget_other_runs: bool = False) -> None:
-        """Wait for the upload; when the run is complete, delete the checkpoints of runs with another configuration."""
+    def close(self, *, has_failed: bool = False, forget_other_runs: bool = False) -> None:
+        """Wait for the upload; when the run is complete, delete the checkpoints of runs with another configuration.
+
+        Args:
+            has_failed: another rank may be gone; its file is waited for a moment only.
+        """
+        if has_failed:
+            self._stored.hurry()
         self._join_upload()
         self._uploader.shutdown()
         if forget_other_runs and self._ranks.is_first:

@@ -98,7 +98,7 @@ class Session:
         """End the run's records as FINISHED, FAILED or KILLED."""
         if status == "FAILED":
             self.watching.report_failure(self.ranks)
-        self.checkpoints.close(forget_other_runs=status == "FINISHED")
+        self.checkpoints.close(has_failed=status == "FAILED", forget_other_runs=status == "FINISHED")
         self.mlflow.close(status)
         if status != "FINISHED":  # else `export` does so
             self.watching.runs.write(status, self.record)

@@ -20,6 +20,8 @@ from training.environment import Ranks
 from training.manifest import COMMIT, MANIFEST, METRICS, Commit, Manifest, rank_file, step_of
 
 _UPLOAD_WAIT_S = 300.0
+_GRACE_S = 10.0
+"""For the files of other ranks when this one has failed: what it failed of may be that they are gone."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class StoredCheckpoints:
         """Args: `prefix` of the checkpoints of all runs, ends with '/'; `run` is this one's digest."""
         self._store, self._ranks, self._retention = store, ranks, retention
         self._all_runs, self.prefix = prefix, f"{prefix}{run[:8]}/"
+        self._wait_s = _UPLOAD_WAIT_S
 
     def commits(self) -> set[Commit]:
         """The complete checkpoints of this run."""
@@ -88,11 +91,15 @@ class StoredCheckpoints:
             self._store.put_file(base + name, folder / name)
         self._forget(manifest.step)
 
+    def hurry(self) -> None:
+        """Wait for other ranks' files a moment only, also where `bring` waits now."""
+        self._wait_s = _GRACE_S
+
     def _await(self, key: str, digest: str) -> None:
-        deadline = time.monotonic() + _UPLOAD_WAIT_S
+        start = time.monotonic()
         marker = f"{key}.sha256"
         while not (self._store.exists(marker) and self._store.get_bytes(marker).decode() == digest):
-            if time.monotonic() > deadline:
+            if time.monotonic() - start > self._wait_s:
                 raise StoreError(f"{key} did not appear", hint="is the other training process alive?")
             time.sleep(0.2)
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from sovereign.errors import CheckpointError
 from sovereign.plan import plan
 from sovereign.profile import Profile
 from sovereign.store import open_store
+from training import stored
 from training.checkpoint import Checkpoints, Found, Run
 from training.environment import Ranks
 from training.forked import TINY
@@ -328,6 +330,26 @@ def test_a_store_that_fails_does_not_stop_training(place: Place) -> None:
     (place.root / "store" / PREFIX).write_text("not a folder")
     assert place.save(8) == [None]
     assert "could not be stored, training goes on" in place.warnings[0]
+
+
+def test_a_rank_that_fails_does_not_wait_for_one_that_is_gone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 1 is gone before its file is in the store: rank 0 must end, so that the job starts again."""
+    monkeypatch.setattr(stored, "_GRACE_S", 0.5)
+    meeting = Meeting(2)
+
+    def one(rank: int) -> None:
+        checkpoints = place.open(rank, 2, meeting)
+        if rank == 1:
+            monkeypatch.setattr(checkpoints._stored, "bring", lambda *_: None)
+        start, stop = span(rank, 2)
+        checkpoints.save(1, {"master/x": content(1)[start:stop]}, {"x": (start, stop)}, place.metrics, {})
+        checkpoints.close(has_failed=True)
+
+    begin = time.monotonic()
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(one, range(2)))
+    assert time.monotonic() - begin < stored._UPLOAD_WAIT_S / 10
+    assert "did not appear" in place.warnings[0]
 
 
 @pytest.fixture
