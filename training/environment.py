@@ -66,8 +66,8 @@ def prepare(workdir: Path, *, threads: int, world_size: int) -> Ranks:
         os.environ.setdefault(name, value)
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)
-        # Threads that spin for long starve each other on a busy machine; without any spinning each of a step's 1,500
-        # parallel loops wakes the other thread through the kernel, a tenth of the time.
+        # Threads that spin for long starve each other on a busy machine; without any spinning each of a step's
+        # many parallel loops wakes the other thread through the kernel, a tenth of the time.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
