@@ -19,7 +19,7 @@ from sovereign.errors import ProfileError
 from sovereign.profile_base import Base
 from sovereign.profile_cleaning import Cleaning, Share
 from sovereign.profile_training import Model, Training
-from sovereign.section import Language, Name, Section, Seed
+from sovereign.section import AbsolutePath, Language, Name, Section, Seed, refuse_repeats
 
 STDLIB = "python-stdlib"
 """As a source's path: the documentation that every Python has."""
@@ -213,12 +213,8 @@ class Corpus(Section):
     def _something_to_read(self) -> Self:
         if self.demonstration is None and not self.sources:
             raise ValueError("corpus needs `demonstration` or at least one entry in `sources`")
-        for kind, names in (
-            ("source", [source.name for source in self.sources]),
-            ("owner", [owner.name for owner in self.owners]),
-        ):
-            if len(set(names)) != len(names):
-                raise ValueError(f"{kind} names repeat: {sorted(names)}")
+        refuse_repeats("source names", (source.name for source in self.sources))
+        refuse_repeats("owner names", (owner.name for owner in self.owners))
         return self
 
 
@@ -230,7 +226,7 @@ class Evaluation(Section):
     tasks: tuple[str, ...] = ()
     """Tasks of lm-evaluation-harness to measure with: `questions_<language>`, the demonstration country's questions in
     its format, or tasks in `task_folder`."""
-    task_folder: str | None = None
+    task_folder: AbsolutePath | None = None
     """Absolute path of a folder with tasks of lm-evaluation-harness: YAML files, and their data, named relative to the
     folder. Nothing is fetched from elsewhere. Python that they name is run."""
     min_accuracy: Share | dict[Language, Share] | None = None
@@ -249,8 +245,6 @@ class Evaluation(Section):
         elsewhere = [name for name in self.tasks if not name.startswith("questions_")]
         if elsewhere and self.task_folder is None:
             raise ValueError(f"tasks {', '.join(elsewhere)} need task_folder, the folder that they are in")
-        if self.task_folder is not None and not Path(self.task_folder).is_absolute():
-            raise ValueError("task_folder must be an absolute path: stages run in other folders than this one")
         return self
 
 

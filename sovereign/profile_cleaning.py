@@ -5,21 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from sovereign.section import Language, Name, Section
+from sovereign.section import AbsolutePath, Language, Name, Section, refuse_repeats
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Limit = Annotated[float, Field(ge=0)] | None
-
-
-def _absolute(path: str) -> str:
-    if not Path(path).is_absolute():
-        raise ValueError("must be an absolute path: stages run in other folders than this one")
-    return path
-
-
-AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
 
 class LanguageCheck(Section):
@@ -205,10 +196,8 @@ class Cleaning(Section):
     def _is_consistent(self) -> Self:
         if self.min_chars > self.max_chars:
             raise ValueError(f"min_chars {self.min_chars} is above max_chars {self.max_chars}: nothing would pass")
-        for field in ("evaluation_sets", "word_lists"):
-            names = [one.name for one in getattr(self, field)]
-            if len(set(names)) != len(names):
-                raise ValueError(f"names of {field} repeat: {sorted(names)}")
+        refuse_repeats("names of evaluation_sets", (one.name for one in self.evaluation_sets))
+        refuse_repeats("names of word_lists", (one.name for one in self.word_lists))
         return self
 
     @property

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _absolute(path: str) -> str:
+    if not Path(path).is_absolute():
+        raise ValueError("must be an absolute path: stages run in other folders than this one")
+    return path
+
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}[a-z0-9]$")]
 # YAML reads Norwegian's tag as false.
@@ -14,6 +23,14 @@ Language = Annotated[
     BeforeValidator(lambda value: "no" if value is False else value),
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+
+
+def refuse_repeats(what: str, names: Iterable[str]) -> None:
+    """Raises: ValueError when two of `names`, which are `what`, are the same."""
+    listed = sorted(names)
+    if len(set(listed)) != len(listed):
+        raise ValueError(f"{what} repeat: {listed}")
 
 
 class Section(BaseModel):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sovereign.errors import StoreError, StoreUnavailableError
-from sovereign.files import sha256_file, sync_folder
+from sovereign.files import put_in_place, sha256_file
 
 _PART = ".sovereign-part-"
 """In the name of a file that is being written; never listed."""
@@ -101,10 +101,7 @@ class FolderStore:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             write(temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(target)
-            sync_folder(target.parent)
+            put_in_place(temporary, target)
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sovereign.errors import TrainingError
-from sovereign.files import sha256_file, sync_folder
+from sovereign.files import put_in_place, sha256_file
 from sovereign.llamacpp import ensure_llama, find_llama
 from sovereign.serving.fetch import model_digest
 from training.environment import OFFLINE
@@ -93,10 +93,7 @@ def export(folder: Path, out: Path, kind: str, *, name: str, report: Report) -> 
         file, comparison = make.file(kind, name, digest, python)
         # (3) Durable, then in its place.
         result = Export(out, kind, file.stat().st_size, sha256_file(file), digest, tensor_types(file), comparison)
-        with file.open("rb") as written:
-            os.fsync(written)
-        file.replace(out)
-    sync_folder(out.parent)
+        put_in_place(file, out)
     return result
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,8 @@ import pyarrow.parquet as pq
 
 from sovereign.errors import StageError
 from sovereign.files import sha256_file
+from sovereign.lake.opening import open_expanded
+from sovereign.lake.records import Unreadable
 from sovereign.ngrams import NgramIndex
 from sovereign.profile_cleaning import EvaluationSet
 
@@ -67,7 +67,7 @@ def _read_texts(wanted: EvaluationSet) -> Iterator[str]:
     try:
         for record in _read_records(Path(wanted.path)):
             yield from _texts({key: record.get(key) for key in wanted.fields} if wanted.fields else record)
-    except (OSError, EOFError, ValueError, zlib.error, pa.ArrowException, RecursionError) as error:
+    except (OSError, Unreadable, ValueError, pa.ArrowException, RecursionError) as error:
         raise StageError(
             f"evaluation set {wanted.name} cannot be read: {error}",
             got=wanted.path,
@@ -81,7 +81,7 @@ def _read_records(path: Path) -> Iterator[dict[str, Any]]:
             for batch in file.iter_batches(batch_size=256):
                 yield from batch.to_pylist()
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
-        with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as lines:
+        with open_expanded(path, path.name) as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     record = json.loads(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sovereign.files import sync_folder
+from sovereign.files import put_in_place
 
 SCHEMA = pa.schema(
     [
@@ -105,10 +104,7 @@ class DocumentWriter:
     def _close(self) -> None:
         self._write_group()
         self._parquet.close()
-        with self._temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        self._temporary.replace(self._path)
-        sync_folder(self._folder)
+        put_in_place(self._temporary, self._path)
         self.files.append(self._path)
 
     def __enter__(self) -> Self:

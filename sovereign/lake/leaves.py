@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from sovereign.errors import StoreError
-from sovereign.files import sync_folder
+from sovereign.files import put_in_place
 from sovereign.lake.commitments import make_root
 from sovereign.lake.merkle import make_path, tree_hash
 
@@ -60,8 +60,7 @@ def build_leaves(path: Path, rows: Iterable[Row]) -> None:
         database.execute("INSERT INTO main.leaves SELECT * FROM scratch.leaves ORDER BY leaf, file, row")
         database.execute("COMMIT")
         database.close()
-        part.replace(path)
-        sync_folder(path.parent)
+        put_in_place(part, path)
     except sqlite3.Error as error:
         raise StoreError(f"cannot sort the leaves of {path}: {error}", hint="is the disk full?") from error
     finally:
