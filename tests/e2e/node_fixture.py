@@ -24,11 +24,13 @@ from stacks.fields import Object
 from stacks.kube import Cluster
 from stacks.node import cgroups, lifecycle, network, processes
 from stacks.node.lifecycle import NodeInfo
+from stacks.node.mounts import Mount, current_mounts
 from stacks.node.spec import PROGRAMS, NodeSpec
 
 BACK_S = 60.0
 """Within this, what was killed is back."""
 _INSTANCE = re.compile(r"[a-z](\d+)")
+_PYTEST_FOLDER = re.compile(r"/pytest-of-[^/]+/")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,15 @@ class RunningNode:
         done = subprocess.run([*command, *arguments], input=stdin, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+
+def mounts_but_of_other_tests(folder: Path) -> list[Mount]:
+    """The machine's mounts, without those that tests beside this one have in folders of theirs, not below `folder`."""
+    return [
+        mount
+        for mount in current_mounts()
+        if folder in mount.path.parents or not _PYTEST_FOLDER.search(f"{mount.path}/")
+    ]
 
 
 def free_spec(prefix: str, folder: Path) -> NodeSpec:

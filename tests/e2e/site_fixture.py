@@ -19,7 +19,7 @@ from sovereign.resources import data_path
 from sovereign.site import Site
 from stacks.kube import Cluster
 from stacks.node import processes
-from tests.e2e.node_fixture import free_spec, remove_remains_of_dead_sessions
+from tests.e2e.node_fixture import free_spec, mounts_but_of_other_tests, remove_remains_of_dead_sessions
 
 SOVEREIGN = Path(sys.prefix) / "bin" / "sovereign"
 
@@ -67,15 +67,15 @@ class LiveSite:
         return summary
 
 
-def traces(instance: str) -> dict[str, list[str]]:
-    """What a removed site must not have changed on this machine; other instances, which come and go, are left out."""
+def traces(instance: str, root: Path) -> dict[str, list[str]]:
+    """What a removed site in `root` must not have changed; other instances, which come and go, are left out."""
     others = re.compile(rf"\bsov(ereign)?-(?!{instance}\b)")
 
     def lines(*command: str) -> list[str]:
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         return sorted(line for line in output.splitlines() if not others.search(line))
 
-    mounts = sorted(line.split(" - ")[0].split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    mounts = sorted(str(mount.path) for mount in mounts_but_of_other_tests(root))
     groups = sorted(str(path) for path in Path("/sys/fs/cgroup").glob(f"*/*sovereign-{instance}"))
     folders = ["/etc/cni/net.d", f"/run/sovereign/{instance}"]
     if not processes.supervisors():  # the last node takes its mount points with it
@@ -98,7 +98,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSite]:
     remove_remains_of_dead_sessions()
     root = tmp_path_factory.mktemp("way") / "site"
     ranges = free_spec("u", root)
-    before = traces(ranges.instance)
+    before = traces(ranges.instance, root)
     document = yaml.safe_load((data_path("templates") / "profiles" / "ci.yaml").read_text())
     cidrs = {name: getattr(ranges, name) for name in ("pod_cidr", "service_cidr", "link_cidr")}
     document["target"] = {"kind": "embedded", "instance": ranges.instance, **cidrs}
@@ -110,5 +110,5 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSite]:
         yield live
     finally:
         live.run("destroy", "--delete-data")
-    assert traces(ranges.instance) == before
+    assert traces(ranges.instance, root) == before
     assert not (root / "node" / "volumes" / "objects").exists()

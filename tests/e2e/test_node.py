@@ -20,12 +20,13 @@ from sovereign.errors import NodeError
 from stacks.node import cgroups, doctor, lifecycle, network, processes, unit
 from stacks.node.images import HOST_IMAGE
 from stacks.node.inside import MOUNT_POINTS
-from stacks.node.mounts import current_mounts, mounts_below
+from stacks.node.mounts import mounts_below
 from stacks.node.spec import BinaryImage, NodeSpec
 from tests.e2e.node_fixture import (
     BACK_S,
     RunningNode,
     free_spec,
+    mounts_but_of_other_tests,
     pids_of,
     python_folders,
     supervisor_pid,
@@ -329,7 +330,8 @@ def trace(spec: NodeSpec) -> set[str]:
     """What a node could leave on the machine, outside its state folder; other nodes' links may come and go."""
     folders = [Path(name) for name in ("/etc", "/opt", "/run", "/usr/libexec", "/var/lib", "/var/log", "/var/run")]
     rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
-    found = {f"mount {mount}" for mount in current_mounts()} | {f"rule {line}" for line in rules.splitlines()}
+    found = {f"mount {mount}" for mount in mounts_but_of_other_tests(spec.state_dir.parent)}
+    found |= {f"rule {line}" for line in rules.splitlines()}
     found |= {f"cgroup {root / spec.cgroup}" for root in cgroups.hierarchies() if (root / spec.cgroup).exists()}
     found |= {f"file {path}" for folder in folders for path in folder.rglob("*")}
     found |= {f"forwarding {Path('/proc/sys/net/ipv4/ip_forward').read_text()}"}

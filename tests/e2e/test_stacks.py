@@ -280,7 +280,7 @@ def test_destroy_works_with_a_dead_api_server(other: Site, doomed: LiveSite) -> 
     doomed.run("destroy")
     left = [
         line
-        for lines in traces(spec.instance).values()
+        for lines in traces(spec.instance, other.root).values()
         for line in lines
         if spec.instance in line or str(other.root) in line
     ]
