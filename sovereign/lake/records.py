@@ -13,12 +13,14 @@ from sovereign.profile import Source
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
 """A longer document is skipped, so that memory stays bounded."""
-FIELDS = ("text", "id", "language", "owner", "licence", "license", "collected_at")
+FIELDS = ("text", "id", "language", "owner", "licence", "license", "collected_at", "url")
 """What a record can say; all but `text` may be absent."""
+NOTICE = object()
+"""Key of a record under which a reader leaves what the page itself says of mining (`Notice`). No file has such a key."""
 _MAX_EXAMPLES = 20
 
-Record = tuple[str, dict[str, Any]]
-"""The place in the source, and the record's `FIELDS`."""
+Record = tuple[str, dict[Any, Any]]
+"""The place in the source, and the record: `FIELDS` and perhaps `NOTICE`."""
 
 
 class Unreadable(SourceError):

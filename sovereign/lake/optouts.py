@@ -1,0 +1,168 @@
+"""Opt-outs that machines can read, of the time when a page was collected: robots.txt, ai.txt, TDMRep, noai.
+
+Of a host's file the newest that is not younger than the page counts, else the first one after. robots.txt is read as
+RFC 9309 says (by protego): longest match, 4xx allows all, 5xx forbids all, redirects are followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Sequence
+from datetime import UTC, datetime, time
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Self
+from urllib.parse import urljoin
+
+from sovereign.lake.notices import FILES, HostFile, Notice, file_name
+from sovereign.lake.urls import Address, parse_address
+
+if TYPE_CHECKING:
+    from protego import Protego
+
+_PATHS = {name: path for path, name in FILES.items()}
+_MAX_REDIRECTS = 5
+"""https://www.rfc-editor.org/rfc/rfc9309#section-2.3.1.2"""
+_CACHED_FILES = 4_096
+_LATEST = "9999"
+
+class _Key(NamedTuple):
+    """A file, without its content."""
+
+    authority: str
+    name: str
+    time: str
+    status: int
+
+
+class OptOuts:
+    """The hosts' files of one source, in an SQLite file, so that memory stays bounded; a context manager."""
+
+    def __init__(self, path: Path, agents: Sequence[str]) -> None:
+        """Args: `agents` are the names that robots.txt and ai.txt are read for."""
+        self._path, self._agents = path, tuple(agents)
+        self._rules = lru_cache(_CACHED_FILES)(self._parse_rules)
+        self._reservations = lru_cache(_CACHED_FILES)(self._parse_reservations)
+
+    def __enter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.unlink(missing_ok=True)
+        self._database = sqlite3.connect(self._path, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode=OFF")
+        self._database.execute("PRAGMA synchronous=OFF")
+        self._database.execute(
+            "CREATE TABLE file (authority TEXT, name TEXT, time TEXT, status INTEGER, content BLOB, "
+            "PRIMARY KEY (authority, name, time)) WITHOUT ROWID"
+        )
+        self._database.execute("BEGIN")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._database.close()
+        self._path.unlink(missing_ok=True)
+
+    def add(self, file: HostFile) -> None:
+        """Take a host's file; of two of the same time the first counts. Without a time it is older than any other."""
+        row = (file.authority, file.name, _utc(file.collected_at) or "", file.status, file.content)
+        self._database.execute("INSERT OR IGNORE INTO file VALUES (?, ?, ?, ?, ?)", row)
+
+    def digest(self) -> str:
+        """Hex SHA-256 over all files and agents: the same digest, the same answers."""
+        total = hashlib.sha256(json.dumps(self._agents).encode())
+        for *key, content in self._database.execute("SELECT * FROM file ORDER BY authority, name, time"):
+            total.update(json.dumps([*key, hashlib.sha256(content).hexdigest()]).encode())
+        return total.hexdigest()
+
+    def reason(self, url: str | None, collected_at: str | None, notice: Notice | None) -> str:
+        """Why a page must not be trained on, or nothing.
+
+        Args:
+            url: the page's address.
+            collected_at: ISO 8601; where it is not known, the newest of the host's files counts.
+            notice: what the page itself says.
+        """
+        if notice is not None:
+            return f"opted out: {notice.by}"
+        address = parse_address(url) if url else None
+        if address is None:
+            return ""
+        moment = _utc(collected_at, end_of_day=True) or _LATEST
+        file = self._find(address.authority, "tdmrep.json", moment)
+        if file and self._is_reserved(file, address):
+            return "opted out: tdmrep.json"
+        for name in ("robots.txt", "ai.txt"):
+            file = self._find(address.authority, name, moment)
+            if file and file.status >= 500:
+                return f"opted out: {name} could not be had"
+            if file and not all(self._rules(file).can_fetch(address.path, agent) for agent in self._agents):
+                return f"opted out: {name}"
+        return ""
+
+    def _find(self, authority: str, name: str, moment: str) -> _Key | None:
+        """The host's file at `moment`, followed where it led to; None where there was none."""
+        for _ in range(1 + _MAX_REDIRECTS):
+            query = "SELECT authority, name, time, status FROM file WHERE authority = ? AND name = ? AND time"
+            row = (
+                self._database.execute(f"{query} <= ? ORDER BY time DESC", (authority, name, moment)).fetchone()
+                or self._database.execute(f"{query} > ? ORDER BY time", (authority, name, moment)).fetchone()
+            )
+            if row is None or 400 <= row[3] < 500:
+                return None
+            if not 300 <= row[3] < 400:
+                return _Key(*row)
+            target = urljoin(f"https://{authority}{_PATHS[name]}", self._content(_Key(*row)).decode(errors="replace"))
+            address = parse_address(target)
+            if address is None or file_name(address) != name:
+                return None
+            authority = address.authority
+        return None
+
+    def _content(self, key: _Key) -> bytes:
+        query = "SELECT content FROM file WHERE authority = ? AND name = ? AND time = ?"
+        content: bytes = self._database.execute(query, key[:3]).fetchone()[0]
+        return content
+
+    def _parse_rules(self, key: _Key) -> Protego:
+        from protego import Protego
+
+        return Protego.parse(self._content(key).decode("utf-8-sig", "replace"))
+
+    def _parse_reservations(self, key: _Key) -> list[tuple[Protego, bool]]:
+        """For each rule of tdmrep.json, what it matches and whether it reserves rights; none where it is no such file."""
+        from protego import Protego
+
+        try:
+            rules = json.loads(self._content(key))
+        except (ValueError, RecursionError):
+            return []
+        found = []
+        for rule in rules if isinstance(rules, list) else ():
+            if isinstance(rule, dict) and isinstance(location := rule.get("location"), str):
+                # Its patterns are those of robots.txt.
+                matches = Protego.parse(f"User-agent: *\nDisallow: {' '.join(location.split())}")
+                found.append((matches, rule.get("tdm-reservation") in (1, "1")))
+        return found
+
+    def _is_reserved(self, key: _Key, address: Address) -> bool:
+        """What the first rule says that matches."""
+        rules = self._reservations(key)
+        return next((reserved for matches, reserved in rules if not matches.can_fetch(address.path, "*")), False)
+
+
+def _utc(moment: str | None, *, end_of_day: bool = False) -> str | None:
+    """A time that sorts as text: in UTC, to the second; a date is its first second, or its last."""
+    if not moment:
+        return None
+    try:
+        found = datetime.fromisoformat(moment)
+    except ValueError:
+        return None
+    if len(moment) <= len("2026-05-01") and end_of_day:
+        found = datetime.combine(found, time.max)
+    found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    return found.strftime("%Y-%m-%dT%H:%M:%S")
