@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,6 +28,7 @@ from sovereign.lake.whereabouts import (
     tokens_seen,
     trace,
 )
+from sovereign.locks import hold
 from sovereign.profile_rights import Withdrawal
 from sovereign.receipts import Receipt, now
 from sovereign.site import Site
@@ -141,7 +141,7 @@ def run_withdraw(
     """
     try:
         wanted = Withdrawal(
-            date=day or date.fromisoformat(now()[:10]).isoformat(),
+            date=day or now()[:10],
             owner=owner,
             document=document,
             url=url,
@@ -152,15 +152,15 @@ def run_withdraw(
             f"what is taken back is not clear: {error.errors()[0]['msg']}",
             expected="one of --owner NAME, --document ID, --url ADDRESS",
         ) from error
-    with site.lock("lake withdraw"):
-        profile = site.profile
+    # Not the lock of the site: text can be taken back while a training runs.
+    with hold(site.state_dir / "withdrawals.lock", lambda: say("waiting for another withdrawal to end")):
         is_new = add_withdrawal(site.withdrawals_file, wanted)
     if owner is not None and owner not in _known_owners(site):
         say(f"no text of {owner} is known here: is the name spelled as on the documents?", "yellow")
     if not is_new:
         say(f"recorded before in {site.withdrawals_file}")
         return
-    say(f"recorded in {site.withdrawals_file}; the next version of {profile.name} is made without it:")
+    say(f"recorded in {site.withdrawals_file}; the next version of {site.profile.name} is made without it:")
     say(f"  sovereign stage curate {site.root}")
     if url is None:
         named = f"--owner {json.dumps(owner)}" if owner is not None else f"--document {json.dumps(document)}"
@@ -192,9 +192,8 @@ def run_where(site: Site, *, owner: str | None, document: str | None, local: boo
         curated = [one for version in versions["curate"] if version.is_current for one in find_documents(store, version, wanted)]
         kept = [one for one in curated if not one.reason]
         owners = {owner} if owner is not None else {name for one in [*raw, *curated] for name in one.document.owners}
-        present = None if not any(version.is_current for version in versions["curate"]) else bool(kept)
-        traced = trace(versions, owners, present)
-        ids = {one.document.doc_id for one in kept}
+        traced = trace(versions, owners, bool(kept) if owner is None else None)
+        ids = {one.document.doc_id for one in kept} | ({document} if document is not None else set())
         found = {
             "dataset": name,
             **({"owner": owner} if owner is not None else {"document": document, "owners": sorted(owners)}),
@@ -236,7 +235,7 @@ def _dataset(version: Version, count: int, document: str | None) -> dict[str, An
 
 
 def _shards(store: Store, versions: dict[str, list[Version]], wanted: Wanted, ids: set[str]) -> list[dict[str, Any]]:
-    """The token shards in the store that have the text; each is fetched and looked into."""
+    """The token shards in the store that have the text of an owner or of the documents `ids`; each is looked into."""
     stored = [version for version in versions["tokenize"] if version.is_current]
     keys = [key for version in stored for key in sorted(version.receipt.outputs) if key.endswith(".bin")]
     if not keys:
@@ -255,7 +254,7 @@ def _shards(store: Store, versions: dict[str, list[Version]], wanted: Wanted, id
                 numbers = [number for number, own in enumerate(owned) if names.index(wanted.owner) in own]
             else:
                 documents = enumerate(shard.document_ids(range(shard.num_documents)))
-                numbers = [number for number, doc_id in documents if doc_id in ids | {wanted.document}]
+                numbers = [number for number, doc_id in documents if doc_id in ids]
             if numbers:
                 tokens = int(shard.lengths[numbers].sum())
                 found.append({"shard": key, "documents": len(numbers), "tokens": tokens})

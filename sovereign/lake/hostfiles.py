@@ -49,6 +49,8 @@ def _read(record: bytes) -> HostFile | None:
     if address is None or name is None:
         return None
     status = int(answer.status) if answer.status and answer.status.isdecimal() else 200
+    if status == 304:  # as it was before
+        return None
     content = answer.header("location").encode() if 300 <= status < 400 else answer.content[:MAX_BYTES]
     return HostFile(address.authority, name, answer.date, status, content)
 

@@ -97,8 +97,8 @@ class OptOuts:
             return "opted out: tdmrep.json"
         for name in ("robots.txt", "ai.txt"):
             file = self._find(address.authority, name, moment)
-            if file and file.status >= 500:
-                return f"opted out: {name} could not be had"
+            if file and file.status >= 500 and name == "robots.txt":
+                return "opted out: robots.txt could not be had"
             if file and not all(self._rules(file).can_fetch(address.path, agent) for agent in self._agents):
                 return f"opted out: {name}"
         return ""

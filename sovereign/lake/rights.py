@@ -22,7 +22,7 @@ from sovereign.withdrawals import read_withdrawals
 WITHDRAWN_OWNER, WITHDRAWN_DOCUMENT, OPTED_OUT = "withdrawn owner", "withdrawn document", "opted out"
 NOT_TRAINABLE, NOT_REGISTERED = "licence not trainable", "owner not registered"
 DEMONSTRATION = "demonstration"
-"""Source whose owners the kit itself has made up; they need no entry in the profile."""
+"""Source of the documents that the kit itself makes up; their owners need no entry in the profile."""
 _NAMED = 5
 
 
@@ -39,6 +39,7 @@ class RightsRules:
         self._rights = corpus.rights
         self._allowed = corpus.rights.allowed
         self.registered = frozenset(owner.name for owner in corpus.owners)
+        self._made_up = DEMONSTRATION if all(source.name != DEMONSTRATION for source in corpus.sources) else None
         self.withdrawn_owners: set[str] = set()
         self._documents: set[str] = set()
         self._urls = UrlSet()
@@ -72,7 +73,7 @@ class RightsRules:
 
     def unregistered(self, document: Document) -> set[str]:
         """Owners of the document that are not in the profile."""
-        return set() if document.source == DEMONSTRATION else set(document.owners) - self.registered
+        return set() if document.source == self._made_up else set(document.owners) - self.registered
 
     def reason(self, document: Document) -> str:
         """Why the document is set aside, or nothing."""
