@@ -36,7 +36,7 @@ def _licensing() -> Any:
     licensing = get_spdx_licensing()
     known = licensing.known_symbols_lowercase
     for symbol in licensing.known_symbols.values():
-        for alias in symbol.aliases:
+        for alias in symbol.aliases[1:]:  # the first is not SPDX's but ScanCode's
             known.setdefault(alias.lower(), symbol)
     return licensing
 

@@ -99,7 +99,7 @@ class OptOuts:
             file = self._find(address.authority, name, moment)
             if file and file.status >= 500 and name == "robots.txt":
                 return "opted out: robots.txt could not be had"
-            if file and not all(self._rules(file).can_fetch(address.path, agent) for agent in self._agents):
+            if file and not all(self._rules(file).can_fetch(address.url, agent) for agent in self._agents):
                 return f"opted out: {name}"
         return ""
 
@@ -115,8 +115,7 @@ class OptOuts:
                 return None
             if not 300 <= row[3] < 400:
                 return _Key(*row)
-            target = urljoin(f"https://{authority}{_PATHS[name]}", self._content(_Key(*row)).decode(errors="replace"))
-            address = parse_address(target)
+            address = _follow(f"https://{authority}{_PATHS[name]}", self._content(_Key(*row)))
             if address is None or file_name(address) != name:
                 return None
             authority = address.authority
@@ -151,7 +150,15 @@ class OptOuts:
     def _is_reserved(self, key: _Key, address: Address) -> bool:
         """What the first rule says that matches."""
         rules = self._reservations(key)
-        return next((reserved for matches, reserved in rules if not matches.can_fetch(address.path, "*")), False)
+        return next((reserved for matches, reserved in rules if not matches.can_fetch(address.url, "*")), False)
+
+
+def _follow(url: str, location: bytes) -> Address | None:
+    """Where a redirect from `url` leads."""
+    try:
+        return parse_address(urljoin(url, location.decode(errors="replace")))
+    except ValueError:
+        return None
 
 
 def _utc(moment: str | None, *, end_of_day: bool = False) -> str | None:

@@ -18,6 +18,11 @@ class Address(NamedTuple):
     path: str
     """With the query, as it was written."""
 
+    @property
+    def url(self) -> str:
+        """The whole address, over https."""
+        return f"https://{self.authority}{self.path}"
+
 
 def parse_address(url: str) -> Address | None:
     """The address in `url`; None when it is none of http or https."""
