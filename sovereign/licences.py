@@ -1,4 +1,4 @@
-"""Licences as SPDX expressions, parsed by license-expression; custom terms are `LicenseRef-…` that the profile declares.
+"""Licences as SPDX expressions, parsed by license-expression; custom terms are `LicenseRef-…` that a profile declares.
 
 https://spdx.github.io/spdx-spec/v2.3/SPDX-license-expressions/
 """
@@ -36,8 +36,9 @@ def _licensing() -> Any:
     licensing = get_spdx_licensing()
     known = licensing.known_symbols_lowercase
     for symbol in licensing.known_symbols.values():
-        for alias in symbol.aliases[1:]:  # the first is not SPDX's but ScanCode's
-            known.setdefault(alias.lower(), symbol)
+        for alias in symbol.aliases:
+            if not alias.startswith("LicenseRef-"):  # who declares terms of that name means their own
+                known.setdefault(alias.lower(), symbol)
     return licensing
 
 

@@ -145,8 +145,8 @@ class Source(Section):
     contact: str | None = None
     """Who answers for the text at its owner's."""
     opt_outs: Literal["honour", "ignore"] = "honour"
-    """What machine-readable opt-outs do to pages of this source. Ignoring them needs a `legal_basis`, such as a contract
-    with the owner of the pages."""
+    """What machine-readable opt-outs do to pages of this source. Ignoring them needs a `legal_basis`, such as a
+    contract with their owner."""
     language: Language
     """BCP 47 tag."""
     encoding: str | None = None

@@ -86,7 +86,7 @@ class OptOuts(Section):
     `HOST/.well-known/tdmrep.json`, the same below a folder named by a date (`2026-05-01/HOST/…`), or WARC files. Those
     inside a source's own WARC files are found without it."""
     file: AbsolutePath | None = None
-    """Absolute path of JSON lines with opt-outs and withdrawals that came later, each as in `corpus.rights.withdrawn`."""
+    """Absolute path of JSON lines with later opt-outs and withdrawals, each as in `corpus.rights.withdrawn`."""
 
 
 class Withdrawal(Section):

@@ -72,7 +72,10 @@ def stage_folders(profile: Profile, stage: str) -> tuple[Path, ...]:
     tasks = profile.evaluation.task_folder
     opt_outs = profile.corpus.rights.opt_outs
     read: dict[str, list[str | Path | None]] = {
-        "corpus": [*(source.path for source in profile.corpus.sources if source.path.startswith("/")), opt_outs.collected],
+        "corpus": [
+            *(source.path for source in profile.corpus.sources if source.path.startswith("/")),
+            opt_outs.collected,
+        ],
         "curate": [*profile.corpus.cleaning.files.values(), opt_outs.file],
         "evaluate": [tasks],
     }

@@ -189,7 +189,12 @@ def run_where(site: Site, *, owner: str | None, document: str | None, local: boo
     with store_of(site, local=local) as store:
         versions = read_versions(store, name, site.receipts_dir / "history")
         raw = find_documents(store, current(versions, "corpus"), wanted)
-        curated = [one for version in versions["curate"] if version.is_current for one in find_documents(store, version, wanted)]
+        curated = [
+            one
+            for version in versions["curate"]
+            if version.is_current
+            for one in find_documents(store, version, wanted)
+        ]
         kept = [one for one in curated if not one.reason]
         owners = {owner} if owner is not None else {name for one in [*raw, *curated] for name in one.document.owners}
         traced = trace(versions, owners, bool(kept) if owner is None else None)
@@ -297,13 +302,20 @@ def record_export(site: Site, export: dict[str, Any]) -> None:
 
 
 def _show_where(found: dict[str, Any]) -> None:
-    rows = [(key, f"{count:,} documents") for part in ("corpus", "curated") for key, count in found[part]["files"].items()]
+    rows = [
+        (key, f"{count:,} documents") for part in ("corpus", "curated") for key, count in found[part]["files"].items()
+    ]
     rows += [(doc_id, f"set aside: {reason}") for doc_id, reason in list(found["curated"]["rejected"].items())[:_SHOWN]]
     lines("Stored documents", rows or [("none", "")])
     rows = []
     for one in found["datasets"]:
         count = "the document" if one["documents"] is None else f"{one['documents']:,} documents"
-        rows.append((f"{found['dataset']} {one['version'][:12]}", f"{'' if one['is_certain'] else 'perhaps '}{count}, {_when(one)}"))
+        rows.append(
+            (
+                f"{found['dataset']} {one['version'][:12]}",
+                f"{'' if one['is_certain'] else 'perhaps '}{count}, {_when(one)}",
+            )
+        )
     lines("Versions of the dataset", rows or [("none", "")])
     rows = [(one["shard"], f"{one['documents']:,} documents, {one['tokens']:,} tokens") for one in found["shards"]]
     rows += [(f"shards {one['version'][:12]}", _when(one)) for one in found["tokenized"] if not one["is_current"]]
@@ -314,7 +326,10 @@ def _show_where(found: dict[str, Any]) -> None:
         seen = [f"{one['tokens_seen']:,} tokens taken"] if "tokens_seen" in one else []
         rows.append((f"run {one['run']}", ", ".join([_when(one), *seen, *names])))
     lines("Models", rows or [("none", "")])
-    lines("Exports", [(one["path"], f"{one['format']} of {one['model_digest'][:12]}") for one in found["exports"]] or [("none", "")])
+    lines(
+        "Exports",
+        [(one["path"], f"{one['format']} of {one['model_digest'][:12]}") for one in found["exports"]] or [("none", "")],
+    )
 
 
 def _when(one: dict[str, Any]) -> str:

@@ -56,7 +56,7 @@ def _read(record: bytes) -> HostFile | None:
 
 
 def read_collected(folder: Path) -> Iterator[HostFile]:
-    """The hosts' files in `folder`: `HOST/robots.txt` and so on, perhaps below a folder named by a date, and WARC files.
+    """The hosts' files in `folder`: `HOST/robots.txt` and so on, perhaps below a date, and in WARC files.
 
     Raises:
         SourceError: the folder is not there, or a file cannot be read.

@@ -29,6 +29,7 @@ _MAX_REDIRECTS = 5
 _CACHED_FILES = 4_096
 _LATEST = "9999"
 
+
 class _Key(NamedTuple):
     """A file, without its content."""
 
@@ -132,7 +133,7 @@ class OptOuts:
         return Protego.parse(self._content(key).decode("utf-8-sig", "replace"))
 
     def _parse_reservations(self, key: _Key) -> list[tuple[Protego, bool]]:
-        """For each rule of tdmrep.json, what it matches and whether it reserves rights; none where it is no such file."""
+        """For each rule of tdmrep.json, what it matches and whether it reserves rights; none where it is damaged."""
         from protego import Protego
 
         try:

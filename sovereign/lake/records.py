@@ -16,7 +16,7 @@ MAX_DOCUMENT_BYTES = 64 * 2**20
 FIELDS = ("text", "id", "language", "owner", "licence", "license", "collected_at", "url")
 """What a record can say; all but `text` may be absent."""
 NOTICE = object()
-"""Key of a record under which a reader leaves what the page itself says of mining (`Notice`). No file has such a key."""
+"""Key of a record under which a reader leaves what the page itself says of mining (`Notice`); no file has it."""
 _MAX_EXAMPLES = 20
 
 Record = tuple[str, dict[Any, Any]]

@@ -100,7 +100,9 @@ class RightsRules:
                 if len(named) < _NAMED:
                     named.append(document.doc_id)
         if refused and self._rights.on_other == "refuse":
-            counts = "; ".join(f"{reason}: {what} ({count} documents)" for (reason, what), count in sorted(refused.items()))
+            counts = "; ".join(
+                f"{reason}: {what} ({count} documents)" for (reason, what), count in sorted(refused.items())
+            )
             more = "" if refused.total() <= _NAMED else f" and {refused.total() - _NAMED} more"
             raise StageError(
                 f"{refused.total()} documents may not be trained on: {', '.join(named)}{more}",

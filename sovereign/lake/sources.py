@@ -91,9 +91,7 @@ def list_pieces(source: Source, store: Store, scratch: Path | None = None) -> It
             yield _file_piece(source, name, path)
 
 
-def read_piece(
-    source: Source, piece: Piece, report: Report, admission: Admission | None = None
-) -> Iterator[Document]:
+def read_piece(source: Source, piece: Piece, report: Report, admission: Admission | None = None) -> Iterator[Document]:
     """Documents of `piece` that `admission` lets in; fills `report`."""
     ids: set[bytes] = set()
     try:

@@ -83,7 +83,7 @@ def _demonstration_metrics(settings: Demonstration) -> dict[str, Any]:
 
 
 def _run_curate(context: StageContext) -> StageOutput:
-    """Check rights, screen each document, drop duplicates (keeping every owner), hold documents out, set others aside."""
+    """Check rights, screen each document, drop duplicates (keeping every owner), hold some out, set others aside."""
     raw, curated = f"raw/{context.dataset}/", f"curated/{context.dataset}/"
     paths = [context.fetch(key) for key in sorted(context.inputs) if key.endswith(".parquet")]
     num_documents = count_documents(paths)

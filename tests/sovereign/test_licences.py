@@ -29,8 +29,9 @@ def test_expressions_of_spdx_and_declared_terms(licence: str) -> None:
 @pytest.mark.parametrize(
     "licence",
     [
-        "", "  ", "CC BY 4.0", "Public domain", "NONE", "NOASSERTION", "CC-BY-4.0 AND", "(MIT", "MIT MIT", "MIT or GPL WITH",
-        "MIT WITH Apache-2.0", "Classpath-exception-2.0", "LicenseRef-", "LicenseRef-a b", "(" * 600 + "MIT" + ")" * 600,
+        "", "  ", "CC BY 4.0", "Public domain", "NONE", "NOASSERTION", "CC-BY-4.0 AND", "(MIT", "MIT MIT",
+        "MIT or GPL WITH",         "MIT WITH Apache-2.0", "Classpath-exception-2.0", "LicenseRef-", "LicenseRef-a b",
+        "(" * 600 + "MIT" + ")" * 600,
         "MIT AND " * 10_000 + "MIT", "bsd-new", "\ud800", "MIT\0",
     ],
 )  # fmt: skip
@@ -41,7 +42,9 @@ def test_what_is_no_expression(licence: str) -> None:
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("licence", ["LicenseRef-Other", "MIT OR LicenseRef-Other", "LicenseRef-scancode-public-domain"])
+@pytest.mark.parametrize(
+    "licence", ["LicenseRef-Other", "MIT OR LicenseRef-Other", "LicenseRef-scancode-public-domain"]
+)
 def test_custom_terms_must_be_declared(licence: str) -> None:
     with pytest.raises(LicenceError, match="is not declared"):
         check_licence(licence, DECLARED)

@@ -54,14 +54,17 @@ def store(site: Site) -> FolderStore:
     return FolderStore(site.data_dir)
 
 
-def pretend(site: Site, stage: str, inputs: dict[str, str], metrics: dict[str, Any], files: dict[str, bytes]) -> Receipt:
+def pretend(
+    site: Site, stage: str, inputs: dict[str, str], metrics: dict[str, Any], files: dict[str, bytes]
+) -> Receipt:
     """The receipt of a stage that takes too long for a test, with small files in place of its own."""
     prefix = f"models/ci/{stage}/"
     outputs = {prefix + name: sha256_bytes(content) for name, content in files.items()}
     for name, content in files.items():
         store(site).put_bytes(prefix + name, content)
     receipt = Receipt(
-        stage=stage, inputs=inputs, outputs=outputs, config_digest="0" * 64, key=sha256_bytes(repr((stage, inputs)).encode()),
+        stage=stage, inputs=inputs, outputs=outputs, config_digest="0" * 64,
+        key=sha256_bytes(repr((stage, inputs)).encode()),
         metrics=metrics, started_at="2026-01-01T00:00:00+00:00", finished_at="2026-01-01T00:01:00+00:00", seconds=60.0,
         made_by="test", code_version="0",
     )  # fmt: skip
@@ -105,9 +108,11 @@ def test_rights_lists_owners_licences_and_what_may_not_be_trained_on(site: Site)
     assert found["licences"]["CC-BY-NC-4.0"] == {"documents": 1, "not_trainable": 0}
     assert found["set_aside"] == {}
     licences = sorted(set(found["licences"]) - {"CC-BY-NC-4.0"})
-    changed = site.profile_path.read_text().replace("corpus:\n", f"corpus:\n  rights: {{trainable: {json.dumps(licences)}}}\n")
+    changed = site.profile_path.read_text().replace(
+        "corpus:\n", f"corpus:\n  rights: {{trainable: {json.dumps(licences)}}}\n"
+    )
     site.profile_path.write_text(changed)
-    with pytest.raises(StageError, match="gazette/gazette.jsonl#3"):
+    with pytest.raises(StageError, match=r"gazette/gazette\.jsonl#3"):
         make(site, "curate")
     found = run("rights", site)
     refused = {"doc_id": "gazette/gazette.jsonl#3", "owners": ["Musée"], "licence": "CC-BY-NC-4.0"}

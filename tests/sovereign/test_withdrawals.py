@@ -78,7 +78,8 @@ def test_public_keys_in_the_forms_that_tools_write() -> None:
     wrong = [
         rsa.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
         rsa.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode(),
-        pem.replace("M", "N", 1), plain[:-1], plain.upper() + "0", line[:-4], base64.b64encode(b"x" * 32).decode(), "", "key",
+        pem.replace("M", "N", 1), plain[:-1], plain.upper() + "0", line[:-4],
+        base64.b64encode(b"x" * 32).decode(), "", "key",
     ]  # fmt: skip
     for form in wrong:
         with pytest.raises(ProfileError, match="must be an Ed25519 public key"):

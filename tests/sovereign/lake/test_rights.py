@@ -95,7 +95,7 @@ def test_they_can_be_left_out_on_purpose(site: Site) -> None:
     assert receipt.metrics["rejected"] == {"licence not trainable": 3}
     assert site.kept().keys() == {"a", "b", "d"}
     assert site.kept()["b"].owners == ("River Office",)
-    assert site.rejected() == {name: ("licence not trainable", "") for name in "cef"}
+    assert site.rejected() == dict.fromkeys("cef", ("licence not trainable", ""))
 
 
 def test_a_wider_list_makes_the_stage_run_again_without_reading_the_source(site: Site) -> None:
@@ -180,7 +180,10 @@ def test_later_opt_outs_by_host_prefix_and_file(site: Site, tmp_path: Path) -> N
 def test_what_was_taken_back_is_not_held_against_the_run(site: Site) -> None:
     site.run({
         "trainable": ["CC-BY-4.0", "CC0-1.0"],
-        "withdrawn": [{"date": "2026-05-01", "owner": "Press"}, {"date": "2026-05-01", "document": "web/texts.jsonl#c"}],
+        "withdrawn": [
+            {"date": "2026-05-01", "owner": "Press"},
+            {"date": "2026-05-01", "document": "web/texts.jsonl#c"},
+        ],
     })  # fmt: skip
     assert site.kept().keys() == {"a", "b", "d"}
 

@@ -175,8 +175,10 @@ def test_collected_files_speak_for_records_with_an_address(tmp_path: Path) -> No
         (collected / name).write_text(text)
     write_warc(collected / "robots.warc.gz", plain("https://e.org/robots.txt", "User-agent: *\nDisallow: /"))
     addresses = {
-        "https://a.org/1": None, "https://b.org/1": None, "https://c.org/1": "2026-02-01", "https://c.org/2": "2026-03-01",
-        "https://c.org/3": None, "https://xn--mnchen-3ya.de/": None, "https://d.org/1": None, "http://e.org:80/1": "2026-06-01",
+        "https://a.org/1": None, "https://b.org/1": None, "https://c.org/1": "2026-02-01",
+        "https://c.org/2": "2026-03-01",
+        "https://c.org/3": None, "https://xn--mnchen-3ya.de/": None, "https://d.org/1": None,
+        "http://e.org:80/1": "2026-06-01",
         "http://e.org:8080/1": None, "urn:x": None, "http://[": None, "": None,
     }  # fmt: skip
     (tmp_path / "texts").mkdir()
@@ -214,7 +216,12 @@ def test_licences_of_documents_are_expressions(tmp_path: Path) -> None:
 def test_same_crawl_same_bytes_and_damage_costs_only_itself(tmp_path: Path) -> None:
     records = [
         page("https://a.org/1"),
-        record("https://a.org/robots.txt", b"\x1f\x8b broken", date="2026-01-01T00:00:00Z", headers="Content-Encoding: gzip"),
+        record(
+            "https://a.org/robots.txt",
+            b"\x1f\x8b broken",
+            date="2026-01-01T00:00:00Z",
+            headers="Content-Encoding: gzip",
+        ),
         plain("https://b.org/robots.txt", "User-agent: *\nDisallow: /"),
         page("https://b.org/1"),
     ]
@@ -234,13 +241,17 @@ def test_digest_changes_with_the_answers_only(tmp_path: Path) -> None:
     one, two = ("a.org", "robots.txt", "2026-01-01", "x"), ("b.org", "robots.txt", None, "y")
     digests = [
         opt_outs(tmp_path / str(number), *files).digest()
-        for number, files in enumerate([(one, two), (two, one), (one,), (two, ("a.org", "robots.txt", "2026-01-01", "z"))])
+        for number, files in enumerate(
+            [(one, two), (two, one), (one,), (two, ("a.org", "robots.txt", "2026-01-01", "z"))]
+        )
     ]
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "{}", "[1, null, {}]", '[{"location": 3, "tdm-reservation": 1}]', "\0", ""])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "{}", "[1, null, {}]", '[{"location": 3, "tdm-reservation": 1}]', "\0", ""]
+)
 def test_a_tdmrep_file_that_is_none_reserves_nothing(tmp_path: Path, text: str) -> None:
     found = opt_outs(tmp_path / "x", ("a.org", "tdmrep.json", None, text))
     assert found.reason("https://a.org/1", None, None) == ""
@@ -281,4 +292,6 @@ def test_hosts_and_prefixes(prefix: str, inside: list[str], outside: list[str]) 
 def test_addresses() -> None:
     assert parse_address("HTTPS://A.org:443") == ("a.org", "a.org", "/")
     assert parse_address("<http://a.org:81/x?y#z>") == ("a.org", "a.org:81", "/x?y")
-    assert [parse_address(url) for url in ("ftp://a.org", "a.org", "http://", "http://a:b/", "http://[::1")] == [None] * 5
+    assert [parse_address(url) for url in ("ftp://a.org", "a.org", "http://", "http://a:b/", "http://[::1")] == [
+        None
+    ] * 5
