@@ -149,9 +149,10 @@ def test_near_duplicates_of_a_withdrawn_owner_leave_the_cluster(tmp_path: Path) 
     text = " ".join(f"The ordinance number {number} is about streets and bridges of the town." for number in range(30))
     one = {"id": "one", "text": text, "owner": "A"}
     site = Site(tmp_path, [one, {"id": "two", "text": f"{text} The end.", "owner": "B"}])
-    site.run()
+    cleaning = {"quality": None}
+    site.run(cleaning=cleaning)
     assert [one.owners for one in site.kept().values()] == [("A", "B")]
-    site.run({"withdrawn": [{"date": "2026-05-01", "owner": "A"}]})
+    site.run({"withdrawn": [{"date": "2026-05-01", "owner": "A"}]}, cleaning=cleaning)
     assert [(name, one.owners) for name, one in site.kept().items()] == [("two", ("B",))]
 
 
