@@ -144,11 +144,11 @@ class Answer:
         return next((value for key, value in self.headers if key.lower() == name), "")
 
 
-def parse_answer(data: bytes, *, only_ok: bool = True) -> Answer:
-    """The answer in a WARC record, by default of status 200.
+def parse_answer(data: bytes, *, only_ok: bool = True) -> Answer | None:
+    """The answer in a WARC record, if it holds one.
 
     Raises:
-        Unreadable: it is damaged, too large, or no answer.
+        Unreadable: it is damaged or too large, or with `only_ok` of another status than 200.
     """
     from warcio.recordloader import ArcWarcRecordLoader
 
@@ -156,7 +156,7 @@ def parse_answer(data: bytes, *, only_ok: bool = True) -> Answer:
         record = ArcWarcRecordLoader(verify_http=False).parse_record_stream(io.BytesIO(data), known_format="warc")
         kind, http = record.rec_type, record.http_headers
         if kind not in ("response", "resource", "conversion"):
-            raise Unreadable("WARC record that is no page")
+            return None
         status = None if http is None else http.get_statuscode()
         if status not in (None, "200") and only_ok:
             raise Unreadable("HTTP status other than 200")
@@ -181,6 +181,8 @@ def parse_answer(data: bytes, *, only_ok: bool = True) -> Answer:
 def _read_page(data: bytes, file: SourceFile) -> dict[Any, Any]:
     """The record of a page."""
     answer = parse_answer(data)
+    if answer is None:
+        raise Unreadable("WARC record that is no page")
     if file_name(parse_address(answer.url)):
         raise Unreadable("WARC record of a host's robots.txt, ai.txt or tdmrep.json")
     page = answer.content if "html" in answer.content_type.lower() else b""

@@ -32,21 +32,36 @@ def is_warc(name: str) -> bool:
     return split_compression(name)[0].lower().endswith(_WARC_SUFFIXES)
 
 
-def read_warc_files(path: Path, name: str) -> Iterator[HostFile]:
-    """The hosts' files in the WARC file at `path`; what cannot be read is passed over, since ingest counts it."""
-    with suppress(Unreadable, OSError), open_expanded(path, name) as expanded:
-        for record in split_warc(expanded):
-            if not isinstance(record, Unreadable) and _URI.search(record, 0, _HEADER_BYTES):
-                with suppress(Unreadable):
+def read_warc_files(path: Path, name: str, *, is_sources: bool = True) -> Iterator[HostFile]:
+    """The hosts' files in the WARC file at `path`.
+
+    Args:
+        is_sources: damage is passed over, since ingest counts it when it reads this file of a source.
+
+    Raises:
+        SourceError: another file, or a record of it, cannot be read.
+    """
+    try:
+        with open_expanded(path, name) as expanded:
+            for record in split_warc(expanded):
+                try:
                     if found := _read(record):
                         yield found
+                except Unreadable:
+                    if not is_sources:
+                        raise
+    except (Unreadable, OSError) as error:
+        if not is_sources:
+            raise SourceError(f"cannot read {path}: {error}", hint="make it again, or take it away") from error
 
 
-def _read(record: bytes) -> HostFile | None:
-    answer = parse_answer(record, only_ok=False)
-    address = parse_address(answer.url)
+def _read(record: bytes | Unreadable) -> HostFile | None:
+    if isinstance(record, Unreadable):
+        raise record
+    answer = parse_answer(record, only_ok=False) if _URI.search(record, 0, _HEADER_BYTES) else None
+    address = parse_address(answer.url) if answer else None
     name = file_name(address)
-    if address is None or name is None:
+    if answer is None or address is None or name is None:
         return None
     status = int(answer.status) if answer.status and answer.status.isdecimal() else 200
     if status == 304:  # as it was before
@@ -62,13 +77,13 @@ def read_collected(folder: Path) -> Iterator[HostFile]:
         SourceError: the folder is not there, or a file cannot be read.
     """
     for path in _list_collected(folder):
-        parts = path.relative_to(folder).parts
         if is_warc(path.name):
-            yield from read_warc_files(path, path.name)
+            yield from read_warc_files(path, path.name, is_sources=False)
             continue
-        day = _day(parts[0])
-        host, rest = parts[1 if day else 0], "/" + "/".join(parts[2 if day else 1 :])
-        if name := FILES.get(rest):
+        first, *rest = path.relative_to(folder).parts
+        day = _day(first)
+        host, *rest = rest if day and rest else [first, *rest]
+        if name := FILES.get("/" + "/".join(rest)):
             try:
                 with path.open("rb") as file:
                     content = file.read(MAX_BYTES)
@@ -81,9 +96,13 @@ def collected_digests(folder: Path) -> Iterator[tuple[str, str]]:
     """Name in `folder` and hex SHA-256 of each of its files.
 
     Raises:
-        SourceError: the folder is not there.
+        SourceError: the folder is not there, or a file cannot be read.
     """
-    return ((path.relative_to(folder).as_posix(), sha256_file(path)) for path in _list_collected(folder))
+    for path in _list_collected(folder):
+        try:
+            yield path.relative_to(folder).as_posix(), sha256_file(path)
+        except OSError as error:
+            raise SourceError(f"cannot read {path}: {error}") from error
 
 
 def _list_collected(folder: Path) -> Iterator[Path]:

@@ -40,7 +40,7 @@ def test_a_full_registry_is_taken() -> None:
             "withdrawn": [{"date": "2026-05-01", "url": "example.org"}],
         },
     )
-    assert made.corpus.rights.allowed == {"CC-BY-4.0", "LicenseRef-Archive"}
+    assert made.corpus.rights.allowed == frozenset({"CC-BY-4.0", "LicenseRef-Archive"})
 
 
 @pytest.mark.parametrize(

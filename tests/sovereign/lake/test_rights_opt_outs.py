@@ -20,7 +20,7 @@ from sovereign.receipts import Receipt
 from sovereign.stages import run_stage
 from sovereign.store import FolderStore
 from tests.sovereign.lake.test_lake_stages import profile, source
-from tests.sovereign.lake.web import page, plain, record, write_warc
+from tests.sovereign.lake.web import TEXT, page, plain, record, write_warc
 
 ROBOTS = "WARC record of a host's robots.txt, ai.txt or tdmrep.json"
 
@@ -295,3 +295,42 @@ def test_addresses() -> None:
     assert [parse_address(url) for url in ("ftp://a.org", "a.org", "http://", "http://a:b/", "http://[::1")] == [
         None
     ] * 5
+
+
+def test_a_damaged_collection_stops_the_stage(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("Some text of the town.")
+    rights = {"opt_outs": {"collected": str(tmp_path / "collected")}}
+    whole = plain("https://a.org/robots.txt", "User-agent: *\nDisallow: /")
+    write_warc(tmp_path / "collected" / "a.warc.gz", whole, whole[: len(whole) // 2])
+    with pytest.raises(SourceError, match=r"cannot read .*a\.warc\.gz: (truncated|damaged)"):
+        Gathered(tmp_path, tmp_path / "texts", rights)
+    write_warc(tmp_path / "collected" / "a.warc.gz", whole)
+    (tmp_path / "collected" / "2026-05-01").write_text("no folder")
+    assert len(Gathered(tmp_path, tmp_path / "texts", rights).documents) == 1
+
+
+def test_a_crawl_in_the_site_s_store(tmp_path: Path) -> None:
+    """The robots.txt lies in another object than the page."""
+    bucket = tmp_path / "store" / "crawls"
+    write_warc(bucket / "web" / "1.warc.gz", page("https://a.org/1"), page("https://b.org/1"))
+    write_warc(bucket / "web" / "2.warc.gz", plain("https://b.org/robots.txt", "User-agent: *\nDisallow: /"))
+    wanted = profile(sources=[source("web", tmp_path, "A") | {"path": "s3://crawls/web"}])
+    receipt = run_stage(corpus, wanted, FolderStore(tmp_path / "store"), tmp_path / "work", io.StringIO())
+    assert receipt.metrics["source web"]["skipped"] == {"opted out: robots.txt": 1, ROBOTS: 1}
+    assert receipt.metrics["documents"] == 1
+    assert not (tmp_path / "work" / "opt-outs.sqlite").exists()
+
+
+def test_html_files_speak_for_themselves(tmp_path: Path) -> None:
+    (tmp_path / "pages").mkdir()
+    for name, head in (
+        ("a", '<meta name="tdm-reservation" content="1">'),
+        ("b", ""),
+        ("c", "<meta name=robots content=noai>"),
+    ):
+        body = f"<html><head>{head}</head><body><article><h1>{name}</h1>{3 * TEXT}</article></body></html>"
+        (tmp_path / "pages" / f"{name}.html").write_text(body)
+    found = Gathered(tmp_path, tmp_path / "pages")
+    assert [one.doc_id for one in found.documents] == ["web/b.html"]
+    assert found.skipped == {"opted out: tdm-reservation": 1, "opted out: noai": 1}
