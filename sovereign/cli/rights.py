@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,7 +164,7 @@ def run_withdraw(
     say(f"recorded in {site.withdrawals_file}; the next version of {site.profile.name} is made without it:")
     say(f"  sovereign stage curate {site.root}")
     if url is None:
-        named = f"--owner {json.dumps(owner)}" if owner is not None else f"--document {json.dumps(document)}"
+        named = f"--owner {shlex.quote(owner)}" if owner is not None else f"--document {shlex.quote(str(document))}"
         say(f"what has it now: sovereign lake where {site.root} {named}")
 
 
@@ -305,7 +306,8 @@ def _show_where(found: dict[str, Any]) -> None:
     rows = [
         (key, f"{count:,} documents") for part in ("corpus", "curated") for key, count in found[part]["files"].items()
     ]
-    rows += [(doc_id, f"set aside: {reason}") for doc_id, reason in list(found["curated"]["rejected"].items())[:_SHOWN]]
+    reasons = Counter(found["curated"]["rejected"].values())
+    rows += [(f"set aside: {reason}", f"{count:,} documents") for reason, count in sorted(reasons.items())]
     lines("Stored documents", rows or [("none", "")])
     rows = []
     for one in found["datasets"]:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, time
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urljoin
 
 from sovereign.lake.notices import FILES, HostFile, Notice, file_name
@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 _PATHS = {name: path for path, name in FILES.items()}
 _MAX_REDIRECTS = 5
 """https://www.rfc-editor.org/rfc/rfc9309#section-2.3.1.2"""
-_CACHED_FILES = 4_096
+_LARGE_BYTES = 2**15
+_CACHED, _CACHED_LARGE = 512, 8
+"""Parsed files below and above `_LARGE_BYTES` that are kept; one takes some 20 times its bytes."""
 _LATEST = "9999"
+_FIND = "SELECT authority, name, time, status, length(content) FROM file WHERE authority = ? AND name = ? AND time "
+_NEWEST_BEFORE, _FIRST_AFTER = f"{_FIND}<= ? ORDER BY time DESC", f"{_FIND}> ? ORDER BY time"
 
 
 class _Key(NamedTuple):
@@ -37,6 +41,7 @@ class _Key(NamedTuple):
     name: str
     time: str
     status: int
+    num_bytes: int
 
 
 class OptOuts:
@@ -45,8 +50,8 @@ class OptOuts:
     def __init__(self, path: Path, agents: Sequence[str]) -> None:
         """Args: `agents` are the names that robots.txt and ai.txt are read for."""
         self._path, self._agents = path, tuple(agents)
-        self._rules = lru_cache(_CACHED_FILES)(self._parse_rules)
-        self._reservations = lru_cache(_CACHED_FILES)(self._parse_reservations)
+        self._small = lru_cache(_CACHED)(self._parse)
+        self._large = lru_cache(_CACHED_LARGE)(self._parse)
 
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,18 +105,16 @@ class OptOuts:
             file = self._find(address.authority, name, moment)
             if file and file.status >= 500 and name == "robots.txt":
                 return "opted out: robots.txt could not be had"
-            if file and not all(self._rules(file).can_fetch(address.url, agent) for agent in self._agents):
+            if file and not all(self._parsed(file).can_fetch(address.url, agent) for agent in self._agents):
                 return f"opted out: {name}"
         return ""
 
     def _find(self, authority: str, name: str, moment: str) -> _Key | None:
         """The host's file at `moment`, followed where it led to; None where there was none."""
         for _ in range(1 + _MAX_REDIRECTS):
-            query = "SELECT authority, name, time, status FROM file WHERE authority = ? AND name = ? AND time"
-            row = (
-                self._database.execute(f"{query} <= ? ORDER BY time DESC", (authority, name, moment)).fetchone()
-                or self._database.execute(f"{query} > ? ORDER BY time", (authority, name, moment)).fetchone()
-            )
+            wanted = (authority, name, moment)
+            row = self._database.execute(_NEWEST_BEFORE, wanted).fetchone()
+            row = row or self._database.execute(_FIRST_AFTER, wanted).fetchone()
             if row is None or 400 <= row[3] < 500:
                 return None
             if not 300 <= row[3] < 400:
@@ -127,15 +130,15 @@ class OptOuts:
         content: bytes = self._database.execute(query, key[:3]).fetchone()[0]
         return content
 
-    def _parse_rules(self, key: _Key) -> Protego:
+    def _parsed(self, key: _Key) -> Any:
+        return (self._small if key.num_bytes < _LARGE_BYTES else self._large)(key)
+
+    def _parse(self, key: _Key) -> Protego | list[tuple[Protego, bool]]:
+        """Rules of a file; of tdmrep.json, what each matches and whether it reserves rights, none if damaged."""
         from protego import Protego
 
-        return Protego.parse(self._content(key).decode("utf-8-sig", "replace"))
-
-    def _parse_reservations(self, key: _Key) -> list[tuple[Protego, bool]]:
-        """For each rule of tdmrep.json, what it matches and whether it reserves rights; none where it is damaged."""
-        from protego import Protego
-
+        if key.name != "tdmrep.json":
+            return Protego.parse(self._content(key).decode("utf-8-sig", "replace"))
         try:
             rules = json.loads(self._content(key))
         except (ValueError, RecursionError):
@@ -150,7 +153,7 @@ class OptOuts:
 
     def _is_reserved(self, key: _Key, address: Address) -> bool:
         """What the first rule says that matches."""
-        rules = self._reservations(key)
+        rules = self._parsed(key)
         return next((reserved for matches, reserved in rules if not matches.can_fetch(address.url, "*")), False)
 
 

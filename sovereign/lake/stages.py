@@ -88,7 +88,7 @@ def _run_curate(context: StageContext) -> StageOutput:
     paths = [context.fetch(key) for key in sorted(context.inputs) if key.endswith(".parquet")]
     num_documents = count_documents(paths)
     rights = RightsRules(context.profile.corpus)
-    context.progress("rights")
+    context.progress("checking rights")
     unregistered = rights.check(paths)
     rules = context.profile.corpus.cleaning
     screen = Screen(rules)
