@@ -24,6 +24,7 @@ from sovereign.lake.whereabouts import (
     Wanted,
     count_files,
     current,
+    find_checkpoints,
     find_documents,
     read_versions,
     tokens_seen,
@@ -213,6 +214,7 @@ def run_where(site: Site, *, owner: str | None, document: str | None, local: boo
             "shards": _shards(store, versions, wanted, ids),
             "tokenized": [_described(version) for version in traced.shards],
             "models": _models(store, traced, owner),
+            "checkpoints": find_checkpoints(store, name, traced.shards),
             "exports": _exports(site, traced),
         }
     if as_json:
@@ -255,9 +257,11 @@ def _shards(store: Store, versions: dict[str, list[Version]], wanted: Wanted, id
             store.get_file(key, path)
             shard = Shard(path)
             if wanted.owner is not None:
-                names = shard.owner_names
-                owned = shard.owners_of(range(shard.num_documents)) if wanted.owner in names else []
-                numbers = [number for number, own in enumerate(owned) if names.index(wanted.owner) in own]
+                numbers = []
+                if wanted.owner in (names := shard.owner_names):
+                    own = names.index(wanted.owner)
+                    owners = enumerate(shard.owners_of(range(shard.num_documents)))
+                    numbers = [number for number, all_own in owners if own in all_own]
             else:
                 documents = enumerate(shard.document_ids(range(shard.num_documents)))
                 numbers = [number for number, doc_id in documents if doc_id in ids]
@@ -328,6 +332,8 @@ def _show_where(found: dict[str, Any]) -> None:
         seen = [f"{one['tokens_seen']:,} tokens taken"] if "tokens_seen" in one else []
         rows.append((f"run {one['run']}", ", ".join([_when(one), *seen, *names])))
     lines("Models", rows or [("none", "")])
+    rows = [(one["folder"], "" if one["is_certain"] else "perhaps") for one in found["checkpoints"]]
+    lines("Checkpoints", rows or [("none", "")])
     lines(
         "Exports",
         [(one["path"], f"{one['format']} of {one['model_digest'][:12]}") for one in found["exports"]] or [("none", "")],

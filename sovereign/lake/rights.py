@@ -23,7 +23,8 @@ WITHDRAWN_OWNER, WITHDRAWN_DOCUMENT, OPTED_OUT = "withdrawn owner", "withdrawn d
 NOT_TRAINABLE, NOT_REGISTERED = "licence not trainable", "owner not registered"
 DEMONSTRATION = "demonstration"
 """Source of the documents that the kit itself makes up; their owners need no entry in the profile."""
-_NAMED = 5
+_NAMED, _COUNTED = 5, 20
+"""Documents and licences or owners that an error names."""
 
 
 def read_claims(paths: Iterable[Path]) -> Iterator[Document]:
@@ -100,9 +101,8 @@ class RightsRules:
                 if len(named) < _NAMED:
                     named.append(document.doc_id)
         if refused and self._rights.on_other == "refuse":
-            counts = "; ".join(
-                f"{reason}: {what} ({count} documents)" for (reason, what), count in sorted(refused.items())
-            )
+            most = sorted(refused.most_common(_COUNTED))
+            counts = "; ".join(f"{reason}: {what} ({count} documents)" for (reason, what), count in most)
             more = "" if refused.total() <= _NAMED else f" and {refused.total() - _NAMED} more"
             raise StageError(
                 f"{refused.total()} documents may not be trained on: {', '.join(named)}{more}",

@@ -165,6 +165,21 @@ def tokens_seen(store: Store, version: Version, owner: str) -> int | None:
     return int(ledger["by_owner"].get(owner, {}).get("tokens", 0))
 
 
+def find_checkpoints(store: Store, dataset: str, shards: list[Version]) -> list[dict[str, Any]]:
+    """Folders of the checkpoints of trainings, finished or not, that took `shards`; of a damaged one nobody knows."""
+    found = []
+    for key in store.list(f"models/{dataset}/train/checkpoints/"):
+        if not key.endswith("/manifest.json"):
+            continue
+        try:
+            inputs = dict(json.loads(store.get_bytes(key))["config"]["inputs"])
+        except (ValueError, KeyError, TypeError):
+            inputs = None
+        if inputs is None or any(one.receipt.outputs.items() <= inputs.items() for one in shards):
+            found.append({"folder": key.rpartition("/")[0], "is_certain": inputs is not None})
+    return found
+
+
 def count_files(found: list[Found]) -> dict[str, int]:
     """Number of documents by file."""
     return dict(sorted(Counter(one.key for one in found).items()))

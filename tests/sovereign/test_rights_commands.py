@@ -15,12 +15,15 @@ from sovereign.cli.rights import read_exports, record_export
 from sovereign.cli.sites import find_profile
 from sovereign.errors import ProfileError, SiteError, StageError
 from sovereign.files import sha256_bytes
+from sovereign.plan import plan
 from sovereign.receipts import Receipt, model_digest
 from sovereign.runner import keep_receipt
 from sovereign.site import Site, init_site
 from sovereign.stages import load_stage, run_stage
 from sovereign.store import FolderStore
+from training.resume import resolved_config
 
+CHECKPOINT = "models/ci/train/checkpoints/0123abcd/step-00000001"
 GAZETTE = [
     {"id": "1", "text": "Le musée ouvre à neuf heures du matin.", "owner": "Musée"},
     {"id": "2", "text": "La rivière traverse la vieille ville.", "owner": "Office des eaux"},
@@ -82,6 +85,9 @@ def train(site: Site) -> tuple[Receipt, str]:
     training = pretend(site, "train", tokens.outputs, {}, files)
     digest = model_digest({"model.safetensors": sha256_bytes(weights)})
     pretend(site, "register", training.outputs, {"version": 1, "digest": digest}, {"registration.json": b"{}"})
+    config = resolved_config(site.profile, plan(site.profile), tokens.outputs)
+    manifest = f"{CHECKPOINT}/manifest.json"
+    store(site).put_bytes(manifest, json.dumps({"config": config}).encode())
     return training, digest
 
 
@@ -155,6 +161,7 @@ def test_where_follows_the_text_to_shards_models_and_exports(site: Site) -> None
     assert model["registered"] == [{"version": 1, "digest": digest}]
     assert [one["path"] for one in found["exports"]] == ["/exports/ci.gguf"]
     assert len(read_exports(site)) == 2
+    assert found["checkpoints"] == [{"folder": CHECKPOINT, "is_certain": True}]
     told = say("where", site, "--owner", "Musée", "--local")
     assert digest[:12] in told and "/exports/ci.gguf" in told and "100 tokens taken" in told
 
@@ -168,6 +175,7 @@ def test_where_follows_the_text_to_shards_models_and_exports(site: Site) -> None
     new_training, new_digest = train(site)
     assert new_digest != digest
     after = run("where", site, "--owner", "Musée")
+    assert after["checkpoints"] == []
     assert [(one["run"], one["is_current"]) for one in after["models"]] == [(training.key[:8], False)]
     others = run("where", site, "--owner", "Office des eaux")
     assert {one["run"] for one in others["models"]} == {training.key[:8], new_training.key[:8]}
