@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sovereign.cli.console import Board, lines, say, write_json
-from sovereign.cli.rights import record_export
 from sovereign.cli.sites import site_of
+from sovereign.cli.where import record_export
 from sovereign.cli.work import runner_of
 from sovereign.errors import StageError
 from sovereign.files import sha256_file

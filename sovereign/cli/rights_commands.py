@@ -1,4 +1,4 @@
-"""The commands of `sovereign lake` about rights; what they do is in sovereign/cli/rights.py."""
+"""The commands of `sovereign lake` about rights; what they do is in rights.py and where.py beside it."""
 
 from __future__ import annotations
 
@@ -59,6 +59,6 @@ def _where(
     as_json: _Json = False,
 ) -> None:
     """List the datasets, token shards, models and exports that have an owner's or a document's text."""
-    from sovereign.cli.rights import run_where
+    from sovereign.cli.where import run_where
 
     run_where(site_of(profile, site_dir), owner=owner, document=document, local=local, as_json=as_json)

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sovereign.cli.app import app
-from sovereign.cli.rights import read_exports, record_export
 from sovereign.cli.sites import find_profile
+from sovereign.cli.where import read_exports, record_export
 from sovereign.errors import ProfileError, SiteError, StageError
 from sovereign.files import sha256_bytes
 from sovereign.plan import plan
