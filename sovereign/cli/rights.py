@@ -68,6 +68,11 @@ def run_rights(site: Site, *, local: bool, as_json: bool) -> None:
         "licences": {name: dict(counts) for name, counts in sorted(licences.items())},
         "set_aside": dict(sorted(set_aside.items())),
         "left_out_at_ingest": _left_out(version),
+        "without_robots_txt": {
+            name.removeprefix("source "): values["without_robots_txt"]
+            for name, values in version.receipt.metrics.items()
+            if name.startswith("source ") and "without_robots_txt" in values
+        },
     }
     if as_json:
         write_json(found)
@@ -116,6 +121,9 @@ def _show_rights(found: dict[str, Any]) -> None:
         for name, one in found["licences"].items()
     ]
     lines("Licences", rows)
+    if found["without_robots_txt"]:
+        rows = [(source, f"{count:,} documents") for source, count in found["without_robots_txt"].items()]
+        lines("Pages whose host's robots.txt is not known", rows)
     for source, skipped in found["left_out_at_ingest"].items():
         lines(f"Left out of source {source}", [(reason, f"{count:,}") for reason, count in skipped.items()])
     for reason, documents in found["set_aside"].items():

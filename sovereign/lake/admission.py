@@ -43,6 +43,10 @@ class Admission:
         assert notice is None or isinstance(notice, Notice)
         return self.opt_outs.reason(document.url, document.collected_at, notice)
 
+    def knows_no_robots(self, document: Document) -> bool:
+        """Whether the document has an address and robots.txt of its host is not there to be read."""
+        return self.opt_outs is not None and not self.opt_outs.has_robots(document.url)
+
 
 @contextmanager
 def admission_to(source: Source, rights: Rights, files: Iterable[HostFile], path: Path) -> Iterator[Admission]:

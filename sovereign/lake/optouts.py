@@ -109,6 +109,14 @@ class OptOuts:
                 return f"opted out: {name}"
         return ""
 
+    def has_robots(self, url: str | None) -> bool:
+        """Whether the host of `url` has answered for robots.txt, be it that there is none; true without an address."""
+        address = parse_address(url) if url else None
+        if address is None:
+            return True
+        query = "SELECT 1 FROM file WHERE authority = ? AND name = 'robots.txt'"
+        return self._database.execute(query, (address.authority,)).fetchone() is not None
+
     def _find(self, authority: str, name: str, moment: str) -> _Key | None:
         """The host's file at `moment`, followed where it led to; None where there was none."""
         for _ in range(1 + _MAX_REDIRECTS):

@@ -105,6 +105,7 @@ def read_piece(source: Source, piece: Piece, report: Report, admission: Admissio
                 continue
             report.found += 1
             report.documents += 1
+            report.without_robots += admission is not None and admission.knows_no_robots(document)
             yield document
     except Unreadable as error:
         report.skip(piece.name, error.message)

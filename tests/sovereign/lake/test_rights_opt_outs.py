@@ -56,6 +56,7 @@ def test_robots_txt_in_the_crawl_wherever_it_stands(tmp_path: Path) -> None:
         plain("https://a.org/robots.txt", "User-agent: *\nDisallow: /news/private\n"),
     )
     assert found.urls == ["https://a.org/news/1", "https://c.org/4"]
+    assert found.receipt.metrics["source web"]["without_robots_txt"] == 1  # c.org
     assert found.skipped == {"opted out: robots.txt": 2, ROBOTS: 2}
 
 
