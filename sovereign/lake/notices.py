@@ -1,6 +1,6 @@
 """What web pages and their hosts say of mining: the files with a host's word, and the word of a page itself.
 
-TDMRep: https://www.w3.org/community/reports/tdmrep/CG-FINAL-tdmrep-20240510/
+TDMRep: https://www.w3.org/2022/tdmrep/
 """
 
 from __future__ import annotations

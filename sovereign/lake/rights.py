@@ -38,7 +38,8 @@ class RightsRules:
     def __init__(self, corpus: Corpus) -> None:
         """Raises: StageError: the profile's file of opt-outs is not there or damaged."""
         self._rights = corpus.rights
-        self._allowed = corpus.rights.allowed
+        self.allowed = corpus.rights.allowed
+        """Licences that may be trained on; None: any."""
         self.registered = frozenset(owner.name for owner in corpus.owners)
         self._made_up = DEMONSTRATION if all(source.name != DEMONSTRATION for source in corpus.sources) else None
         self.withdrawn_owners: set[str] = set()
@@ -62,9 +63,9 @@ class RightsRules:
 
     def not_trainable(self, document: Document) -> str:
         """Why the profile does not let the document be trained on, or nothing."""
-        if self._allowed is not None:
+        if self.allowed is not None:
             try:
-                if not is_allowed(document.licence, self._allowed):
+                if not is_allowed(document.licence, self.allowed):
                     return NOT_TRAINABLE
             except LicenceError:
                 return NOT_TRAINABLE

@@ -111,6 +111,8 @@ def _run_curate(context: StageContext) -> StageOutput:
         path.unlink()
     metrics["masked"] = dict(screen.masked)
     metrics["unregistered_owners"] = unregistered
+    if rights.allowed is not None:
+        metrics["trainable"] = sorted(rights.allowed)
     return _output(curated, context.workdir / curated, files, questions, {"documents_in": num_documents} | metrics)
 
 

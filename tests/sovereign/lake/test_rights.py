@@ -93,6 +93,7 @@ def test_only_the_first_are_named(tmp_path: Path) -> None:
 def test_they_can_be_left_out_on_purpose(site: Site) -> None:
     receipt = site.run({"trainable": ["CC-BY-4.0", "CC0-1.0"], "on_other": "exclude"})
     assert receipt.metrics["rejected"] == {"licence not trainable": 3}
+    assert receipt.metrics["trainable"] == ["CC-BY-4.0", "CC0-1.0"]
     assert site.kept().keys() == {"a", "b", "d"}
     assert site.kept()["b"].owners == ("River Office",)
     assert site.rejected() == dict.fromkeys("cef", ("licence not trainable", ""))
