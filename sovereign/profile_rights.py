@@ -81,6 +81,8 @@ class OptOuts(Section):
 
     agents: tuple[str, ...] = AGENTS
     """A page that robots.txt or ai.txt of its host forbids to one of these is not taken."""
+    retroactive: bool = True
+    """Whether the newest copy of a host's file counts too, against pages that an older one allowed."""
     collected: AbsolutePath | None = None
     """Absolute path of a folder with collected files: `HOST/robots.txt`, `HOST/ai.txt`,
     `HOST/.well-known/tdmrep.json`, the same below a folder named by a date (`2026-05-01/HOST/…`), or WARC files. Those

@@ -62,7 +62,7 @@ def admission_to(source: Source, rights: Rights, files: Iterable[HostFile], path
     if source.opt_outs == "ignore":
         yield Admission(rights.declared, None)
         return
-    with OptOuts(path, rights.opt_outs.agents) as opt_outs:
+    with OptOuts(path, rights.opt_outs.agents, retroactive=rights.opt_outs.retroactive) as opt_outs:
         if rights.opt_outs.collected is not None:
             for file in read_collected(Path(rights.opt_outs.collected)):
                 opt_outs.add(file)

@@ -1,7 +1,8 @@
 """Opt-outs that machines can read, of the time when a page was collected: robots.txt, ai.txt, TDMRep, noai.
 
-Of a host's file the newest that is not younger than the page counts, else the first one after. robots.txt is read as
-RFC 9309 says (by protego): longest match, 4xx allows all, 5xx forbids all, redirects are followed.
+Of a host's file the newest that is not younger than the page counts, else the first one after; and the newest of all,
+for who opts out later. robots.txt is read as RFC 9309 says (by protego): longest match, 4xx allows all, 5xx forbids
+all, redirects are followed.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _LARGE_BYTES = 2**15
 _CACHED, _CACHED_LARGE = 512, 8
 """Parsed files below and above `_LARGE_BYTES` that are kept; one takes some 20 times its bytes."""
 _LATEST = "9999"
+_UNAVAILABLE = "robots.txt could not be had"
 _FIND = "SELECT authority, name, time, status, length(content) FROM file WHERE authority = ? AND name = ? AND time "
 _NEWEST_BEFORE, _FIRST_AFTER = f"{_FIND}<= ? ORDER BY time DESC", f"{_FIND}> ? ORDER BY time"
 
@@ -47,9 +49,9 @@ class _Key(NamedTuple):
 class OptOuts:
     """The hosts' files of one source, in an SQLite file, so that memory stays bounded; a context manager."""
 
-    def __init__(self, path: Path, agents: Sequence[str]) -> None:
-        """Args: `agents` are the names that robots.txt and ai.txt are read for."""
-        self._path, self._agents = path, tuple(agents)
+    def __init__(self, path: Path, agents: Sequence[str], *, retroactive: bool = True) -> None:
+        """Args: `agents` are names that robots.txt and ai.txt are read for; `retroactive`: the newest counts too."""
+        self._path, self._agents, self._retroactive = path, tuple(agents), retroactive
         self._small = lru_cache(_CACHED)(self._parse)
         self._large = lru_cache(_CACHED_LARGE)(self._parse)
 
@@ -78,8 +80,8 @@ class OptOuts:
         self._database.execute("INSERT OR IGNORE INTO file VALUES (?, ?, ?, ?, ?)", row)
 
     def digest(self) -> str:
-        """Hex SHA-256 over all files and agents: the same digest, the same answers."""
-        total = hashlib.sha256(json.dumps(self._agents).encode())
+        """Hex SHA-256 over all files and settings: the same digest, the same answers."""
+        total = hashlib.sha256(json.dumps([self._agents, self._retroactive]).encode())
         for *key, content in self._database.execute("SELECT * FROM file ORDER BY authority, name, time"):
             total.update(json.dumps([*key, hashlib.sha256(content).hexdigest()]).encode())
         return total.hexdigest()
@@ -98,15 +100,28 @@ class OptOuts:
         if address is None:
             return ""
         moment = _utc(collected_at, end_of_day=True) or _LATEST
-        file = self._find(address.authority, "tdmrep.json", moment)
-        if file and self._is_reserved(file, address):
-            return "opted out: tdmrep.json"
-        for name in ("robots.txt", "ai.txt"):
+        judged: set[_Key] = set()
+        if name := self._forbidding(address, moment, judged):
+            return f"opted out: {name}"
+        later = self._forbidding(address, _LATEST, judged) if self._retroactive else ""
+        return f"opted out later: {later}" if later and later != _UNAVAILABLE else ""
+
+    def _forbidding(self, address: Address, moment: str, judged: set[_Key]) -> str:
+        """Which of the host's files as they were at `moment` forbids the page, or nothing; not again those `judged`."""
+        for name in ("tdmrep.json", "ai.txt", "robots.txt"):
             file = self._find(address.authority, name, moment)
-            if file and file.status >= 500 and name == "robots.txt":
-                return "opted out: robots.txt could not be had"
-            if file and not all(self._parsed(file).can_fetch(address.url, agent) for agent in self._agents):
-                return f"opted out: {name}"
+            if file is None or file in judged:
+                continue
+            judged.add(file)
+            if name == "robots.txt" and file.status >= 500:
+                return _UNAVAILABLE
+            if name == "tdmrep.json":
+                is_forbidden = self._is_reserved(file, address)
+            else:
+                rules = self._parsed(file)
+                is_forbidden = not all(rules.can_fetch(address.url, agent) for agent in self._agents)
+            if is_forbidden:
+                return name
         return ""
 
     def has_robots(self, url: str | None) -> bool:

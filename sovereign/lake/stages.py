@@ -208,7 +208,8 @@ def _output(
 
 def _corpus_config(profile: Profile, _plan: Plan) -> Mapping[str, Any]:
     corpus = profile.corpus.model_dump(mode="json")
-    rights = {"licences": sorted(profile.corpus.rights.declared), "agents": corpus["rights"]["opt_outs"]["agents"]}
+    opt_outs = {name: corpus["rights"]["opt_outs"][name] for name in ("agents", "retroactive")}
+    rights = {"licences": sorted(profile.corpus.rights.declared)} | opt_outs
     return {"demonstration": corpus["demonstration"], "sources": corpus["sources"], "rights": rights}
 
 

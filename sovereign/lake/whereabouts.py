@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -105,7 +105,7 @@ def find_documents(store: Store, version: Version, wanted: Wanted) -> list[Found
     return found
 
 
-def _search(store: Store, version: Version, is_wanted: Any) -> Iterator[Found]:
+def _search(store: Store, version: Version, is_wanted: Callable[[Document], bool]) -> Iterator[Found]:
     with TemporaryDirectory(prefix="sovereign-where-") as folder:
         for key in sorted(version.receipt.outputs):
             if not key.endswith(".parquet"):

@@ -99,6 +99,27 @@ def test_the_rules_of_the_collection_date_count(tmp_path: Path) -> None:
     assert found.urls == ["https://a.org/before-all", "https://a.org/open", "https://a.org/open-again"]
 
 
+def test_who_opts_out_later_is_heard_unless_the_profile_says_otherwise(tmp_path: Path) -> None:
+    write_warc(
+        tmp_path / "crawl" / "a.warc.gz",
+        plain("https://a.org/robots.txt", "", date="2025-01-01T00:00:00Z"),
+        plain("https://b.org/robots.txt", "", date="2025-01-01T00:00:00Z"),
+        page("https://a.org/1", date="2025-06-01T00:00:00Z"),
+        page("https://b.org/1", date="2025-06-01T00:00:00Z"),
+    )
+    (tmp_path / "new" / "2026-05-01" / "a.org").mkdir(parents=True)
+    (tmp_path / "new" / "2026-05-01" / "a.org" / "robots.txt").write_text("User-agent: *\nDisallow: /")
+    unavailable = plain("https://b.org/robots.txt", "", date="2026-05-01T00:00:00Z", status="503 Unavailable")
+    write_warc(tmp_path / "new" / "b.warc.gz", unavailable)
+    rights: dict[str, Any] = {"opt_outs": {"collected": str(tmp_path / "new")}}
+    found = Gathered(tmp_path, tmp_path / "crawl", rights)
+    assert found.urls == ["https://b.org/1"]  # not to answer for a while is no opt-out
+    assert found.skipped == {"opted out later: robots.txt": 1, ROBOTS: 2}
+    rights["opt_outs"]["retroactive"] = False
+    again = Gathered(tmp_path, tmp_path / "crawl", rights)
+    assert again.urls == ["https://a.org/1", "https://b.org/1"]
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "taken"),
     [("404 Not Found", "", True), ("403 Forbidden", "", True), ("503 Unavailable", "", False), ("200 OK", "", False),
