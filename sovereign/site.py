@@ -10,7 +10,7 @@ base           the model that `train --from` named, one line; not there: the pro
 passphrase     key of the secrets in the state, made once, readable by its owner only
 dataset.key    from which salts and leaf keys of the datasets' trees follow, made once, readable by its owner only
 withdrawals.jsonl  text that was taken back, only ever added to; part of the profile that stages read
-.gitignore     keeps all but profile, overlays and receipts out of a repository that the folder is in
+.gitignore     keeps all but profile, overlays, receipts and withdrawals out of a repository that the folder is in
 """
 
 from __future__ import annotations

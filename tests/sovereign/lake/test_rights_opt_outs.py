@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -252,21 +254,20 @@ def test_same_crawl_same_bytes_and_damage_costs_only_itself(tmp_path: Path) -> N
     assert one.receipt.outputs == two.receipt.outputs
 
 
-def opt_outs(path: Path, *files: tuple[str, str, str | None, str]) -> OptOuts:
-    found = OptOuts(path, AGENTS).__enter__()
-    for authority, name, day, text in files:
-        found.add(HostFile(authority, name, day, 200, text.encode()))
-    return found
+@contextmanager
+def opt_outs(path: Path, *files: tuple[str, str, str | None, str]) -> Iterator[OptOuts]:
+    with OptOuts(path, AGENTS) as found:
+        for authority, name, day, text in files:
+            found.add(HostFile(authority, name, day, 200, text.encode()))
+        yield found
 
 
 def test_digest_changes_with_the_answers_only(tmp_path: Path) -> None:
     one, two = ("a.org", "robots.txt", "2026-01-01", "x"), ("b.org", "robots.txt", None, "y")
-    digests = [
-        opt_outs(tmp_path / str(number), *files).digest()
-        for number, files in enumerate(
-            [(one, two), (two, one), (one,), (two, ("a.org", "robots.txt", "2026-01-01", "z"))]
-        )
-    ]
+    digests = []
+    for files in [(one, two), (two, one), (one,), (two, ("a.org", "robots.txt", "2026-01-01", "z"))]:
+        with opt_outs(tmp_path / "x", *files) as found:
+            digests.append(found.digest())
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
 
@@ -275,16 +276,16 @@ def test_digest_changes_with_the_answers_only(tmp_path: Path) -> None:
     "text", ["[" * 100_000, "{}", "[1, null, {}]", '[{"location": 3, "tdm-reservation": 1}]', "\0", ""]
 )
 def test_a_tdmrep_file_that_is_none_reserves_nothing(tmp_path: Path, text: str) -> None:
-    found = opt_outs(tmp_path / "x", ("a.org", "tdmrep.json", None, text))
-    assert found.reason("https://a.org/1", None, None) == ""
+    with opt_outs(tmp_path / "x", ("a.org", "tdmrep.json", None, text)) as found:
+        assert found.reason("https://a.org/1", None, None) == ""
 
 
 def test_hostile_patterns_end(tmp_path: Path) -> None:
     rule = "/" + "*a" * 40 + "$"
     robots = f"User-agent: *\nDisallow: {rule}\n"
     tdm = json.dumps([{"location": rule, "tdm-reservation": 1}])
-    found = opt_outs(tmp_path / "x", ("a.org", "robots.txt", None, robots), ("a.org", "tdmrep.json", None, tdm))
-    assert found.reason(f"https://a.org/{'a' * 200}b", None, None) == ""
+    with opt_outs(tmp_path / "x", ("a.org", "robots.txt", None, robots), ("a.org", "tdmrep.json", None, tdm)) as found:
+        assert found.reason(f"https://a.org/{'a' * 200}b", None, None) == ""
 
 
 def test_a_notice_far_down_or_of_another_name_does_not_count() -> None:
