@@ -16,8 +16,10 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sovereign.errors import ProfileError
+from sovereign.licences import check_licence
 from sovereign.profile_base import Base
 from sovereign.profile_cleaning import Cleaning, Share
+from sovereign.profile_rights import Owner, Rights
 from sovereign.profile_training import Model, Training
 from sovereign.section import AbsolutePath, Language, Name, Section, Seed, refuse_repeats
 
@@ -131,17 +133,20 @@ class Source(Section):
     with a `query`; or `python-stdlib`. docs/corpus.md lists the kinds of files."""
     query: str | None = None
     """SQL that gives the rows of a database: a column `text` and, where there are any, `id`, `language`, `owner`,
-    `licence` and `collected_at`."""
+    `licence`, `collected_at` and `url`."""
     owner: str
     """Person or institution that owns the text."""
     licence: str
-    """SPDX expression or the name of custom terms."""
+    """SPDX expression; custom terms as a `LicenseRef-…` that `corpus.rights.licences` declares."""
     legal_basis: str | None = None
     """Why the text may be used: the law's article, the contract, the consent."""
     terms: str | None = None
     """Further terms of use, or where they stand."""
     contact: str | None = None
     """Who answers for the text at its owner's."""
+    opt_outs: Literal["honour", "ignore"] = "honour"
+    """What machine-readable opt-outs do to pages of this source. Ignoring them needs a `legal_basis`, such as a
+    contract with their owner."""
     language: Language
     """BCP 47 tag."""
     encoding: str | None = None
@@ -176,23 +181,12 @@ class Source(Section):
         return path
 
     @model_validator(mode="after")
-    def _a_database_is_asked(self) -> Self:
+    def _what_goes_together_is_there(self) -> Self:
         if self.path.startswith(POSTGRESQL) != (self.query is not None):
             raise ValueError("a path that begins with postgresql:// needs a query, and only such a path")
+        if self.opt_outs == "ignore" and not self.legal_basis:
+            raise ValueError("opt_outs: ignore needs a legal_basis")
         return self
-
-
-class Owner(Section):
-    """What was agreed with an owner of text. It goes into the dataset's manifest as it stands here."""
-
-    name: str
-    """The owner, spelled as on the documents."""
-    consent: str | None = None
-    """On what the use rests: a licence, a contract, a law, with its date."""
-    terms: str | None = None
-    """Terms beyond the licence, or where they stand."""
-    withdrawal: str | None = None
-    """How the owner takes text back: whom to write to, and what happens then."""
 
 
 class Corpus(Section):
@@ -203,7 +197,9 @@ class Corpus(Section):
     sources: tuple[Source, ...] = ()
     """Real text."""
     owners: tuple[Owner, ...] = ()
-    """What was agreed with owners, of sources and of single documents."""
+    """Who owns the text of sources and of single documents, and what was agreed with them."""
+    rights: Rights = Rights()
+    """What may be trained on, opt-outs, withdrawals."""
     cleaning: Cleaning = Cleaning()
     """Rules for every document."""
     tokens: Annotated[float, Field(gt=0, le=1e15)] | None = None
@@ -215,6 +211,12 @@ class Corpus(Section):
             raise ValueError("corpus needs `demonstration` or at least one entry in `sources`")
         refuse_repeats("source names", (source.name for source in self.sources))
         refuse_repeats("owner names", (owner.name for owner in self.owners))
+        for source in self.sources:
+            check_licence(source.licence, self.rights.declared)
+        if self.rights.registered_owners_only:
+            unknown = sorted({source.owner for source in self.sources} - {owner.name for owner in self.owners})
+            if unknown:
+                raise ValueError(f"owners of sources that are not in `owners`: {unknown}")
         return self
 
 

@@ -77,6 +77,8 @@ def _type(option: dict[str, Any]) -> str:
     if "patternProperties" in option:
         inner = next(iter(option["patternProperties"].values()))
         return f"by key: {'keys of this table' if _reference(inner) else _type(inner)}"
+    if option["type"] == "array":
+        return f"list, {_type(option['items'])}"
     kind: str = option["type"]
     if "pattern" in option:
         return f"{kind} like `{option['pattern']}`".replace("|", "\\|")

@@ -9,7 +9,8 @@ receipts/      copies of every stage's receipt
 base           the model that `train --from` named, one line; not there: the profile's
 passphrase     key of the secrets in the state, made once, readable by its owner only
 dataset.key    from which salts and leaf keys of the datasets' trees follow, made once, readable by its owner only
-.gitignore     keeps all but profile, overlays and receipts out of a repository that the folder is in
+withdrawals.jsonl  text that was taken back, only ever added to; part of the profile that stages read
+.gitignore     keeps all but profile, overlays, receipts and withdrawals out of a repository that the folder is in
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from sovereign.errors import LockedError, SiteError
 from sovereign.files import sync_folder, write_atomic
 from sovereign.profile import Profile, load_profile
 from sovereign.receipts import now
+from sovereign.withdrawals import with_withdrawals
 
 _NOT_FOR_GIT = "/passphrase\n/dataset.key\n/state/\n/node/\n/data/\n/.lock\n"
 
@@ -46,30 +48,31 @@ class Site:
         self.dataset_key_file = self.root / "dataset.key"
         self.manifest_file = self.receipts_dir / "manifest.json"
         self.base_file = self.root / "base"
+        self.withdrawals_file = self.root / "withdrawals.jsonl"
         self.known_base_file = self.state_dir / "base.json"
 
     @property
     def profile(self) -> Profile:
-        """The site's profile, with what is known of its base.
+        """The site's profile, with what is known of its base and what was taken back here.
 
         Raises:
             ProfileError: it is wrong or missing.
-            SiteError: what is known of the base is damaged.
+            SiteError: what is known of the base, or the file of withdrawals, is damaged.
         """
         named = self.base_file.read_text(encoding="utf-8").strip() if self.base_file.is_file() else None
-        profile = load_profile(self.profile_path, base=named)
+        profile = with_withdrawals(load_profile(self.profile_path, base=named), self.withdrawals_file)
         if profile.base is None or (found := recall(self.known_base_file, profile.base.model)) is None:
             return profile
         return profile.model_copy(update={"base": profile.base.model_copy(update={"known": found[0]})})
 
     def resolved_profile(self) -> Path:
-        """The file that stages read: the profile, or one beside it that also says what its base is.
+        """The file that stages read: the profile, or one beside it with what else `profile` has.
 
         Raises:
             ProfileError: see `profile`.
         """
         profile = self.profile
-        if profile.base is None:
+        if profile.base is None and not self.withdrawals_file.exists():
             return self.profile_path
         path = self.state_dir / "profile.yaml"
         write_atomic(path, profile.model_dump_json(indent=1, exclude_unset=True) + "\n")  # JSON is YAML

@@ -70,11 +70,16 @@ def image_runtime(target: KubeconfigTarget) -> PodRuntime:
 def stage_folders(profile: Profile, stage: str) -> tuple[Path, ...]:
     """Folders of this machine that a stage reads because the profile names them, or files in them."""
     tasks = profile.evaluation.task_folder
-    paths = {
-        "corpus": [Path(source.path) for source in profile.corpus.sources if source.path.startswith("/")],
-        "curate": list(profile.corpus.cleaning.files.values()),
-        "evaluate": [] if tasks is None else [Path(tasks)],
-    }.get(stage, [])
+    opt_outs = profile.corpus.rights.opt_outs
+    read: dict[str, list[str | Path | None]] = {
+        "corpus": [
+            *(source.path for source in profile.corpus.sources if source.path.startswith("/")),
+            opt_outs.collected,
+        ],
+        "curate": [*profile.corpus.cleaning.files.values(), opt_outs.file],
+        "evaluate": [tasks],
+    }
+    paths = [Path(path) for path in read.get(stage, ()) if path is not None]
     return _outermost(path.parent if path.is_file() else path for path in paths)
 
 

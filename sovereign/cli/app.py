@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sovereign.cli.console import Board, lines, say, write_json
+from sovereign.cli.rights_commands import add_to as add_rights_commands
 from sovereign.cli.sites import find_profile, peek, site_of
 
 app = typer.Typer(
@@ -303,7 +304,9 @@ def runs_plot(
     plot_runs(site_of(profile, site_dir), runs or [], out, local=local, as_json=as_json)
 
 
-lake_app = typer.Typer(help="The dataset's manifest, and proofs of what is in it.", no_args_is_help=True)
+lake_app = typer.Typer(
+    help="The dataset: its manifest, proofs of what is in it, rights and withdrawals.", no_args_is_help=True
+)
 app.add_typer(lake_app, name="lake")
 
 TextOption = Annotated[Path | None, typer.Option("--text", metavar="FILE", help="The text, a file in UTF-8.")]
@@ -360,6 +363,9 @@ def lake_check(
     from sovereign.cli.lake import run_check
 
     run_check(proof, manifest, text=text, as_json=as_json)
+
+
+add_rights_commands(lake_app)
 
 
 tools_app = typer.Typer(help="Upstream programs: found on PATH or built from pinned sources.", no_args_is_help=True)

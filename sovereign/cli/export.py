@@ -10,10 +10,13 @@ from pathlib import Path
 
 from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.cli.sites import site_of
+from sovereign.cli.where import record_export
 from sovereign.cli.work import runner_of
 from sovereign.errors import StageError
 from sovereign.files import sha256_file
+from sovereign.receipts import now
 from sovereign.serving.fetch import model_digest
+from sovereign.site import Site
 from sovereign.store import Store, fetch_folder
 
 
@@ -21,8 +24,15 @@ def run_export(source: Path, kind: str, out: Path, *, site_dir: Path | None, loc
     """Write the model that `source` means (a folder with a model, else a site or profile) as `out`."""
     from training.export import export
 
-    with Board() as board, _model(source, site_dir, local=local) as (folder, name), board.task("export"):
+    with (
+        Board() as board,
+        _model(source, site_dir, local=local) as (folder, name, site),
+        board.task("export"),
+    ):
         result = export(folder, out, kind, name=name, report=lambda text, done: board.update("export", text, done))
+    if site is not None:
+        record = {name: getattr(result, name) for name in ("format", "sha256", "model_digest")}
+        record_export(site, record | {"path": str(result.path.absolute()), "at": now()})
     if as_json:
         write_json(result.as_dict())
         return
@@ -42,16 +52,16 @@ def run_export(source: Path, kind: str, out: Path, *, site_dir: Path | None, loc
 
 
 @contextmanager
-def _model(source: Path, site_dir: Path | None, *, local: bool) -> Iterator[tuple[Path, str]]:
-    """The model's folder and its name."""
+def _model(source: Path, site_dir: Path | None, *, local: bool) -> Iterator[tuple[Path, str, Site | None]]:
+    """The model's folder, its name, and the site that registered it."""
     if (source / "config.json").is_file():
-        yield source, source.resolve().name
+        yield source, source.resolve().name, None
         return
     site = site_of(source, site_dir)
     with runner_of(site, local=local) as runner, tempfile.TemporaryDirectory(prefix="sovereign-model-") as folder:
         name = site.profile.name
         version = fetch_registered(runner.store, name, Path(folder))
-        yield Path(folder), f"{name} v{version}"
+        yield Path(folder), f"{name} v{version}", site
 
 
 def fetch_registered(store: Store, name: str, folder: Path) -> int:

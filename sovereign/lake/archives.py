@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 from xml.sax import SAXException
 from xml.sax.handler import ContentHandler  # the parser is defusedxml's
@@ -14,9 +15,11 @@ from xml.sax.xmlreader import AttributesImpl
 
 from sovereign.lake import records
 from sovereign.lake.decoding import decode
+from sovereign.lake.notices import file_name, read_notice
 from sovereign.lake.opening import open_expanded
-from sovereign.lake.records import Record, Report, SourceFile, Unreadable
+from sovereign.lake.records import NOTICE, Record, Report, SourceFile, Unreadable
 from sovereign.lake.texts import html_text, pdf_text
+from sovereign.lake.urls import parse_address
 
 _BLOCK_BYTES = 2**18
 _MAX_HEADER_BYTES = 2**16
@@ -38,7 +41,7 @@ _NO_TEXT_TAGS = ("ref", "table", "gallery", "math", "timeline", "score", "syntax
 def read_warc(file: SourceFile, report: Report) -> Iterator[Record]:
     """Pages (HTML, plain text, PDF) of responses, resources and conversions; records of other kinds are counted."""
     with open_expanded(file.path, file.name) as expanded:
-        for number, record in enumerate(_split_warc(expanded), 1):
+        for number, record in enumerate(split_warc(expanded), 1):
             where = f"{file.name}#{number}"
             try:
                 if isinstance(record, Unreadable):
@@ -70,7 +73,7 @@ class _Window:
         return len(self.data) >= size
 
 
-def _split_warc(file: io.BufferedReader) -> Iterator[bytes | Unreadable]:
+def split_warc(file: io.BufferedReader) -> Iterator[bytes | Unreadable]:
     """Records, or why one cannot be read; after one whose length is wrong, the next line that begins a record."""
     window = _Window(file)
     while True:
@@ -123,30 +126,71 @@ def _skip_to_mark(window: _Window) -> None:
             return
 
 
-def _read_page(data: bytes, file: SourceFile) -> dict[str, Any]:
-    """The record of a page."""
+@dataclass(frozen=True)
+class Answer:
+    """What a server answered, or what was made of it."""
+
+    url: str
+    date: str | None
+    """When, ISO 8601."""
+    status: str | None
+    """HTTP status; None where the record holds no HTTP message."""
+    headers: list[tuple[str, str]]
+    content_type: str
+    content: bytes
+
+    def header(self, name: str) -> str:
+        """The first value of a header, or nothing."""
+        return next((value for key, value in self.headers if key.lower() == name), "")
+
+
+def parse_answer(data: bytes, *, only_ok: bool = True) -> Answer | None:
+    """The answer in a WARC record, if it holds one.
+
+    Raises:
+        Unreadable: it is damaged or too large, or with `only_ok` of another status than 200.
+    """
     from warcio.recordloader import ArcWarcRecordLoader
 
     try:
         record = ArcWarcRecordLoader(verify_http=False).parse_record_stream(io.BytesIO(data), known_format="warc")
-        kind = record.rec_type
-        is_http = record.http_headers is not None
+        kind, http = record.rec_type, record.http_headers
         if kind not in ("response", "resource", "conversion"):
-            raise Unreadable("WARC record that is no page")
-        if is_http and record.http_headers.get_statuscode() != "200":
+            return None
+        status = None if http is None else http.get_statuscode()
+        if status not in (None, "200") and only_ok:
             raise Unreadable("HTTP status other than 200")
-        headers = record.http_headers if is_http else record.rec_headers
-        content_type = headers.get_header("Content-Type") or ""
-        content = record.content_stream().read(records.MAX_DOCUMENT_BYTES + 1)
+        headers = record.rec_headers if http is None else http
+        answer = Answer(
+            url=(record.rec_headers.get_header("WARC-Target-URI") or "").strip("<>"),
+            date=record.rec_headers.get_header("WARC-Date"),
+            status=status,
+            headers=[] if http is None else list(http.headers),
+            content_type=headers.get_header("Content-Type") or "",
+            content=record.content_stream().read(records.MAX_DOCUMENT_BYTES + 1),
+        )
     except Unreadable:
         raise
     except Exception as error:  # warcio raises whatever a damaged header or encoding leads to
         raise Unreadable("damaged WARC record") from error
-    if len(content) > records.MAX_DOCUMENT_BYTES:
+    if len(answer.content) > records.MAX_DOCUMENT_BYTES:
         raise Unreadable("document too large")
+    return answer
+
+
+def _read_page(data: bytes, file: SourceFile) -> dict[Any, Any]:
+    """The record of a page."""
+    answer = parse_answer(data)
+    if answer is None:
+        raise Unreadable("WARC record that is no page")
+    if file_name(parse_address(answer.url)):
+        raise Unreadable("WARC record of a host's robots.txt, ai.txt or tdmrep.json")
+    page = answer.content if "html" in answer.content_type.lower() else b""
     return {
-        "text": _page_text(content, content_type, file),
-        "collected_at": record.rec_headers.get_header("WARC-Date"),
+        "text": _page_text(answer.content, answer.content_type, file),
+        "collected_at": answer.date,
+        "url": answer.url or None,
+        NOTICE: read_notice(answer.headers, page),
     }
 
 

@@ -107,9 +107,11 @@ def make_root(size: int, tree: bytes) -> bytes:
 
 
 def make_record(document: Document, split: str) -> dict[str, Any]:
-    """What is committed to: all columns of the document with its split, the text as its SHA-256."""
+    """What is committed to: all columns of the document (`url` where it has one), its split, its text as SHA-256."""
     values = {name: getattr(document, name) for name in _COLUMNS}
     listed = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    if document.url is None:
+        del listed["url"]  # so that the record of a document without it is what it was before there was such a column
     return {**listed, "split": split, "text_sha256": text_digest(document.text).hex()}
 
 

@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
         pa.field("quality", pa.float64()),
         pa.field("cluster_id", pa.string()),
         pa.field("transforms", pa.list_(pa.string()), nullable=False),
+        pa.field("url", pa.string()),
     ]
 )
 """The lake's columns."""
@@ -59,6 +60,8 @@ class Document:
     """Group of duplicates and near duplicates; None before `curate`, and where the document is rejected before."""
     transforms: tuple[str, ...] = ()
     """What cleaning changed."""
+    url: str | None = None
+    """Where it was published; None where the source does not say."""
 
 
 class DocumentWriter:
@@ -172,12 +175,17 @@ def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
     return (document for document, _ in read_rows(paths))
 
 
-def read_rows(paths: Iterable[Path], extra: Sequence[str] = ()) -> Iterator[tuple[Document, dict[str, str]]]:
-    """The same with the values of the further columns named in `extra`."""
+def read_rows(
+    paths: Iterable[Path], extra: Sequence[str] = (), *, text: bool = True
+) -> Iterator[tuple[Document, dict[str, str]]]:
+    """The same with the values of the further columns named in `extra`; without `text` it is empty, and not read."""
+    columns = [*(name for name in SCHEMA.names if text or name != "text"), *extra]
     for path in paths:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256, columns=[*SCHEMA.names, *extra]):
+            # A name that the file has not, such as url in those of before, is passed over.
+            for batch in file.iter_batches(batch_size=256, columns=columns):
                 for row in batch.to_pylist():
+                    row.setdefault("text", "")
                     further = {name: row.pop(name) for name in extra}
                     row["owners"], row["transforms"] = tuple(row["owners"]), tuple(row["transforms"])
                     yield Document(**row), further

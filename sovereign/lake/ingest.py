@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from sovereign.errors import StageError
 from sovereign.files import sha256_file, write_atomic
+from sovereign.lake.admission import Admission, admission_to
 from sovereign.lake.documents import Counts, DocumentWriter, count_documents
 from sovereign.lake.records import Report
 from sovereign.lake.sources import Piece, combine_digests, list_pieces, read_piece
@@ -56,17 +57,24 @@ def ingest_source(context: StageContext, source: Source, folder: Path, first_fil
     scratch, records = context.workdir / "scratch", context.workdir / "ingest" / source.name
     shutil.rmtree(scratch, ignore_errors=True)
     whole, digests = Ingested(), []
-    for number, pieces in enumerate(_batches(list_pieces(source, context.store, scratch))):
-        batch = [(piece.name, piece.digest()) for piece in pieces]
-        digests += batch
-        start = first_file + len(whole.files)
-        made_from = {"code": code_version(), "source": source.model_dump(mode="json"), "pieces": batch, "start": start}
-        key, record = config_digest(made_from), records / f"{number:05}.json"
-        done = _read_record(record, key, folder)
-        if done is None:
-            done = _read_batch(context, source, pieces, folder, start)
-            _write_record(record, key, done)
-        whole.add(done)
+    with admission_to(
+        source,
+        context.profile.corpus.rights,
+        (file for piece in list_pieces(source, context.store, scratch) for file in piece.host_files()),
+        context.workdir / "opt-outs.sqlite",
+    ) as admission:
+        for number, pieces in enumerate(_batches(list_pieces(source, context.store, scratch))):
+            batch = [(piece.name, piece.digest()) for piece in pieces]
+            digests += batch
+            start = first_file + len(whole.files)
+            declared = source.model_dump(mode="json")
+            made_from = {"code": code_version(), "source": declared, "pieces": batch, "start": start}
+            key, record = config_digest(made_from | admission.digest()), records / f"{number:05}.json"
+            done = _read_record(record, key, folder)
+            if done is None:
+                done = _read_batch(context, source, pieces, admission, folder, start)
+                _write_record(record, key, done)
+            whole.add(done)
     shutil.rmtree(scratch, ignore_errors=True)
     if combine_digests(iter(digests)) != context.inputs[f"source/{source.name}"]:
         raise StageError(f"source {source.name} has changed since the stage began", hint="run the stage again")
@@ -96,9 +104,11 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-def _read_batch(context: StageContext, source: Source, pieces: list[Piece], folder: Path, start: int) -> Ingested:
+def _read_batch(
+    context: StageContext, source: Source, pieces: list[Piece], admission: Admission, folder: Path, start: int
+) -> Ingested:
     report, counts = Report(), Counts()
-    documents = (document for piece in pieces for document in read_piece(source, piece, report))
+    documents = (document for piece in pieces for document in read_piece(source, piece, report, admission))
     with DocumentWriter(folder, "documents", first=start) as writer:
         for document in with_progress(context, documents, f"source {source.name}"):
             writer.add(document)

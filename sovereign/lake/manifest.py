@@ -243,7 +243,9 @@ def _owners(profile: Profile, counts: _Counts) -> list[dict[str, Any]]:
     agreed = {owner.name: owner for owner in profile.corpus.owners}
     found = []
     for name in sorted(counts.owners.keys() | agreed.keys()):
-        terms = agreed[name].model_dump(exclude={"name"}, exclude_none=True) if name in agreed else {}
+        terms = agreed[name].model_dump(exclude={"name", "contact"}, exclude_none=True) if name in agreed else {}
+        if key := terms.pop("public_key", None):
+            terms["publicKey"] = key
         found.append(
             {
                 "@type": "sovereign:Owner",

@@ -13,12 +13,14 @@ from sovereign.profile import Source
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
 """A longer document is skipped, so that memory stays bounded."""
-FIELDS = ("text", "id", "language", "owner", "licence", "license", "collected_at")
+FIELDS = ("text", "id", "language", "owner", "licence", "license", "collected_at", "url")
 """What a record can say; all but `text` may be absent."""
+NOTICE = object()
+"""Key of a record under which a reader leaves what the page itself says of mining (`Notice`); no file has it."""
 _MAX_EXAMPLES = 20
 
-Record = tuple[str, dict[str, Any]]
-"""The place in the source, and the record's `FIELDS`."""
+Record = tuple[str, dict[Any, Any]]
+"""The place in the source, and the record: `FIELDS` and perhaps `NOTICE`."""
 
 
 class Unreadable(SourceError):
@@ -47,6 +49,8 @@ class Report:
     """Number by reason."""
     examples: list[str] = field(default_factory=list)
     """The first places that were skipped, with reason."""
+    without_robots: int = 0
+    """Documents with an address, of a host whose robots.txt was not there to be read."""
 
     def skip(self, where: str, reason: str, count: int = 1) -> None:
         """Count `count` records that cannot be read."""
@@ -59,23 +63,29 @@ class Report:
         """Count what `other` counted."""
         self.found += other.found
         self.documents += other.documents
+        self.without_robots += other.without_robots
         self.skipped.update(other.skipped)
         self.examples = (self.examples + other.examples)[:_MAX_EXAMPLES]
 
     def metrics(self) -> dict[str, Any]:
         """For the receipt."""
-        return {
+        values = {
             "found": self.found,
             "documents": self.documents,
             "skipped": dict(sorted(self.skipped.items())),
             "skipped_examples": self.examples,
         }
+        return values | ({"without_robots_txt": self.without_robots} if self.without_robots else {})
 
     @classmethod
     def from_metrics(cls, metrics: dict[str, Any]) -> Report:
         """The report that gave `metrics`."""
         return cls(
-            metrics["found"], metrics["documents"], Counter(metrics["skipped"]), list(metrics["skipped_examples"])
+            metrics["found"],
+            metrics["documents"],
+            Counter(metrics["skipped"]),
+            list(metrics["skipped_examples"]),
+            metrics.get("without_robots_txt", 0),
         )
 
 

@@ -1,7 +1,7 @@
 """Sources of real text, read one document at a time: which files they have, and which reader is for each kind.
 
 A record can say more than its text: `id`, `language`, `owner`, `licence` (or `license`) and `collected_at` override the
-profile's entry. What cannot be read is counted with its reason and stops nothing.
+profile's entry; `url` is where it was published. What cannot be read is counted with its reason and stops nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from typing import Any
 from sovereign.errors import SourceError
 from sovereign.files import sha256_file
 from sovereign.lake import stdlib
+from sovereign.lake.admission import Admission
 from sovereign.lake.archives import read_warc, read_wiki
 from sovereign.lake.database import rows_digest
 from sovereign.lake.documents import Document
+from sovereign.lake.hostfiles import is_warc, read_warc_files
+from sovereign.lake.notices import HostFile
 from sovereign.lake.opening import split_compression
 from sovereign.lake.records import Reader, Record, Report, SourceFile, Unreadable
 from sovereign.lake.tables import read_csv, read_jsonl, read_parquet
@@ -60,6 +64,8 @@ class Piece:
     digest: Callable[[], str]
     """Digest of the content; a new one means that it must be read again."""
     read: Callable[[Report], Iterator[Record]]
+    host_files: Callable[[], Iterator[HostFile]] = lambda: iter(())
+    """Files in which hosts speak of mining, such as robots.txt, of the web pages in it."""
 
 
 def list_pieces(source: Source, store: Store, scratch: Path | None = None) -> Iterator[Piece]:
@@ -85,18 +91,21 @@ def list_pieces(source: Source, store: Store, scratch: Path | None = None) -> It
             yield _file_piece(source, name, path)
 
 
-def read_piece(source: Source, piece: Piece, report: Report) -> Iterator[Document]:
-    """Documents of `piece`; fills `report`."""
+def read_piece(source: Source, piece: Piece, report: Report, admission: Admission | None = None) -> Iterator[Document]:
+    """Documents of `piece` that `admission` lets in; fills `report`."""
     ids: set[bytes] = set()
     try:
         for where, record in piece.read(report):
             try:
                 document = _to_document(source, where, record, ids)
+                if admission and (reason := admission.reason(document, record)):
+                    raise Unreadable(reason)
             except Unreadable as error:
                 report.skip(where, error.message)
                 continue
             report.found += 1
             report.documents += 1
+            report.without_robots += admission is not None and admission.knows_no_robots(document)
             yield document
     except Unreadable as error:
         report.skip(piece.name, error.message)
@@ -152,7 +161,13 @@ def _file_piece(source: Source, name: str, path: Path) -> Piece:
 
     name = name.encode("utf-8", "replace").decode()
     size_bytes = path.stat().st_size if path.is_file() else 0
-    return Piece(name, size_bytes, digest, lambda report: read_file(SourceFile(name, path, source), report))
+    return Piece(
+        name,
+        size_bytes,
+        digest,
+        lambda report: read_file(SourceFile(name, path, source), report),
+        lambda: read_warc_files(path, name) if is_warc(name) and path.is_file() else iter(()),
+    )
 
 
 def _list_objects(source: Source, store: Store, scratch: Path | None) -> Iterator[Piece]:
@@ -176,7 +191,8 @@ def _object_piece(source: Source, store: Store, item: StoredObject, prefix: str,
     folder = prefix.rpartition("/")[0] if item.key == prefix else prefix.rstrip("/")
     name = item.key.removeprefix(folder + "/")
 
-    def read(report: Report) -> Iterator[Record]:
+    @contextmanager
+    def fetched() -> Iterator[Path]:
         assert scratch is not None
         path = scratch / "object"
         try:
@@ -185,11 +201,20 @@ def _object_piece(source: Source, store: Store, item: StoredObject, prefix: str,
                 raise SourceError(
                     f"{item.key} of source {source.name} has changed while it was read", hint="run the stage again"
                 )
-            yield from read_file(SourceFile(name, path, source), report)
+            yield path
         finally:
             path.unlink(missing_ok=True)
 
-    return Piece(name, item.size_bytes, lambda: item.fingerprint, read)
+    def read(report: Report) -> Iterator[Record]:
+        with fetched() as path:
+            yield from read_file(SourceFile(name, path, source), report)
+
+    def host_files() -> Iterator[HostFile]:
+        if is_warc(name):
+            with fetched() as path:
+                yield from read_warc_files(path, name)
+
+    return Piece(name, item.size_bytes, lambda: item.fingerprint, read, host_files)
 
 
 def _query_piece(source: Source, scratch: Path | None) -> Piece:
@@ -231,7 +256,7 @@ def _list_files(source: Source) -> Iterator[tuple[str, Path]]:
             yield path.relative_to(root).as_posix(), path
 
 
-def _to_document(source: Source, where: str, record: dict[str, Any], ids: set[bytes]) -> Document:
+def _to_document(source: Source, where: str, record: dict[Any, Any], ids: set[bytes]) -> Document:
     """One document; `where` is its place in the source, `ids` are those of the file's documents before."""
     text = record.get("text")
     if not isinstance(text, str):
@@ -243,6 +268,7 @@ def _to_document(source: Source, where: str, record: dict[str, Any], ids: set[by
         "owner": record.get("owner") or source.owner,
         "licence": record.get("licence") or record.get("license") or source.licence,
         "collected_at": str(record["collected_at"]) if record.get("collected_at") else "",
+        "url": record.get("url") or "",
     }
     for key, value in values.items():
         if not isinstance(value, str):
@@ -259,10 +285,11 @@ def _to_document(source: Source, where: str, record: dict[str, Any], ids: set[by
         owners=(values["owner"],),
         licence=values["licence"],
         collected_at=values["collected_at"] or None,
+        url=values["url"] or None,
     )
 
 
-def _place(where: str, record: dict[str, Any], ids: set[bytes]) -> str:
+def _place(where: str, record: dict[Any, Any], ids: set[bytes]) -> str:
     """The place by the record's own id, else by its number; by both where that was taken before."""
     file, _, number = where.rpartition("#")
     own = record.get("id")

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from sovereign.lake.cleaning import Index, text_digest
 from sovereign.lake.decontamination import file_digest
 from sovereign.lake.demonstration import LANGUAGES, Question, make_documents, make_facts, make_questions
 from sovereign.lake.documents import Counts, Document, DocumentWriter, count_documents, read_documents, read_rows
+from sovereign.lake.hostfiles import collected_digests
 from sovereign.lake.ingest import Ingested, ingest_source, with_progress
 from sovereign.lake.neardedup import NearDuplicates
+from sovereign.lake.rights import RightsRules
 from sovereign.lake.screening import Screen
-from sovereign.lake.sources import source_digest
+from sovereign.lake.sources import combine_digests, source_digest
 from sovereign.plan import Plan
 from sovereign.profile import Demonstration, Profile
 from sovereign.stages import Stage, StageContext, StageOutput
@@ -81,10 +83,13 @@ def _demonstration_metrics(settings: Demonstration) -> dict[str, Any]:
 
 
 def _run_curate(context: StageContext) -> StageOutput:
-    """Screen each document, drop duplicates (keeping every owner), hold documents out, set rejected ones aside."""
+    """Check rights, screen each document, drop duplicates (keeping every owner), hold some out, set others aside."""
     raw, curated = f"raw/{context.dataset}/", f"curated/{context.dataset}/"
     paths = [context.fetch(key) for key in sorted(context.inputs) if key.endswith(".parquet")]
     num_documents = count_documents(paths)
+    rights = RightsRules(context.profile.corpus)
+    context.progress("checking rights")
+    unregistered = rights.check(paths)
     rules = context.profile.corpus.cleaning
     screen = Screen(rules)
     with ExitStack() as stack:
@@ -94,24 +99,40 @@ def _run_curate(context: StageContext) -> StageOutput:
             folder = context.workdir / "near-duplicates"
             near = stack.enter_context(NearDuplicates(folder, rules.near_duplicates))
         first = with_progress(context, read_documents(paths), "first pass", total=2 * num_documents)
-        screened = _screen(first, screen, index, near, context.workdir / "screened")
+        screened = _screen(first, rights, screen, index, near, context.workdir / "screened")
         index.settle(near.clusters() if near else ())
         documents = read_rows(screened, ["reason"])
         second = with_progress(context, documents, "second pass", start=num_documents, total=2 * num_documents)
         files, metrics = _split(second, index, context.workdir / curated)
-        questions, metrics["questions"] = _check_questions(context.fetch(raw + "questions.jsonl"), screen, index)
+        questions, metrics["questions"] = _check_questions(
+            context.fetch(raw + "questions.jsonl"), rights, screen, index
+        )
     for path in screened:
         path.unlink()
     metrics["masked"] = dict(screen.masked)
+    metrics["unregistered_owners"] = unregistered
+    if rights.allowed is not None:
+        metrics["trainable"] = sorted(rights.allowed)
     return _output(curated, context.workdir / curated, files, questions, {"documents_in": num_documents} | metrics)
 
 
 def _screen(
-    documents: Iterable[Document], screen: Screen, index: Index, near: NearDuplicates | None, folder: Path
+    documents: Iterable[Document],
+    rights: RightsRules,
+    screen: Screen,
+    index: Index,
+    near: NearDuplicates | None,
+    folder: Path,
 ) -> list[Path]:
-    """Write what the screen makes of each document, with the reason where it is rejected; the files."""
+    """Write what the screen makes of each document, with the reason where it is rejected; the files.
+
+    What was taken back or may not be trained on is written without its text.
+    """
     with DocumentWriter(folder, "screened", extra=["reason"]) as writer:
         for document in documents:
+            if reason := rights.reason(document):
+                writer.add(replace(document, text=""), reason=reason)
+                continue
             screened, reason = screen.apply(document)
             writer.add(screened, reason=reason)
             if not reason and index.learn(screened) and near:
@@ -149,10 +170,13 @@ def _split(
     return files, metrics | {"rejected": dict(rejected), "transforms": dict(transforms)}
 
 
-def _check_questions(path: Path, screen: Screen, index: Index) -> tuple[list[Question], dict[str, int]]:
+def _check_questions(
+    path: Path, rights: RightsRules, screen: Screen, index: Index
+) -> tuple[list[Question], dict[str, int]]:
     """Questions whose split is true of the cleaned documents, and what was found.
 
-    A held-out question whose own text is a document is dropped; so is a trained one whose document is not trained on.
+    A held-out question whose own text is a document is dropped; so is a trained one whose document is not trained on,
+    and any about a fact whose owner has taken back the text that tells it.
     """
     kept = []
     found: Counter[str] = Counter(heldout=0, train=0)
@@ -161,7 +185,9 @@ def _check_questions(path: Path, screen: Screen, index: Index) -> tuple[list[Que
             question = Question(**json.loads(line))
             document_text = screen.text_of(question.document_text, question.language)
             split = index.split_of(document_text, question.language)
-            if question.split == "heldout" and split is not None:
+            if question.owner in rights.withdrawn_owners:
+                found["dropped: withdrawn owner"] += 1
+            elif question.split == "heldout" and split is not None:
                 found["dropped: in the corpus"] += 1
             elif question.split == "train" and split != "train":
                 found["dropped: not trained on"] += 1
@@ -182,19 +208,29 @@ def _output(
 
 def _corpus_config(profile: Profile, _plan: Plan) -> Mapping[str, Any]:
     corpus = profile.corpus.model_dump(mode="json")
-    return {"demonstration": corpus["demonstration"], "sources": corpus["sources"]}
+    opt_outs = {name: corpus["rights"]["opt_outs"][name] for name in ("agents", "retroactive")}
+    rights = {"licences": sorted(profile.corpus.rights.declared)} | opt_outs
+    return {"demonstration": corpus["demonstration"], "sources": corpus["sources"], "rights": rights}
 
 
 def _curate_config(profile: Profile, _plan: Plan) -> Mapping[str, Any]:
-    return {"cleaning": profile.corpus.cleaning.model_dump(mode="json")}
+    rights = profile.corpus.rights.model_dump(
+        mode="json", include={"trainable", "registered_owners_only", "on_other", "withdrawn"}
+    )
+    owners = sorted(owner.name for owner in profile.corpus.owners)
+    return {"cleaning": profile.corpus.cleaning.model_dump(mode="json"), "rights": rights, "owners": owners}
 
 
 def _source_digests(profile: Profile, store: Store) -> Mapping[str, str]:
-    return {f"source/{source.name}": source_digest(source, store) for source in profile.corpus.sources}
+    digests = {f"source/{source.name}": source_digest(source, store) for source in profile.corpus.sources}
+    collected = profile.corpus.rights.opt_outs.collected
+    return digests | ({"opt-outs/collected": combine_digests(collected_digests(Path(collected)))} if collected else {})
 
 
-def _cleaning_digests(profile: Profile, _store: Store) -> Mapping[str, str]:
-    return {name: file_digest(name, path) for name, path in profile.corpus.cleaning.files.items()}
+def _curate_digests(profile: Profile, _store: Store) -> Mapping[str, str]:
+    opt_outs = profile.corpus.rights.opt_outs.file
+    files = profile.corpus.cleaning.files | ({"opt-outs/file": Path(opt_outs)} if opt_outs else {})
+    return {name: file_digest(name, path) for name, path in files.items()}
 
 
 corpus = Stage(
@@ -203,7 +239,7 @@ corpus = Stage(
     needs=(),
     config=_corpus_config,
     prefix="raw/{dataset}/",
-    version=2,
+    version=3,
     external_inputs=_source_digests,
 )
 curate = Stage(
@@ -212,6 +248,6 @@ curate = Stage(
     needs=("corpus",),
     config=_curate_config,
     prefix="curated/{dataset}/",
-    version=2,
-    external_inputs=_cleaning_digests,
+    version=3,
+    external_inputs=_curate_digests,
 )

@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterator
 
 from sovereign.lake.decoding import decode
+from sovereign.lake.notices import read_notice
 from sovereign.lake.opening import read_whole
-from sovereign.lake.records import Record, Report, SourceFile, Unreadable
+from sovereign.lake.records import NOTICE, Record, Report, SourceFile, Unreadable
 
 _CHARSET = re.compile(
     rb"""<(?:meta[^>]{1,200}?charset|\?xml[^>]{1,200}?encoding)\s*=\s*["']?\s*([\w:.-]{1,40})""", re.IGNORECASE
@@ -31,7 +32,8 @@ def read_text(file: SourceFile, _report: Report) -> Iterator[Record]:
 def read_html(file: SourceFile, _report: Report) -> Iterator[Record]:
     """A page."""
     data = read_whole(file.path, file.name)
-    yield file.name, {"text": html_text(data, file.source.language, file.source.encoding)}
+    text = html_text(data, file.source.language, file.source.encoding)
+    yield file.name, {"text": text, NOTICE: read_notice((), data)}
 
 
 def read_pdf(file: SourceFile, _report: Report) -> Iterator[Record]:

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from sovereign.cli.export import fetch_registered
+from sovereign.cli.export import fetch_registered, run_export
+from sovereign.cli.sites import find_profile
+from sovereign.cli.where import read_exports
 from sovereign.errors import StageError
 from sovereign.files import sha256_bytes
 from sovereign.serving.fetch import model_digest
+from sovereign.site import init_site
 from sovereign.store import Store, open_store
+from tests.training.exported import make_folder
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights", "sub/more.txt": b"x"}
 
@@ -46,3 +50,23 @@ def test_without_a_registered_model_the_next_step_is_named(store: Store, tmp_pat
     with pytest.raises(StageError, match="not registered yet") as caught:
         fetch_registered(store, "other", tmp_path / "model")
     assert caught.value.hint == "sovereign stage register PROFILE"
+
+
+def test_an_export_of_a_site_s_model_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = init_site(tmp_path / "site", find_profile(Path("ci")))
+    make_folder(tmp_path / "model", tied=True)
+    files = {path.name: path for path in (tmp_path / "model").iterdir()}
+    digest = model_digest({name: sha256_bytes(path.read_bytes()) for name, path in files.items()})
+    store, prefix = open_store(f"file://{site.data_dir}"), f"models/ci/register/{digest}/"
+    for name, path in files.items():
+        store.put_file(prefix + name, path)
+    registration = {"version": 1, "digest": digest, "store_prefix": prefix}
+    store.put_bytes("models/ci/register/registration.json", json.dumps(registration).encode())
+    assert read_exports(site) == []
+    out = tmp_path / "ci.gguf"
+    run_export(site.root, "gguf-f16", out, site_dir=None, local=True, as_json=True)
+    written = json.loads(capsys.readouterr().out)["sha256"]
+    run_export(tmp_path / "model", "gguf-f16", out, site_dir=None, local=True, as_json=True)  # no site's model
+    (noted,) = read_exports(site)
+    assert noted.pop("at")
+    assert noted == {"path": str(out), "format": "gguf-f16", "sha256": written, "model_digest": digest}

@@ -1,0 +1,177 @@
+"""`sovereign lake rights` and `withdraw`: whose text is there, what may be trained on, what is taken back."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pydantic import ValidationError
+
+from sovereign.cli.console import lines, say, write_json
+from sovereign.cli.runs import store_of
+from sovereign.errors import ProfileError
+from sovereign.lake.documents import Document
+from sovereign.lake.rights import RightsRules, read_claims
+from sovereign.lake.whereabouts import (
+    Version,
+    current,
+    read_versions,
+)
+from sovereign.locks import hold
+from sovereign.profile_rights import Withdrawal
+from sovereign.receipts import Receipt, now
+from sovereign.site import Site
+from sovereign.store import Store
+from sovereign.withdrawals import add_withdrawal
+
+_SHOWN = 20
+"""Documents listed for people; --json has all."""
+
+
+def run_rights(site: Site, *, local: bool, as_json: bool) -> None:
+    """Owners, licences and documents of the gathered corpus, and what of it may not be trained on.
+
+    Raises:
+        StageError: nothing is gathered yet.
+    """
+    profile = site.profile
+    rules = RightsRules(profile.corpus)
+    owners: Counter[str] = Counter()
+    licences: dict[str, Counter[str]] = {}
+    set_aside: dict[str, list[dict[str, Any]]] = {}
+    with store_of(site, local=local) as store:
+        version = current(read_versions(store, profile.name, site.receipts_dir / "history"), "corpus")
+        for document in _read_raw(store, version):
+            owners.update(document.owners)
+            reason = rules.reason(document)
+            counts = licences.setdefault(document.licence, Counter())
+            counts.update({"documents": 1, "not_trainable": int(bool(rules.not_trainable(document)))})
+            if reason:
+                set_aside.setdefault(reason, []).append(_told(document))
+    registered = {owner.name: owner for owner in profile.corpus.owners}
+    found = {
+        "dataset": profile.name,
+        "corpus": version.name,
+        "owners": {
+            name: {
+                "documents": owners[name],
+                "is_registered": name in registered,
+                "is_withdrawn": name in rules.withdrawn_owners,
+            }
+            | (registered[name].model_dump(exclude={"name"}, exclude_none=True) if name in registered else {})
+            for name in sorted(owners.keys() | registered.keys())
+        },
+        "licences": {name: dict(counts) for name, counts in sorted(licences.items())},
+        "set_aside": dict(sorted(set_aside.items())),
+        "left_out_at_ingest": _left_out(version),
+        "without_robots_txt": {
+            name.removeprefix("source "): values["without_robots_txt"]
+            for name, values in version.receipt.metrics.items()
+            if name.startswith("source ") and "without_robots_txt" in values
+        },
+    }
+    if as_json:
+        write_json(found)
+    else:
+        _show_rights(found)
+
+
+def _read_raw(store: Store, version: Version) -> Iterator[Document]:
+    with TemporaryDirectory(prefix="sovereign-rights-") as folder:
+        path = Path(folder, "documents.parquet")
+        for key in sorted(version.receipt.outputs):
+            if key.endswith(".parquet"):
+                store.get_file(key, path)
+                yield from read_claims([path])
+
+
+def _told(document: Document) -> dict[str, Any]:
+    told = {"doc_id": document.doc_id, "owners": list(document.owners), "licence": document.licence}
+    return told | ({"url": document.url} if document.url else {})
+
+
+def _left_out(version: Version) -> dict[str, dict[str, int]]:
+    """Documents that ingest left out for their rights, by source and reason."""
+    found = {}
+    for name, values in version.receipt.metrics.items():
+        if name.startswith("source "):
+            skipped = {
+                reason: count
+                for reason, count in values["skipped"].items()
+                if reason.startswith(("opted out", "licence"))
+            }
+            if skipped:
+                found[name.removeprefix("source ")] = skipped
+    return found
+
+
+def _show_rights(found: dict[str, Any]) -> None:
+    rows = []
+    for name, owner in found["owners"].items():
+        notes = [owner.get("kind", ""), "" if owner["is_registered"] else "not registered"]
+        notes.append("withdrawn" if owner["is_withdrawn"] else "")
+        rows.append((name, ", ".join([f"{owner['documents']:,} documents", *filter(None, notes)])))
+    lines("Owners", rows)
+    rows = [
+        (name, f"{one['documents']:,} documents" + (", not trainable" if one["not_trainable"] else ""))
+        for name, one in found["licences"].items()
+    ]
+    lines("Licences", rows)
+    if found["without_robots_txt"]:
+        rows = [(source, f"{count:,} documents") for source, count in found["without_robots_txt"].items()]
+        lines("Pages whose host's robots.txt is not known", rows)
+    for source, skipped in found["left_out_at_ingest"].items():
+        lines(f"Left out of source {source}", [(reason, f"{count:,}") for reason, count in skipped.items()])
+    for reason, documents in found["set_aside"].items():
+        more = len(documents) - _SHOWN
+        rows = [(one["doc_id"], f"{one['licence']}, {', '.join(one['owners'])}") for one in documents[:_SHOWN]]
+        lines(f"{reason}: {len(documents):,} documents", rows + ([("…", f"{more:,} more: --json")] if more > 0 else []))
+
+
+def run_withdraw(
+    site: Site, *, owner: str | None, document: str | None, url: str | None, reason: str | None, day: str | None
+) -> None:
+    """Record that text is taken back, for the next version of the dataset.
+
+    Raises:
+        ProfileError: not exactly one of owner, document and address is named, or the date is none.
+    """
+    try:
+        wanted = Withdrawal(
+            date=day or now()[:10],
+            owner=owner,
+            document=document,
+            url=url,
+            reason=reason,
+        )
+    except ValidationError as error:
+        raise ProfileError(
+            f"what is taken back is not clear: {error.errors()[0]['msg']}",
+            expected="one of --owner NAME, --document ID, --url ADDRESS",
+        ) from error
+    # Not the lock of the site: text can be taken back while a training runs.
+    with hold(site.state_dir / "withdrawals.lock", lambda: say("waiting for another withdrawal to end")):
+        is_new = add_withdrawal(site.withdrawals_file, wanted)
+    if owner is not None and owner not in _known_owners(site):
+        say(f"no text of {owner} is known here: is the name spelled as on the documents?", "yellow")
+    if not is_new:
+        say(f"recorded before in {site.withdrawals_file}")
+        return
+    say(f"recorded in {site.withdrawals_file}; the next version of {site.profile.name} is made without it:")
+    say(f"  sovereign stage curate {site.root}")
+    if url is None:
+        named = f"--owner {shlex.quote(owner)}" if owner is not None else f"--document {shlex.quote(str(document))}"
+        say(f"what has it now: sovereign lake where {site.root} {named}")
+
+
+def _known_owners(site: Site) -> set[str]:
+    corpus = site.profile.corpus
+    names = {owner.name for owner in corpus.owners} | {source.owner for source in corpus.sources}
+    receipt = site.receipts_dir / "corpus.json"
+    if receipt.is_file():
+        names |= Receipt.from_bytes(receipt.read_bytes()).metrics.get("documents_by_owner", {}).keys()
+    return names

@@ -1,0 +1,127 @@
+"""Who may be trained on: withdrawals and later opt-outs, and the gate before training data is made.
+
+The gate stands at the start of stage `curate`. There every document's own licence and owner are known, which a source
+may say of each; a changed rule needs no source to be read again; and nothing is spent yet: the columns that it reads
+hold no text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sovereign.errors import SiteError, StageError
+from sovereign.lake.documents import Document, read_rows
+from sovereign.lake.urls import UrlSet
+from sovereign.licences import LicenceError, is_allowed
+from sovereign.profile import Corpus
+from sovereign.profile_rights import Withdrawal
+from sovereign.withdrawals import read_withdrawals
+
+WITHDRAWN_OWNER, WITHDRAWN_DOCUMENT, OPTED_OUT = "withdrawn owner", "withdrawn document", "opted out"
+NOT_TRAINABLE, NOT_REGISTERED = "licence not trainable", "owner not registered"
+DEMONSTRATION = "demonstration"
+"""Source of the documents that the kit itself makes up; their owners need no entry in the profile."""
+_NAMED, _COUNTED = 5, 20
+"""Documents and licences or owners that an error names."""
+
+
+def read_claims(paths: Iterable[Path]) -> Iterator[Document]:
+    """The documents of Parquet files without their texts, which are not read."""
+    return (document for document, _ in read_rows(paths, text=False))
+
+
+class RightsRules:
+    """What a profile says of documents that were gathered."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        """Raises: StageError: the profile's file of opt-outs is not there or damaged."""
+        self._rights = corpus.rights
+        self.allowed = corpus.rights.allowed
+        """Licences that may be trained on; None: any."""
+        self.registered = frozenset(owner.name for owner in corpus.owners)
+        self._made_up = DEMONSTRATION if all(source.name != DEMONSTRATION for source in corpus.sources) else None
+        self.withdrawn_owners: set[str] = set()
+        self._documents: set[str] = set()
+        self._urls = UrlSet()
+        for one in _all_withdrawals(corpus):
+            if one.owner is not None:
+                self.withdrawn_owners.add(one.owner)
+            elif one.document is not None:
+                self._documents.add(one.document)
+            elif one.url is not None:
+                self._urls.add(one.url)
+
+    def taken_back(self, document: Document) -> str:
+        """Why the document is no longer to be used, or nothing."""
+        if not self.withdrawn_owners.isdisjoint(document.owners):
+            return WITHDRAWN_OWNER
+        if document.doc_id in self._documents:
+            return WITHDRAWN_DOCUMENT
+        return OPTED_OUT if document.url and self._urls.has(document.url) else ""
+
+    def not_trainable(self, document: Document) -> str:
+        """Why the profile does not let the document be trained on, or nothing."""
+        if self.allowed is not None:
+            try:
+                if not is_allowed(document.licence, self.allowed):
+                    return NOT_TRAINABLE
+            except LicenceError:
+                return NOT_TRAINABLE
+        if self._rights.registered_owners_only and self.unregistered(document):
+            return NOT_REGISTERED
+        return ""
+
+    def unregistered(self, document: Document) -> set[str]:
+        """Owners of the document that are not in the profile."""
+        return set() if document.source == self._made_up else set(document.owners) - self.registered
+
+    def reason(self, document: Document) -> str:
+        """Why the document is set aside, or nothing."""
+        return self.taken_back(document) or self.not_trainable(document)
+
+    def check(self, paths: Iterable[Path]) -> dict[str, int]:
+        """Check that all documents of `paths` but those that were taken back may be trained on.
+
+        Returns:
+            Number of documents by owner that is not registered.
+
+        Raises:
+            StageError: some may not, and the profile does not exclude them; it names the first.
+        """
+        unregistered: Counter[str] = Counter()
+        refused: Counter[tuple[str, str]] = Counter()
+        named: list[str] = []
+        for document in read_claims(paths):
+            if self.taken_back(document):
+                continue
+            unregistered.update(self.unregistered(document))
+            if reason := self.not_trainable(document):
+                refused[reason, ", ".join(document.owners) if reason == NOT_REGISTERED else document.licence] += 1
+                if len(named) < _NAMED:
+                    named.append(document.doc_id)
+        if refused and self._rights.on_other == "refuse":
+            most = sorted(refused.most_common(_COUNTED))
+            counts = "; ".join(f"{reason}: {what} ({count} documents)" for (reason, what), count in most)
+            more = "" if refused.total() <= _NAMED else f" and {refused.total() - _NAMED} more"
+            raise StageError(
+                f"{refused.total()} documents may not be trained on: {', '.join(named)}{more}",
+                got=counts,
+                expected="licences of corpus.rights.trainable and, if the profile asks for it, registered owners",
+                hint="`sovereign lake rights SITE --json` lists all; corpus.rights.on_other: exclude leaves them out",
+            )
+        return dict(sorted(unregistered.items()))
+
+
+def _all_withdrawals(corpus: Corpus) -> Iterator[Withdrawal]:
+    yield from corpus.rights.withdrawn
+    if corpus.rights.opt_outs.file is None:
+        return
+    path = Path(corpus.rights.opt_outs.file)
+    if not path.is_file():
+        raise StageError("the file of opt-outs is not there", got=path, hint="correct corpus.rights.opt_outs.file")
+    try:
+        yield from read_withdrawals(path)
+    except SiteError as error:
+        raise StageError(error.message, got=error.got, expected=error.expected, hint=error.hint) from error

@@ -1,0 +1,215 @@
+"""`sovereign lake rights`, `withdraw` and `where`, from a site to its datasets, token shards, models and exports."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from sovereign.cli.app import app
+from sovereign.cli.sites import find_profile
+from sovereign.cli.where import read_exports, record_export
+from sovereign.errors import ProfileError, SiteError, StageError
+from sovereign.files import sha256_bytes
+from sovereign.plan import plan
+from sovereign.receipts import Receipt, model_digest
+from sovereign.runner import keep_receipt
+from sovereign.site import Site, init_site
+from sovereign.stages import load_stage, run_stage
+from sovereign.store import FolderStore
+from training.resume import resolved_config
+
+CHECKPOINT = "models/ci/train/checkpoints/0123abcd/step-00000001"
+GAZETTE = [
+    {"id": "1", "text": "Le musée ouvre à neuf heures du matin.", "owner": "Musée"},
+    {"id": "2", "text": "La rivière traverse la vieille ville.", "owner": "Office des eaux"},
+    {"id": "3", "text": "La rivière traverse la vieille ville.", "owner": "Musée", "licence": "CC-BY-NC-4.0"},
+]
+
+
+def run(command: str, site: Site, *arguments: object, local: bool = True) -> Any:
+    """The command's JSON."""
+    words = ["lake", command, str(site.root), "--local", "--json", *map(str, arguments)]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def say(command: str, site: Site, *arguments: object) -> str:
+    """What the command tells people."""
+    done = CliRunner().invoke(app, ["lake", command, str(site.root), *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def make(site: Site, *stages: str) -> None:
+    """Run stages and keep their receipts, as `sovereign stage` does."""
+    for name in stages:
+        receipt = run_stage(load_stage(name), site.profile, store(site), site.data_dir / "work" / name, io.StringIO())
+        keep_receipt(receipt, site.receipts_dir)
+
+
+def store(site: Site) -> FolderStore:
+    return FolderStore(site.data_dir)
+
+
+def pretend(
+    site: Site, stage: str, inputs: dict[str, str], metrics: dict[str, Any], files: dict[str, bytes]
+) -> Receipt:
+    """The receipt of a stage that takes too long for a test, with small files in place of its own."""
+    prefix = f"models/ci/{stage}/"
+    outputs = {prefix + name: sha256_bytes(content) for name, content in files.items()}
+    for name, content in files.items():
+        store(site).put_bytes(prefix + name, content)
+    receipt = Receipt(
+        stage=stage, inputs=inputs, outputs=outputs, config_digest="0" * 64,
+        key=sha256_bytes(repr((stage, inputs)).encode()),
+        metrics=metrics, started_at="2026-01-01T00:00:00+00:00", finished_at="2026-01-01T00:01:00+00:00", seconds=60.0,
+        made_by="test", code_version="0",
+    )  # fmt: skip
+    store(site).put_bytes(prefix + "receipt.json", receipt.to_bytes())
+    keep_receipt(receipt, site.receipts_dir)
+    return receipt
+
+
+def train(site: Site) -> tuple[Receipt, str]:
+    """A model of the present shards, registered; its training's receipt and its digest."""
+    tokens = Receipt.from_bytes(store(site).get_bytes("models/ci/tokens/receipt.json"))
+    seen = {name: {"tokens": 100, "share": 100.0} for name in ("Musée", "Office des eaux")}
+    weights = f"weights of {model_digest(tokens.outputs)}".encode()
+    files = {"model/model.safetensors": weights, "ledger.json": json.dumps({"by_owner": seen}).encode()}
+    training = pretend(site, "train", tokens.outputs, {}, files)
+    digest = model_digest({"model.safetensors": sha256_bytes(weights)})
+    pretend(site, "register", training.outputs, {"version": 1, "digest": digest}, {"registration.json": b"{}"})
+    config = resolved_config(site.profile, plan(site.profile), tokens.outputs)
+    manifest = f"{CHECKPOINT}/manifest.json"
+    store(site).put_bytes(manifest, json.dumps({"config": config}).encode())
+    return training, digest
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """A site whose text is gathered and curated."""
+    (tmp_path / "gazette.jsonl").write_text("".join(json.dumps(one) + "\n" for one in GAZETTE))
+    entry = f"{{name: gazette, path: {tmp_path / 'gazette.jsonl'}, owner: Archives, licence: CC-BY-4.0, language: fr}}"
+    owner = "{name: Musée, kind: institution, contact: musee@example.org}"
+    text = find_profile(Path("ci")).read_text()
+    (tmp_path / "profile.yaml").write_text(
+        text.replace("corpus:\n", f"corpus:\n  sources: [{entry}]\n  owners: [{owner}]\n")
+    )
+    site = init_site(tmp_path / "site", tmp_path / "profile.yaml")
+    make(site, "corpus", "curate")
+    return site
+
+
+def test_rights_lists_owners_licences_and_what_may_not_be_trained_on(site: Site) -> None:
+    found = run("rights", site)
+    musee = {"documents": 2, "is_registered": True, "is_withdrawn": False, "kind": "institution"}
+    assert found["owners"]["Musée"] == musee | {"contact": "musee@example.org"}
+    assert found["owners"]["Office des eaux"] == {"documents": 1, "is_registered": False, "is_withdrawn": False}
+    assert found["licences"]["CC-BY-NC-4.0"] == {"documents": 1, "not_trainable": 0}
+    assert found["set_aside"] == {}
+    licences = sorted(set(found["licences"]) - {"CC-BY-NC-4.0"})
+    changed = site.profile_path.read_text().replace(
+        "corpus:\n", f"corpus:\n  rights: {{trainable: {json.dumps(licences)}}}\n"
+    )
+    site.profile_path.write_text(changed)
+    with pytest.raises(StageError, match=r"gazette/gazette\.jsonl#3"):
+        make(site, "curate")
+    found = run("rights", site)
+    refused = {"doc_id": "gazette/gazette.jsonl#3", "owners": ["Musée"], "licence": "CC-BY-NC-4.0"}
+    assert found["set_aside"] == {"licence not trainable": [refused]}
+    told = say("rights", site, "--local")
+    assert "CC-BY-NC-4.0" in told and "not trainable" in told and "gazette/gazette.jsonl#3" in told
+
+
+def test_withdrawal_is_recorded_once_and_the_next_version_is_without(site: Site) -> None:
+    before = run("where", site, "--owner", "Musée")
+    assert before["corpus"]["files"] == {"raw/ci/documents-00001.parquet": 2}
+    assert len(before["datasets"]) == 1 and before["datasets"][0]["documents"] == 2
+    told = say("withdraw", site, "--owner", "Musée", "--reason", "contract ended", "--date", "2026-05-01")
+    assert "sovereign stage curate" in told and "sovereign lake where" in told
+    record = site.withdrawals_file.read_bytes()
+    assert record == '{"date":"2026-05-01","owner":"Musée","reason":"contract ended"}\n'.encode()
+    assert "recorded before" in say("withdraw", site, "--owner", "Musée")
+    assert site.withdrawals_file.read_bytes() == record
+    make(site, "curate")
+    after = run("where", site, "--owner", "Musée")
+    assert after["curated"]["documents"] == []
+    assert set(after["curated"]["rejected"].values()) == {"withdrawn owner"}
+    (former,) = after["datasets"]
+    assert not former["is_current"] and former["version"] == before["datasets"][0]["version"]
+    assert run("rights", site)["owners"]["Musée"]["is_withdrawn"]
+    other = run("where", site, "--owner", "Office des eaux")
+    assert [one["is_current"] for one in other["datasets"]] == [True, False]
+
+
+def test_where_follows_the_text_to_shards_models_and_exports(site: Site) -> None:
+    make(site, "tokenize")
+    training, digest = train(site)
+    record_export(site, {"path": "/exports/ci.gguf", "format": "gguf-q8_0", "sha256": "ab", "model_digest": digest})
+    record_export(site, {"path": "/exports/other.gguf", "format": "gguf-q8_0", "sha256": "cd", "model_digest": "0"})
+    found = run("where", site, "--owner", "Musée")
+    assert sum(shard["documents"] for shard in found["shards"]) == 2
+    assert all(shard["tokens"] > 0 for shard in found["shards"])
+    (model,) = found["models"]
+    assert model["run"] == training.key[:8] and model["is_current"] and model["tokens_seen"] == 100
+    assert model["registered"] == [{"version": 1, "digest": digest}]
+    assert [one["path"] for one in found["exports"]] == ["/exports/ci.gguf"]
+    assert len(read_exports(site)) == 2
+    assert found["checkpoints"] == [{"folder": CHECKPOINT, "is_certain": True}]
+    told = say("where", site, "--owner", "Musée", "--local")
+    assert digest[:12] in told and "/exports/ci.gguf" in told and "100 tokens taken" in told
+
+    say("withdraw", site, "--owner", "Musée")
+    make(site, "curate", "tokenize")
+    after = run("where", site, "--owner", "Musée")
+    assert after["shards"] == []
+    assert [one["is_current"] for one in after["tokenized"]] == [False]
+    assert [one["run"] for one in after["models"]] == [model["run"]]  # it still has the text
+    assert [one["path"] for one in after["exports"]] == ["/exports/ci.gguf"]
+    new_training, new_digest = train(site)
+    assert new_digest != digest
+    after = run("where", site, "--owner", "Musée")
+    assert after["checkpoints"] == []
+    assert [(one["run"], one["is_current"]) for one in after["models"]] == [(training.key[:8], False)]
+    others = run("where", site, "--owner", "Office des eaux")
+    assert {one["run"] for one in others["models"]} == {training.key[:8], new_training.key[:8]}
+
+
+def test_where_of_a_document_finds_what_was_kept_for_it(site: Site) -> None:
+    make(site, "tokenize")
+    found = run("where", site, "--document", "gazette/gazette.jsonl#3")
+    assert found["curated"]["rejected"] == {"gazette/gazette.jsonl#3": "duplicate"}
+    assert found["curated"]["documents"] == ["gazette/gazette.jsonl#2"]
+    assert found["owners"] == ["Musée", "Office des eaux"]
+    assert sum(shard["documents"] for shard in found["shards"]) == 1
+    assert [(one["is_current"], one["is_certain"]) for one in found["datasets"]] == [(True, True)]
+    say("withdraw", site, "--document", "gazette/gazette.jsonl#3")
+    make(site, "curate")
+    found = run("where", site, "--document", "gazette/gazette.jsonl#3")
+    assert found["curated"]["rejected"] == {"gazette/gazette.jsonl#3": "withdrawn document"}
+    assert found["curated"]["documents"] == []
+    assert [(one["is_current"], one["is_certain"]) for one in found["datasets"]] == [(False, False)]
+    assert run("where", site, "--document", "nothing")["datasets"] == []
+
+
+def test_what_is_not_clear_or_not_there_is_told(site: Site, tmp_path: Path) -> None:
+    for arguments in ((), ("--owner", "A", "--document", "b"), ("--owner", "A", "--date", "yesterday")):
+        with pytest.raises(ProfileError, match="what is taken back is not clear"):
+            say("withdraw", site, *arguments)
+    assert not site.withdrawals_file.exists()
+    with pytest.raises(ProfileError, match="not clear"):
+        say("where", site, "--local")
+    assert "no text of Musee is known here" in say("withdraw", site, "--owner", "Musee")
+    site.withdrawals_file.write_text("damaged\n")
+    with pytest.raises(SiteError, match="line 1 of"):
+        say("withdraw", site, "--owner", "Musée")
+    assert site.withdrawals_file.read_text() == "damaged\n"
+    empty = init_site(tmp_path / "empty", find_profile(Path("ci")))
+    with pytest.raises(StageError, match="stage corpus has not run"):
+        say("rights", empty, "--local")
