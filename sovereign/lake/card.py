@@ -20,10 +20,23 @@ from sovereign.lake.pages import render_page
 from sovereign.lake.plots import draw_bars, draw_histogram
 
 SPLITS = ("train", "heldout")
+_FILES = [{"split": "train", "path": "train-*.parquet"}, {"split": "test", "path": "heldout-*.parquet"}]
 _DECLARED = ("owner", "licence", "legal_basis", "terms", "contact")
 _AGREED = ("consent", "terms", "withdrawal")
-_SIZES = ("n<1K", *(f"{low}<n<{high}" for low, high in [("1K", "10K"), ("10K", "100K"), ("100K", "1M"), ("1M", "10M")]))
-_LARGER_SIZES = ("10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B", "100B<n<1T", "n>1T")
+_SIZES = (
+    "n<1K",
+    "1K<n<10K",
+    "10K<n<100K",
+    "100K<n<1M",
+    "1M<n<10M",
+    "10M<n<100M",
+    "100M<n<1B",
+    "1B<n<10B",
+    "10B<n<100B",
+    "100B<n<1T",
+    "n>1T",
+)
+"""Of documents, in the words of hubs; each after the first is ten times the one before."""
 
 
 def write_card(folder: Path, facts: Facts) -> dict[str, Any]:
@@ -186,16 +199,14 @@ def _domains(facts: Facts) -> list[dict[str, Any]]:
 
 def _front_matter(numbers: Mapping[str, Any]) -> str:
     """What hubs index: https://huggingface.co/docs/hub/datasets-cards."""
-    sizes = (*_SIZES, *_LARGER_SIZES)
-    place = max(0, min(len(str(numbers["documents"])) - 3, len(sizes) - 1))
-    files = [{"split": name, "path": f"{split}-*.parquet"} for split, name in (("train", "train"), ("heldout", "test"))]
+    place = max(0, min(len(str(numbers["documents"])) - 3, len(_SIZES) - 1))
     values = {
         "pretty_name": numbers["dataset"],
         "language": sorted(row["language"] for row in numbers["languages"]),
         "license": "other",
         "license_name": "as listed in the card",
-        "size_categories": [sizes[place]],
+        "size_categories": [_SIZES[place]],
         "tags": ["sovereign-ai"],
-        "configs": [{"config_name": "default", "data_files": files}],
+        "configs": [{"config_name": "default", "data_files": _FILES}],
     }
     return yaml.safe_dump(values, allow_unicode=True, sort_keys=False)
