@@ -7,25 +7,21 @@ for evaluation are no training content and are not counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
-from sovereign.lake.census import SourceCensus, Tally
 from sovereign.lake.demonstration import SOURCE as DEMONSTRATION
 from sovereign.lake.facts import Facts
+from sovereign.lake.statements import Asked, TrainedSources
 from sovereign.lake.summary_model import (
     Count,
     CrawledData,
     CrawlerData,
     Described,
-    DomainData,
     IllegalContent,
     LanguageShare,
     LicensedDatasets,
-    Missing,
     ModelIdentification,
-    Modalities,
     OtherInformation,
     OtherPrivateDatasets,
     OtherSources,
@@ -35,12 +31,11 @@ from sovereign.lake.summary_model import (
     Reservations,
     Sections,
     SizeRange,
-    SourceData,
     SyntheticData,
     TrainingSummary,
     UserData,
 )
-from sovereign.profile_publication import Category, Publication
+from sovereign.profile_publication import Publication
 
 LARGE_SHARE = 0.03
 """Of all publicly available datasets of a modality; a larger one is named by itself (template, 2.1)."""
@@ -49,42 +44,23 @@ _SOME, _MANY = 10**9, 10**13
 _MAX_BYTES_PER_CHARACTER = 4
 _WORDS = "words "
 """Begins the reason of a rejection by a list of words."""
-_GENERATED = "The documents of `demonstration` were made by a program of the kit from a seed, not by an AI model."
-_FROM_NOTHING = "None: trained from random weights."
-Value = TypeVar("Value")
-
-
-@dataclass
-class _Asked:
-    """Notes what the template asks for and is not stated."""
-
-    missing: list[Missing] = field(default_factory=list)
-
-    def want(self, section: str, key: str, value: Value, *, needed: bool = True) -> Value:
-        """`value`, noted when it is needed and absent."""
-        if needed and (value is None or value in ((), [], "")):
-            self.missing.append(Missing(section=section, key=key))
-        return value
-
-    def ask(self, section: str, said: Publication, key: str, *, needed: bool = True) -> Any:
-        """What `publication.<key>` of the profile says."""
-        return self.want(section, f"publication.{key}", getattr(said, key), needed=needed)
 
 
 def make_summary(facts: Facts, tokens: int | None) -> TrainingSummary:
     """The summary of the model that is trained on the dataset.
 
     Args:
+        facts: what is known of the dataset.
         tokens: number of tokens of the documents to train on, as the model's tokenizer cuts them; None: not known.
     """
-    said, asked = facts.profile.publication, _Asked()
-    last_update = asked.ask("0", said, "last_update")
-    version = asked.ask("0", said, "summary_version")
-    sources = _Sources(facts, asked)
+    said, asked = facts.profile.publication, Asked()
+    version, last_update = asked.ask("0", said, "summary_version"), asked.ask("0", said, "last_update")
+    provider, model, overall = _provider(said, asked), _model(facts, asked), _overall(facts, tokens, asked)
+    sources = TrainedSources(facts, asked)
     sections = Sections(
-        provider=_provider(said, asked),
-        model=_model(facts, asked),
-        overall=_overall(facts, tokens, asked),
+        provider=provider,
+        model=model,
+        overall=overall,
         public=_public(sources, said),
         licensed=_licensed(sources),
         private=_private(sources, said),
@@ -105,111 +81,45 @@ def make_summary(facts: Facts, tokens: int | None) -> TrainingSummary:
     )
 
 
-class _Sources:
-    """The sources that are trained on, by category."""
-
-    def __init__(self, facts: Facts, asked: _Asked) -> None:
-        self._said, self._asked = facts.profile.publication, asked
-        self.census: dict[str, SourceCensus] = {
-            name: found for name, found in sorted(facts.census.sources.items()) if found.splits["train"].documents
-        }
-        self.has_addresses = facts.census.has_addresses
-        self._categories = {
-            name: self._said.statement(name).category for name in self.census if name != DEMONSTRATION
-        }
-        for name, category in self._categories.items():
-            asked.want("2", self.key(name, "category"), category)
-
-    def key(self, source: str, key: str) -> str:
-        """Where the profile states something of a source."""
-        return f"publication.sources[{source}].{key}"
-
-    @property
-    def has_demonstration(self) -> bool:
-        return DEMONSTRATION in self.census
-
-    def names(self, category: Category) -> list[str]:
-        return [name for name, own in self._categories.items() if own == category]
-
-    def is_used(self, category: Category) -> bool | None:
-        """Whether there is a source of this category; None while a source has none and could be one."""
-        if self.names(category):
-            return True
-        return None if None in self._categories.values() else False
-
-    def modalities(self, category: Category) -> Modalities:
-        return ["text"] if self.names(category) else []
-
-    def data(self, names: Iterable[str], section: str, *, needed: bool = True) -> list[SourceData]:
-        """What is said of sources; `needed`: a link or a description, without which nobody knows what it is."""
-        rows = []
-        for name in names:
-            said, own = self._said.statement(name), self.census[name]
-            self._asked.want(section, self.key(name, "description"), said.description or said.link, needed=needed)
-            rows.append(
-                SourceData(
-                    name=name,
-                    description=said.description,
-                    link=said.link,
-                    documents=own.splits["train"].documents,
-                    characters=own.splits["train"].characters,
-                    collected_from=own.trained.earliest,
-                    collected_until=own.trained.latest,
-                )
-            )
-        return rows
-
-    def domains(self, names: Iterable[str]) -> list[DomainData]:
-        """Domains of sources, those with most text first."""
-        tallies: dict[str, Tally] = {}
-        for name in names:
-            for domain, tally in self.census[name].domains.items():
-                whole = tallies.setdefault(domain, Tally())
-                whole.documents += tally.documents
-                whole.characters += tally.characters
-        ranked = sorted(tallies.items(), key=lambda item: (-item[1].characters, item[0]))
-        return [
-            DomainData(domain=domain, documents=tally.documents, characters=tally.characters) for domain, tally in ranked
-        ]
-
-
-def _provider(said: Publication, asked: _Asked) -> Provider:
+def _provider(said: Publication, asked: Asked) -> Provider:
+    name, contact = asked.ask("1.1", said, "provider_name"), asked.ask("1.1", said, "provider_contact")
+    is_in_union = asked.ask("1.1", said, "is_in_union")
+    agent = asked.ask("1.1", said, "authorised_representative", needed=is_in_union is False)
+    if is_in_union and not agent:
+        agent = "Not applicable: the provider is established in the Union."
     return Provider(
-        provider_name=asked.ask("1.1", said, "provider_name"),
-        provider_contact=asked.ask("1.1", said, "provider_contact"),
-        is_in_union=asked.ask("1.1", said, "is_in_union"),
-        authorised_representative=asked.ask(
-            "1.1", said, "authorised_representative", needed=said.is_in_union is False
-        ),
+        provider_name=name, provider_contact=contact, is_in_union=is_in_union, authorised_representative=agent
     )
 
 
-def _model(facts: Facts, asked: _Asked) -> ModelIdentification:
+def _model(facts: Facts, asked: Asked) -> ModelIdentification:
     said, has_base = facts.profile.publication, facts.profile.base is not None
+    names = list(asked.ask("1.2", said, "model_names"))
     depends = asked.ask("1.2", said, "model_dependencies", needed=has_base)
     placed = asked.ask("1.2", said, "placed_on_market")
     return ModelIdentification(
-        model_names=list(asked.ask("1.2", said, "model_names")),
+        model_names=names or None,
         model_link=said.model_link,
-        model_dependencies=depends if has_base or depends else _FROM_NOTHING,
+        model_dependencies=depends if depends or has_base else "None: trained from random weights.",
         placed_on_market=placed.isoformat() if placed else None,
     )
 
 
-def _overall(facts: Facts, tokens: int | None, asked: _Asked) -> Overall:
+def _overall(facts: Facts, tokens: int | None, asked: Asked) -> Overall:
     said, train = facts.profile.publication, facts.cleaned["train"]
+    size = size_range(tokens, train["documents"], train["characters"])
     dates = [source.trained for source in facts.census.sources.values()]
     latest = max((one.latest for one in dates if one.latest), default=None)
-    if any(one.unknown for one in dates):  # then documents do not say it for all
-        latest = asked.ask("1.3", said, "latest_data")
+    if any(one.unknown for one in dates):  # a later one may be among them
+        latest = None
     return Overall(
         modalities=["text"],
-        size_range=asked.want("1.3", "stage tokenize", size_range(tokens, train["documents"], train["characters"])),
+        size_range=asked.want("1.3", "stage tokenize", size),
         tokens=tokens,
         documents=train["documents"],
         characters=train["characters"],
         types_of_content=asked.ask("1.3", said, "types_of_content"),
-        latest_data=said.latest_data or latest,
+        latest_data=asked.want("1.3", "publication.latest_data", said.latest_data or latest),
         is_trained_on_newer_data=asked.ask("1.3", said, "is_trained_on_newer_data"),
         languages=_languages(train),
         linguistic_characteristics=said.linguistic_characteristics,
@@ -219,15 +129,15 @@ def _overall(facts: Facts, tokens: int | None, asked: _Asked) -> Overall:
 
 
 def size_range(tokens: int | None, documents: int, characters: int) -> SizeRange | None:
-    """The template's range of size; None where it cannot be told from the characters alone.
+    """The template's range of size; without `tokens` None, unless the characters alone decide it.
 
-    A token of a byte-level tokenizer has a byte at least, each document gets a mark of its end.
+    A token of a byte-level tokenizer has a byte at least, and each document gets a mark of its end.
     """
-    if tokens is None:
-        is_small = characters * _MAX_BYTES_PER_CHARACTER + documents < _SOME
-        return "less than 1 billion tokens" if is_small else None
-    if tokens < _SOME:
+    most = characters * _MAX_BYTES_PER_CHARACTER + documents if tokens is None else tokens
+    if most < _SOME:
         return "less than 1 billion tokens"
+    if tokens is None:
+        return None
     return "1 billion to 10 trillion tokens" if tokens <= _MANY else "more than 10 trillion tokens"
 
 
@@ -245,7 +155,7 @@ def _languages(train: Mapping[str, Any]) -> list[LanguageShare]:
     ]
 
 
-def _public(sources: _Sources, said: Publication) -> PublicDatasets:
+def _public(sources: TrainedSources, said: Publication) -> PublicDatasets:
     rows = sources.data(sources.names("public-dataset"), "2.1")
     limit = LARGE_SHARE * sum(row.characters for row in rows)
     return PublicDatasets(
@@ -257,7 +167,7 @@ def _public(sources: _Sources, said: Publication) -> PublicDatasets:
     )
 
 
-def _licensed(sources: _Sources) -> LicensedDatasets:
+def _licensed(sources: TrainedSources) -> LicensedDatasets:
     return LicensedDatasets(
         is_used=sources.is_used("private-licensed"),
         modalities=sources.modalities("private-licensed"),
@@ -265,7 +175,7 @@ def _licensed(sources: _Sources) -> LicensedDatasets:
     )
 
 
-def _private(sources: _Sources, said: Publication) -> OtherPrivateDatasets:
+def _private(sources: TrainedSources, said: Publication) -> OtherPrivateDatasets:
     rows = sources.data(sources.names("private-other"), "2.2.2")
     return OtherPrivateDatasets(
         is_used=sources.is_used("private-other"),
@@ -276,19 +186,20 @@ def _private(sources: _Sources, said: Publication) -> OtherPrivateDatasets:
     )
 
 
-def _crawled(sources: _Sources, said: Publication, asked: _Asked) -> CrawledData:
+def _crawled(sources: TrainedSources, said: Publication, asked: Asked) -> CrawledData:
     names = sources.names("crawled")
     crawlers = asked.ask("2.3", said, "crawlers", needed=bool(names))
     for crawler in crawlers:
         for key in ("purpose", "behaviour", "collected_from", "collected_until"):
             asked.want("2.3", f"publication.crawlers[{crawler.name}].{key}", getattr(crawler, key))
+    content = asked.ask("2.3", said, "crawled_content", needed=bool(names))
     domains = sources.domains(names) if names and sources.has_addresses else None
-    asked.want("2.3", "column url of the documents", domains, needed=bool(names))
+    asked.want("2.3", "addresses of the documents", domains, needed=bool(names))
     count, rule = named_domains(len(domains or ()), is_small=said.is_small_enterprise)
     return CrawledData(
         is_used=True if crawlers else sources.is_used("crawled"),
         crawlers=[CrawlerData.model_validate(crawler.model_dump()) for crawler in crawlers],
-        content=asked.ask("2.3", said, "crawled_content", needed=bool(names)),
+        content=content,
         modalities=sources.modalities("crawled"),
         sources=sources.data(names, "2.3", needed=False),
         num_domains=None if domains is None else len(domains),
@@ -305,41 +216,40 @@ def named_domains(number: int, *, is_small: bool) -> tuple[int, str]:
     return math.ceil(number / 10), "the top 10% by characters"
 
 
-def _user(sources: _Sources, said: Publication, asked: _Asked) -> UserData:
-    names, derived = sources.names("user"), sources.is_used("user")
-    answers = {}
-    for key in ("has_model_interactions", "has_service_interactions"):
-        stated = asked.ask("2.4", said, key, needed=bool(names))
-        answers[key] = stated if stated is not None or names else derived
+def _user(sources: TrainedSources, said: Publication, asked: Asked) -> UserData:
+    names = sources.names("user")
+    derived = None if names else sources.is_used("user")
+    answers = [
+        derived if stated is None else stated
+        for key in ("has_model_interactions", "has_service_interactions")
+        for stated in [asked.ask("2.4", said, key, needed=bool(names))]
+    ]
     return UserData(
-        **answers,
-        services=asked.ask("2.4", said, "user_services", needed=bool(said.has_service_interactions)),
+        has_model_interactions=answers[0],
+        has_service_interactions=answers[1],
+        services=asked.ask("2.4", said, "user_services", needed=bool(answers[1])),
         modalities=sources.modalities("user"),
         sources=sources.data(names, "2.4", needed=False),
         comments=said.comments.get("2.4"),
     )
 
 
-def _synthetic(sources: _Sources, said: Publication, asked: _Asked) -> SyntheticData:
+def _synthetic(sources: TrainedSources, said: Publication, asked: Asked) -> SyntheticData:
     names = sources.names("synthetic")
-    is_known = said.synthetic_models or said.other_synthetic_models
-    asked.want("2.5", "publication.synthetic_models", is_known, needed=bool(names))
-    rows = sources.data(names, "2.5", needed=False)
-    remarks = [said.comments.get("2.5")]
-    if sources.has_demonstration:
-        rows += sources.data([DEMONSTRATION], "2.5", needed=False)
-        remarks.insert(0, _GENERATED)
+    known = said.synthetic_models or said.other_synthetic_models
+    asked.want("2.5", "publication.synthetic_models", known, needed=bool(names))
+    rows = sources.data(names + [DEMONSTRATION] * sources.has_demonstration, "2.5", needed=False)
     return SyntheticData(
         is_used=sources.is_used("synthetic"),
         modalities=["text"] if rows else [],
-        models=list(said.synthetic_models),
+        models=list(said.synthetic_models) or None,
         other_models=said.other_synthetic_models,
         sources=rows,
-        comments=" ".join(remark for remark in remarks if remark) or None,
+        comments=said.comments.get("2.5"),
     )
 
 
-def _other(sources: _Sources, said: Publication) -> OtherSources:
+def _other(sources: TrainedSources, said: Publication) -> OtherSources:
     return OtherSources(
         is_used=sources.is_used("other"),
         sources=sources.data(sources.names("other"), "2.6"),
@@ -347,7 +257,7 @@ def _other(sources: _Sources, said: Publication) -> OtherSources:
     )
 
 
-def _reservations(said: Publication, asked: _Asked) -> Reservations:
+def _reservations(said: Publication, asked: Asked) -> Reservations:
     return Reservations(
         is_code_of_practice_signatory=asked.ask("3.1", said, "is_code_of_practice_signatory"),
         opt_out_policy=asked.ask("3.1", said, "opt_out_policy"),
@@ -355,17 +265,11 @@ def _reservations(said: Publication, asked: _Asked) -> Reservations:
     )
 
 
-def _counts(numbers: Mapping[str, int]) -> list[Count]:
-    ranked = sorted(numbers.items(), key=lambda item: (-item[1], item[0]))
-    return [Count(name=name, number=number) for name, number in ranked]
-
-
-def _illegal(facts: Facts, asked: _Asked) -> IllegalContent:
+def _illegal(facts: Facts, asked: Asked) -> IllegalContent:
     rejected: Mapping[str, int] = facts.cleaned["rejected"]
     by_list = {reason.removeprefix(_WORDS): number for reason, number in rejected.items() if reason.startswith(_WORDS)}
-    return IllegalContent(
-        illegal_content=asked.ask("3.2", facts.profile.publication, "illegal_content"), word_lists=_counts(by_list)
-    )
+    measures = asked.ask("3.2", facts.profile.publication, "illegal_content")
+    return IllegalContent(illegal_content=measures, word_lists=_counts(by_list))
 
 
 def _information(facts: Facts) -> OtherInformation:
@@ -374,3 +278,8 @@ def _information(facts: Facts) -> OtherInformation:
         rejected=_counts(facts.cleaned["rejected"]),
         masked=_counts(facts.cleaned.get("masked", {})),
     )
+
+
+def _counts(numbers: Mapping[str, int]) -> list[Count]:
+    ranked = sorted(numbers.items(), key=lambda item: (-item[1], item[0]))
+    return [Count(name=name, number=number) for name, number in ranked]

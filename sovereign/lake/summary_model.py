@@ -72,7 +72,7 @@ class Count(_Part):
 
 
 class Provider(_Part):
-    """1.1"""
+    """Section 1.1."""
 
     provider_name: str | None = Field(title="Provider name")
     provider_contact: str | None = Field(title="Contact details")
@@ -81,16 +81,16 @@ class Provider(_Part):
 
 
 class ModelIdentification(_Part):
-    """1.2"""
+    """Section 1.2."""
 
-    model_names: list[str] = Field(title="Versioned model names")
+    model_names: list[str] | None = Field(title="Versioned model names")
     model_link: str | None = Field(title="Public documentation of the model")
     model_dependencies: str | None = Field(title="Model dependencies")
     placed_on_market: str | None = Field(title="Date of placement of the model on the Union market")
 
 
 class Overall(_Part):
-    """1.3"""
+    """Section 1.3."""
 
     modalities: Modalities = Field(title="Modalities")
     size_range: SizeRange | None = Field(title="Training data size")
@@ -107,7 +107,7 @@ class Overall(_Part):
 
 
 class PublicDatasets(_Part):
-    """2.1"""
+    """Section 2.1."""
 
     is_used: bool | None = Field(title="Publicly available datasets were used")
     modalities: Modalities = Field(title="Modalities")
@@ -119,7 +119,7 @@ class PublicDatasets(_Part):
 
 
 class LicensedDatasets(_Part):
-    """2.2.1"""
+    """Section 2.2.1."""
 
     is_used: bool | None = Field(title="Commercial licensing agreements were concluded with rightsholders")
     modalities: Modalities = Field(title="Modalities")
@@ -127,7 +127,7 @@ class LicensedDatasets(_Part):
 
 
 class OtherPrivateDatasets(_Part):
-    """2.2.2"""
+    """Section 2.2.2."""
 
     is_used: bool | None = Field(title="Private datasets were obtained from other third parties")
     modalities: Modalities = Field(title="Modalities")
@@ -137,7 +137,7 @@ class OtherPrivateDatasets(_Part):
 
 
 class CrawledData(_Part):
-    """2.3"""
+    """Section 2.3."""
 
     is_used: bool | None = Field(title="Crawlers were used by the provider or on its behalf")
     crawlers: list[CrawlerData] = Field(title="Crawlers")
@@ -151,7 +151,7 @@ class CrawledData(_Part):
 
 
 class UserData(_Part):
-    """2.4"""
+    """Section 2.4."""
 
     has_model_interactions: bool | None = Field(title="Data from user interactions with the AI model was used")
     has_service_interactions: bool | None = Field(
@@ -164,18 +164,18 @@ class UserData(_Part):
 
 
 class SyntheticData(_Part):
-    """2.5"""
+    """Section 2.5."""
 
     is_used: bool | None = Field(title="Synthetic AI-generated data was created by the provider or on its behalf")
     modalities: Modalities = Field(title="Modalities")
-    models: list[str] = Field(title="General-purpose AI models on the market that made it")
+    models: list[str] | None = Field(title="General-purpose AI models on the market that made it")
     other_models: str | None = Field(title="Other AI models that made it")
     sources: list[SourceData] = Field(title="Synthetic data")
     comments: str | None = Field(title="Additional comments")
 
 
 class OtherSources(_Part):
-    """2.6"""
+    """Section 2.6."""
 
     is_used: bool | None = Field(title="Other sources of data were used")
     sources: list[SourceData] = Field(title="Other sources")
@@ -183,7 +183,7 @@ class OtherSources(_Part):
 
 
 class Reservations(_Part):
-    """3.1"""
+    """Section 3.1."""
 
     is_code_of_practice_signatory: bool | None = Field(
         title="Signatory to the Code of Practice for general-purpose AI models that includes commitments on copyright"
@@ -193,14 +193,14 @@ class Reservations(_Part):
 
 
 class IllegalContent(_Part):
-    """3.2"""
+    """Section 3.2."""
 
     illegal_content: str | None = Field(title="Measures to avoid or remove illegal content")
     word_lists: list[Count] = Field(title="Documents rejected for words of a list")
 
 
 class OtherInformation(_Part):
-    """3.3"""
+    """Section 3.3."""
 
     other_information: str | None = Field(title="Other information on data processing")
     rejected: list[Count] = Field(title="Documents rejected by reason")
