@@ -103,7 +103,7 @@ class Publication(Section):
     other_synthetic_models: str | None = None
     """Other models that made them, and what these were trained on as far as known."""
     is_code_of_practice_signatory: bool | None = None
-    """Whether the provider has signed the Code of Practice for general-purpose AI models with its chapter on copyright."""
+    """Whether the provider has signed the Code of Practice for general-purpose AI models, its copyright chapter too."""
     opt_out_policy: str | None = None
     """How rights reserved against text and data mining are respected, before and during collection."""
     illegal_content: str | None = None

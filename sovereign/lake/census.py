@@ -1,4 +1,4 @@
-"""What the columns of a dataset's files say that manifest and receipts do not: sources, lengths, quality, dates, addresses.
+"""What a dataset's columns say and its manifest and receipts do not: sources, lengths, quality, dates, addresses.
 
 One pass over the Parquet columns, a batch of rows at a time; texts are measured where they lie and never become Python
 objects.

@@ -49,7 +49,8 @@ class Facts:
 
     def report(self, source: str) -> Mapping[str, Any]:
         """What reading a source gave: `found`, `documents`, `skipped` by reason; empty where it is not known."""
-        found: Mapping[str, Any] = self.gathered.get(DEMONSTRATION if source == DEMONSTRATION else f"source {source}", {})
+        key = DEMONSTRATION if source == DEMONSTRATION else f"source {source}"
+        found: Mapping[str, Any] = self.gathered.get(key, {})
         return found
 
 

@@ -56,7 +56,8 @@ def _of_cleaning(rules: Cleaning | None) -> Iterator[str]:
     if rules.near_duplicates is None:
         yield "Near duplicates were not looked for."
     else:
-        yield f"Near duplicates were not looked for among texts of less than {rules.near_duplicates.min_chars:,} characters."
+        least = rules.near_duplicates.min_chars
+        yield f"Near duplicates were not looked for among texts of less than {least:,} characters."
     if rules.quality is None:
         yield "No rule of quality was applied."
     if not rules.word_lists:

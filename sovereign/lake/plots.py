@@ -14,7 +14,7 @@ _LATIN_END = "\u0250"
 def draw_bars(title: str, unit: str, rows: Sequence[tuple[str, int]]) -> bytes:
     """A PNG with a bar for each of the first 20 (label, number), the first on top; the others are one bar.
 
-    A label in another script than the Latin one becomes the number of its row: the font of the plots has not all letters.
+    A label in another script than the Latin one becomes the number of its row: the font has not all letters.
     """
     shown = [(_label(label, number), value) for number, (label, value) in enumerate(rows[:_MAX_BARS], 1)]
     if rest := rows[_MAX_BARS:]:

@@ -1,4 +1,4 @@
-"""The training-content summary as data: the sections of the European Commission's template for general-purpose AI models.
+"""The training-content summary as data, in the sections of the Commission's template for general-purpose AI models.
 
 The template is the annex of C(2025) 8311 (Article 53(1)(d) of Regulation (EU) 2024/1689); a field's title is what it
 asks. None means that it is not stated. The JSON Schema of this form is shipped; it is made again with

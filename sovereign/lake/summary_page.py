@@ -1,4 +1,4 @@
-"""The training-content summary as one HTML page that needs nothing else: no script, no font, no picture from elsewhere."""
+"""The training-content summary as one HTML page that needs nothing else: no script, font or picture from elsewhere."""
 
 from __future__ import annotations
 

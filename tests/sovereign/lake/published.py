@@ -27,7 +27,7 @@ LAW = "Article {n}. A person who keeps a boat on the river pays a fee to the nea
 
 
 def gazette() -> list[dict[str, Any]]:
-    """Lines of a source: owners and licences of their own, dates of all kinds, duplicates, personal data, a short text."""
+    """Lines of a source: owners and licences of their own, dates, duplicates, personal data, a short text."""
     lines: list[dict[str, Any]] = [
         {"text": LAW.format(n=number), "collected_at": f"20{10 + number % 3}-0{1 + number % 9}-01"}
         for number in range(60)

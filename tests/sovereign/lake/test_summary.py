@@ -1,4 +1,4 @@
-"""The training-content summary: true of the files, in the shipped schema, safe with any name, plain about what is missing."""
+"""The training-content summary: true of the files, in the shipped schema, safe with any name, open about gaps."""
 
 from __future__ import annotations
 
