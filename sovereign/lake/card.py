@@ -107,7 +107,10 @@ def draw_plots(numbers: Mapping[str, Any]) -> dict[str, bytes]:
     bars = {
         "languages": ("Documents by language", [(row["language"], row["documents"]) for row in numbers["languages"]]),
         "licences": ("Documents by licence", [(row["licence"], row["documents"]) for row in numbers["licences"]]),
-        "rejected": ("Rejected documents by reason", [(row["reason"], row["documents"]) for row in numbers["rejected"]]),
+        "rejected": (
+            "Rejected documents by reason",
+            [(row["reason"], row["documents"]) for row in numbers["rejected"]],
+        ),
     }
     plots = {name: draw_bars(title, "documents", rows) for name, (title, rows) in bars.items() if rows}
     lengths = [(f"{row['from']:,}–{row['to']:,}", row["documents"]) for row in numbers["lengths"]]
@@ -140,7 +143,9 @@ def _languages(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for entry in manifest["sovereign:languages"]:
         language = entry["sovereign:language"]
-        row = rows.setdefault(language, {"language": language, "documents": 0, "train": 0, "heldout": 0, "characters": 0})
+        row = rows.setdefault(
+            language, {"language": language, "documents": 0, "train": 0, "heldout": 0, "characters": 0}
+        )
         row[entry["sovereign:split"]] += entry["sovereign:documents"]
         row["documents"] += entry["sovereign:documents"]
         row["characters"] += entry["sovereign:characters"]

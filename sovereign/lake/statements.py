@@ -1,4 +1,4 @@
-"""What the profile says to the public, as the summary asks for it; and the sources that are trained on.
+"""What the profile says to the public, as the summary asks for it; and the sources that are trained on."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_tokens_are_those_of_the_tokenizer_that_read_these_files(site: Site, tmp
     assert overall() == (None, "less than 1 billion tokens")
     store.put_bytes("models/ci/tokens/receipt.json", counted.to_bytes())
     assert overall() == (2 * 10**9, "1 billion to 10 trillion tokens")
-    other = {key: "0" * 64 for key in curated.outputs}
+    other = dict.fromkeys(curated.outputs, "0" * 64)
     store.put_bytes("models/ci/tokens/receipt.json", counted.model_copy(update={"inputs": other}).to_bytes())
     assert overall() == (None, "less than 1 billion tokens")
 

@@ -67,7 +67,9 @@ class Published:
         lines = "".join(json.dumps(line) + "\n" for line in gazette())
         (folder / "gazette" / "a.jsonl").write_text(lines)
         for number in range(40):
-            (folder / "letters" / f"{number}.txt").write_text(f"Dear neighbour, this is letter number {number} of mine.")
+            (folder / "letters" / f"{number}.txt").write_text(
+                f"Dear neighbour, this is letter number {number} of mine."
+            )
         self.folder = folder
         self.profile = profile(folder, publication, **corpus_section)
         self.store = FolderStore(folder / "store")
@@ -91,7 +93,9 @@ class Published:
 
     def rows(self, *splits: str) -> list[dict[str, Any]]:
         """The documents as the Parquet files have them."""
-        files = [path for split in splits for path in sorted((self.store.root / "curated/test").glob(f"{split}-*.parquet"))]
+        files = [
+            path for split in splits for path in sorted((self.store.root / "curated/test").glob(f"{split}-*.parquet"))
+        ]
         return [row for file in files for row in pq.read_table(file).to_pylist()]
 
     def add_addresses(self, address: Mapping[str, str]) -> None:

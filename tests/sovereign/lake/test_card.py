@@ -75,7 +75,9 @@ def test_numbers_are_those_of_the_files(made: Published) -> None:
 def test_what_was_left_out_and_when_it_was_collected(made: Published) -> None:
     numbers = card_numbers(made.facts())
     rejected = made.rows("rejected")
-    assert {row["reason"]: row["documents"] for row in numbers["rejected"]} == Counter(row["reason"] for row in rejected)
+    assert {row["reason"]: row["documents"] for row in numbers["rejected"]} == Counter(
+        row["reason"] for row in rejected
+    )
     assert numbers["duplicates"]["duplicate"] == 1
     assert numbers["documents_in"] == numbers["documents"] + len(rejected)
     assert numbers["masked"] == [{"kind": "email", "number": 2}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -231,7 +232,15 @@ def test_crawlers_are_described_and_the_largest_tenth_of_domains_is_named(tmp_pa
 
 @pytest.mark.parametrize(
     ("number", "is_small", "named"),
-    [(0, False, 0), (1, False, 1), (15, False, 2), (100, False, 10), (100, True, 5), (101, True, 6), (50_000, True, 1000)],
+    [
+        (0, False, 0),
+        (1, False, 1),
+        (15, False, 2),
+        (100, False, 10),
+        (100, True, 5),
+        (101, True, 6),
+        (50_000, True, 1000),
+    ],
 )
 def test_how_many_domains_are_named(number: int, is_small: bool, named: int) -> None:
     assert named_domains(number, is_small=is_small)[0] == named
@@ -296,7 +305,7 @@ def test_the_page_needs_nothing_else_and_can_be_read_by_anyone(made: Published) 
     assert ARABIC in page.text
     levels = [level for level, _ in page.headings]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(below <= above + 1 for above, below in zip(levels, levels[1:], strict=False))
+    assert all(below <= above + 1 for above, below in itertools.pairwise(levels))
     numbered = [text.partition(" ")[0] for _, text in page.headings if text[:1].isdigit()]
     assert numbered == [f"{number}." for number in sorted([*NUMBERS, "1", "2", "2.2", "3"])]
 
