@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from sovereign.files import write_atomic
-from sovereign.lake.census import QUALITY_BINS
+from sovereign.lake.census import QUALITY_BINS, Tally
 from sovereign.lake.demonstration import SOURCE as DEMONSTRATION
 from sovereign.lake.facts import Facts
 from sovereign.lake.gaps import find_gaps
@@ -77,7 +77,8 @@ def card_numbers(facts: Facts) -> dict[str, Any]:
         "sources": _sources(facts),
         "owners": _owners(manifest),
         "licences": _counted(manifest["sovereign:licences"], "licence"),
-        "domains": _domains(facts) if census.has_addresses else None,
+        "domains": _domains(facts),
+        "websites": _websites(facts),
         "lengths": [
             {"from": 2**power if power else 0, "to": 2 ** (power + 1) - 1, "documents": census.lengths[power]}
             for power in range(min(census.lengths, default=0), max(census.lengths, default=-1) + 1)
@@ -177,6 +178,7 @@ def _sources(facts: Facts) -> list[dict[str, Any]]:
         rows.append(
             {
                 "source": source,
+                "domain": facts.domain(source),
                 "is_generated": source == DEMONSTRATION,
                 **counted,
                 "documents": sum(counted.values()),
@@ -192,14 +194,32 @@ def _sources(facts: Facts) -> list[dict[str, Any]]:
 
 
 def _domains(facts: Facts) -> list[dict[str, Any]]:
+    """What the text is about or for; nothing where the profile does not say it of any source."""
+    if all(facts.domain(name) == name for name in facts.sources):
+        return []
+    return _tallied(
+        "domain",
+        [
+            (facts.domain(name), tally)
+            for name, source in facts.census.sources.items()
+            for tally in source.splits.values()
+        ],
+    )
+
+
+def _websites(facts: Facts) -> list[dict[str, Any]]:
     """Host names of the documents to train on."""
+    return _tallied("website", [item for source in facts.census.sources.values() for item in source.websites.items()])
+
+
+def _tallied(name: str, parts: list[tuple[str, Tally]]) -> list[dict[str, Any]]:
+    """Sums by name, the one with most characters first."""
     rows: dict[str, dict[str, Any]] = {}
-    for source in facts.census.sources.values():
-        for domain, tally in source.domains.items():
-            row = rows.setdefault(domain, {"domain": domain, "documents": 0, "characters": 0})
-            row["documents"] += tally.documents
-            row["characters"] += tally.characters
-    return sorted(rows.values(), key=lambda row: (-row["characters"], row["domain"]))
+    for value, tally in parts:
+        row = rows.setdefault(value, {name: value, "documents": 0, "characters": 0})
+        row["documents"] += tally.documents
+        row["characters"] += tally.characters
+    return sorted(rows.values(), key=lambda row: (-row["characters"], row[name]))
 
 
 def _front_matter(numbers: Mapping[str, Any]) -> str:

@@ -70,7 +70,7 @@ class SourceCensus:
     splits: dict[str, Tally] = field(default_factory=lambda: {split: Tally() for split in SPLITS})
     trained: Dates = field(default_factory=Dates)
     """Of the documents to train on."""
-    domains: defaultdict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    websites: defaultdict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     """Documents to train on by host name, without `www.`; those without an address are in none."""
 
 
@@ -78,8 +78,8 @@ class SourceCensus:
 class Census:
     """What was counted."""
 
-    has_addresses: bool = False
-    """Whether documents have a column for their address."""
+    addressed: int = 0
+    """Documents with an address on the web."""
     sources: defaultdict[str, SourceCensus] = field(default_factory=lambda: defaultdict(SourceCensus))
     lengths: Counter[int] = field(default_factory=Counter)
     """Documents by k, where they have 2^k up to 2^(k+1) - 1 characters; one without text counts as k = 0."""
@@ -109,15 +109,16 @@ class Census:
         collected_at: str | None,
         address: str | None,
     ) -> None:
-        own = self.sources[source]
+        own, host = self.sources[source], host_of(address or "")
         own.splits[split].add(characters)
         if split == "train":
             own.trained.add(collected_at)
-            if address and (domain := domain_of(address)):
-                own.domains[domain].add(characters)
+            if host is not None:
+                own.websites[host].add(characters)
         self.lengths[max(characters, 1).bit_length() - 1] += 1
         self.longest = max(self.longest, characters)
         self.dates.add(collected_at)
+        self.addressed += host is not None
         if quality is None:
             self.unmeasured += 1
         else:
@@ -134,16 +135,14 @@ def take_census(dataset: Dataset) -> Census:
     for name in dataset.files:
         path = dataset.fetch(name)
         with pq.ParquetFile(path) as file:
-            has_address = ADDRESS in file.schema_arrow.names
-            census.has_addresses |= has_address
-            columns = [*_COLUMNS, ADDRESS] if has_address else [*_COLUMNS]
+            columns = [*_COLUMNS, *(name for name in file.schema_arrow.names if name == ADDRESS)]
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
                 census.add(batch.select(columns), split_of(name))
         path.unlink()
     return census
 
 
-def domain_of(address: str) -> str | None:
+def host_of(address: str) -> str | None:
     """The host name in an address, without `www.`; None where there is none."""
     try:
         host = urlsplit(address).hostname

@@ -13,9 +13,11 @@ from sovereign.lake.census import Census, take_census
 from sovereign.lake.dataset import Dataset
 from sovereign.lake.demonstration import SOURCE as DEMONSTRATION
 from sovereign.lake.proofs import Anchor, read_anchor
+from sovereign.plan import plan
 from sovereign.profile import Profile
 from sovereign.profile_cleaning import Cleaning
 from sovereign.receipts import config_digest
+from sovereign.stages import load_stage
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,7 @@ class Facts:
     cleaned: Mapping[str, Any]
     """Numbers of stage `curate`."""
     rules: Cleaning | None
-    """What the dataset was cleaned by; None where the profile says something else by now, or the site has a stage
-    `curate` of its own."""
+    """What the dataset was cleaned by; None where the profile says something else by now."""
     census: Census
 
     @property
@@ -47,6 +48,11 @@ class Facts:
         found: Mapping[str, Any] = self.report(source).get("declared", {})
         return found
 
+    def domain(self, source: str) -> str:
+        """What a source's text is about or for, where the profile says that; else its name."""
+        named = {one.name: getattr(one, "domain", None) for one in self.profile.corpus.sources}
+        return named.get(source) or source
+
     def report(self, source: str) -> Mapping[str, Any]:
         """What reading a source gave: `found`, `documents`, `skipped` by reason; empty where it is not known."""
         key = DEMONSTRATION if source == DEMONSTRATION else f"source {source}"
@@ -59,12 +65,13 @@ def gather_facts(profile: Profile, dataset: Dataset) -> Facts:
 
     Raises:
         ProofError: there is no manifest, or it is of other files.
+        PlanError: what the profile asks for cannot fit.
         StoreError: a file is missing or not what its receipt says.
     """
     content = _read_manifest(dataset)
     parents = dataset.parents
-    cleaning = {"cleaning": profile.corpus.cleaning.model_dump(mode="json")}
-    is_current = config_digest(cleaning) == parents["curate"].config_digest
+    config = load_stage("curate").config(profile, plan(profile))
+    is_current = config_digest(config) == parents["curate"].config_digest
     return Facts(
         profile=profile,
         manifest=json.loads(content),

@@ -33,13 +33,15 @@ def _of_documents(facts: Facts) -> Iterator[str]:
         yield f"When {census.dates.unknown:,} of {total:,} documents were collected is not known."
     if census.unmeasured:
         yield f"The quality of {census.unmeasured:,} of {total:,} documents was not measured."
-    if not census.has_addresses:
+    if not census.addressed:
         yield "Documents carry no addresses: from which websites they come, if from any, is not known."
+    elif without := total - census.addressed:
+        yield f"From which websites {without:,} of {total:,} documents come, if from any, is not known."
 
 
 def _of_cleaning(rules: Cleaning | None) -> Iterator[str]:
     if rules is None:
-        yield "By which rules the dataset was cleaned is not known: those of the profile are other ones."
+        yield "By which rules the dataset was cleaned is not known: the profile has changed since."
         return
     if rules.language is None:
         yield "Languages are as declared; whether texts are in them was not looked at."

@@ -11,7 +11,7 @@ import jinja2
 from sovereign.errors import PublicationError
 from sovereign.resources import data_path
 
-_MARKS = re.compile(r"([\\`*_\[\]|])")
+_MARKS = re.compile(r"([\\`*_\[\]|$~])")
 
 
 def render_page(template: str, **values: Any) -> str:

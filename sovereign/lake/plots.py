@@ -57,7 +57,7 @@ def _draw(title: str, unit: str, rows: Sequence[tuple[str, int]], *, is_horizont
             axis.set_xticks(places, labels, fontsize=7, rotation=45, ha="right", parse_math=False)
             axis.set_ylabel(unit)
         axis.bar_label(bars, [f"{value:,}" for value in values], fontsize=7, padding=2)
-        axis.margins(**{"x" if is_horizontal else "y": 0.12})
+        axis.margins(x=0.12 if is_horizontal else 0.05, y=0.05 if is_horizontal else 0.12)
         axis.set_title(title, fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
         image = io.BytesIO()

@@ -42,7 +42,6 @@ class TrainedSources:
             name: found for name, found in sorted(facts.census.sources.items()) if found.splits["train"].documents
         }
         self._categories = {name: self._statement(name).category for name in self._census if name != DEMONSTRATION}
-        self.has_addresses = facts.census.has_addresses
         self.has_demonstration = DEMONSTRATION in self._census
         for name, category in self._categories.items():
             asked.want("2", _key(name, "category"), category)
@@ -84,16 +83,18 @@ class TrainedSources:
             )
         return rows
 
-    def domains(self, names: Iterable[str]) -> list[DomainData]:
-        """Domains of sources, those with most text first."""
+    def domains(self, names: Iterable[str]) -> list[DomainData] | None:
+        """Websites of sources, those with most text first; None where no document has an address."""
         tallies: dict[str, Tally] = {}
         for name in names:
-            for domain, tally in self._census[name].domains.items():
+            for domain, tally in self._census[name].websites.items():
                 whole = tallies.setdefault(domain, Tally())
                 whole.documents += tally.documents
                 whole.characters += tally.characters
         ranked = sorted(tallies.items(), key=lambda item: (-item[1].characters, item[0]))
-        return [DomainData(domain=domain, documents=one.documents, characters=one.characters) for domain, one in ranked]
+        return [
+            DomainData(domain=domain, documents=one.documents, characters=one.characters) for domain, one in ranked
+        ] or None
 
 
 def _key(source: str, key: str) -> str:

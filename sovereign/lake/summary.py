@@ -193,9 +193,11 @@ def _crawled(sources: TrainedSources, said: Publication, asked: Asked) -> Crawle
         for key in ("purpose", "behaviour", "collected_from", "collected_until"):
             asked.want("2.3", f"publication.crawlers[{crawler.name}].{key}", getattr(crawler, key))
     content = asked.ask("2.3", said, "crawled_content", needed=bool(names))
-    domains = sources.domains(names) if names and sources.has_addresses else None
+    domains = sources.domains(names)
     asked.want("2.3", "addresses of the documents", domains, needed=bool(names))
     count, rule = named_domains(len(domains or ()), is_small=said.is_small_enterprise)
+    if names and domains is None:
+        rule = "none: documents carry no addresses"
     return CrawledData(
         is_used=True if crawlers else sources.is_used("crawled"),
         crawlers=[CrawlerData.model_validate(crawler.model_dump()) for crawler in crawlers],
@@ -203,7 +205,7 @@ def _crawled(sources: TrainedSources, said: Publication, asked: Asked) -> Crawle
         modalities=sources.modalities("crawled"),
         sources=sources.data(names, "2.3", needed=False),
         num_domains=None if domains is None else len(domains),
-        domains_rule=None if domains is None else rule,
+        domains_rule=rule if names else None,
         domains=None if domains is None else domains[:count],
         comments=said.comments.get("2.3"),
     )

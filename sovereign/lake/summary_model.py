@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA = "https://sovereign.local/training-content-summary/v1"
+Form = Literal["https://sovereign.local/training-content-summary/v1"]
 SizeRange = Literal["less than 1 billion tokens", "1 billion to 10 trillion tokens", "more than 10 trillion tokens"]
 Modalities = list[Literal["text"]]
 Number = Annotated[int, Field(ge=0)]
@@ -248,7 +248,7 @@ class Missing(_Part):
 class TrainingSummary(_Part):
     """Public summary of training content, as far as it is stated; null is not stated."""
 
-    form: Literal["https://sovereign.local/training-content-summary/v1"] = Field(default=SCHEMA, alias="schema")
+    form: Form = Field(default="https://sovereign.local/training-content-summary/v1", alias="schema")
     summary_version: str | None = Field(title="Version of the summary")
     last_update: str | None = Field(title="Last update")
     dataset: Described = Field(title="Dataset")
@@ -263,7 +263,7 @@ class TrainingSummary(_Part):
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of `to_bytes`, draft 2020-12."""
     schema = TrainingSummary.model_json_schema(by_alias=True, mode="serialization")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, **schema}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": get_args(Form)[0], **schema}
 
 
 if __name__ == "__main__":

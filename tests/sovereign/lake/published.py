@@ -33,7 +33,7 @@ def gazette() -> list[dict[str, Any]]:
         for number in range(60)
     ]
     lines += [{"text": "A text of the archive, as it was given.", "owner": owner} for owner in (HOSTILE, ARABIC)]
-    lines += [{"text": "Under a licence of its own it stands here.", "licence": HOSTILE, "collected_at": "last year"}]
+    lines += [{"text": "Under a licence of its own it stands here.", "licence": "CC0-1.0", "collected_at": "last year"}]
     lines += [{"text": "Write to clerk@example.org or to mayor@example.org.", "collected_at": "2021"}]
     lines += [{"text": "short"}, {"no": "text"}]
     return lines
@@ -106,7 +106,7 @@ class Published:
             table = pq.read_table(path)
             if "url" in table.column_names:
                 table = table.drop_columns(["url"])
-            urls = [address.get(doc_id) for doc_id in table.column("doc_id").to_pylist()]
+            urls = [address.get(str(doc_id)) for doc_id in table.column("doc_id").to_pylist()]
             pq.write_table(table.append_column("url", pa.array(urls, pa.string())), path)
             outputs[f"curated/test/{name}"] = sha256_file(path)
         receipt = self.dataset.parents["curate"].model_copy(update={"outputs": outputs})

@@ -6,6 +6,7 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import yaml
 
 from sovereign.errors import ProofError, StoreError
 from sovereign.lake.card import card_numbers, write_card
-from sovereign.lake.census import domain_of, take_census
+from sovereign.lake.census import host_of, take_census
 from sovereign.lake.pages import escape_markdown
 from sovereign.lake.plots import draw_bars
 from sovereign.profile import Profile
@@ -193,7 +194,7 @@ def test_rules_that_are_off_are_named_and_an_older_plot_goes(tmp_path: Path) -> 
 
 def test_addresses_are_counted_by_website_where_documents_have_them(tmp_path: Path) -> None:
     made = Published(tmp_path / "lake")
-    assert card_numbers(made.facts())["domains"] is None
+    assert card_numbers(made.facts())["websites"] == []
     letters = [row for row in made.rows("train") if row["source"] == "letters"]
     address = {row["doc_id"]: f"https://www.town-{number % 4}.example/{number}" for number, row in enumerate(letters)}
     address[letters[0]["doc_id"]] = "https://[broken"
@@ -202,15 +203,30 @@ def test_addresses_are_counted_by_website_where_documents_have_them(tmp_path: Pa
     expected: Counter[str] = Counter()
     for number, row in enumerate(letters[1:], 1):
         expected[f"town-{number % 4}.example"] += len(row["text"])
-    assert {row["domain"]: row["characters"] for row in numbers["domains"]} == expected
+    assert {row["website"]: row["characters"] for row in numbers["websites"]} == expected
     assert "| town-1.example | " in card
-    assert "Documents carry no addresses" not in card
-    census = take_census(made.dataset)
-    assert census.has_addresses and list((made.folder / "scratch").glob("*.parquet")) == []
+    without = len(made.rows("train", "heldout")) - len(letters) + 1
+    assert f"From which websites {without} of {numbers['documents']} documents come" in card
+    assert take_census(made.dataset).addressed == len(letters) - 1
+    assert list((made.folder / "scratch").glob("*.parquet")) == []
+
+
+def test_sources_of_one_domain_are_counted_together(made: Published, tmp_path: Path) -> None:
+    facts = made.facts()
+    assert card_numbers(facts)["domains"] == []
+    sources = tuple(source.model_copy(update={"domain": "news"}) for source in made.profile.corpus.sources)
+    corpus = made.profile.corpus.model_copy(update={"sources": sources})
+    facts = replace(facts, profile=made.profile.model_copy(update={"corpus": corpus}))
+    numbers = write_card(tmp_path, facts)
+    rows = [row for row in made.rows("train", "heldout") if row["source"] != "demonstration"]
+    news = next(row for row in numbers["domains"] if row["domain"] == "news")
+    assert (news["documents"], news["characters"]) == (len(rows), sum(len(row["text"]) for row in rows))
+    assert len(numbers["domains"]) == 2
+    assert f"| news | {len(rows)} | " in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
-    ("address", "domain"),
+    ("address", "host"),
     [
         ("https://www.Example.org:8080/a?b#c", "example.org"),
         ("http://user:secret@sub.example.org./", "sub.example.org"),
@@ -220,8 +236,8 @@ def test_addresses_are_counted_by_website_where_documents_have_them(tmp_path: Pa
         ("", None),
     ],
 )
-def test_domain_of_an_address(address: str, domain: str | None) -> None:
-    assert domain_of(address) == domain
+def test_host_of_an_address(address: str, host: str | None) -> None:
+    assert host_of(address) == host
 
 
 def test_no_card_without_the_manifest_of_these_files(tmp_path: Path) -> None:

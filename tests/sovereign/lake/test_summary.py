@@ -186,6 +186,8 @@ def test_a_source_stands_in_the_section_of_its_category(
         assert value["sections"][number]["is_used"] is True
     assert value["sections"][number]["modalities" if number != "2.6" else "is_used"] in (["text"], True)
     addresses = ["addresses of the documents"] if category == "crawled" else []
+    if category == "crawled":
+        assert value["sections"]["2.3"]["domains_rule"] == "none: documents carry no addresses"
     assert [one["key"] for one in value["missing"]] == [f"publication.{key}" for key in missing] + addresses
 
 
@@ -210,7 +212,7 @@ def test_crawlers_are_described_and_the_largest_tenth_of_domains_is_named(tmp_pa
     crawler = {"name": "OurBot/1.0", "purpose": "training", "behaviour": "honours robots.txt"}
     months = {"collected_from": "2026-01", "collected_until": "2026-03"}
     gazette = {"name": "gazette", "category": "other", "description": "Laws."}
-    changes = {"crawlers": [crawler | months], "crawled_content": "local news"}
+    changes: dict[str, Any] = {"crawlers": [crawler | months], "crawled_content": "local news"}
     wanted = stated(made, gazette, {"name": "letters", "category": "crawled"}, **changes)
     value = content(summarise(made, wanted))
     assert value["missing"] == []
