@@ -303,7 +303,7 @@ def runs_plot(
     plot_runs(site_of(profile, site_dir), runs or [], out, local=local, as_json=as_json)
 
 
-lake_app = typer.Typer(help="The dataset's manifest, proofs of what is in it, papers about it.", no_args_is_help=True)
+lake_app = typer.Typer(help="The dataset's manifest, and proofs of what is in it.", no_args_is_help=True)
 app.add_typer(lake_app, name="lake")
 
 TextOption = Annotated[Path | None, typer.Option("--text", metavar="FILE", help="The text, a file in UTF-8.")]
