@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from sovereign.cli.console import lines, say, write_json
 from sovereign.cli.runs import store_of
+from sovereign.errors import PublicationError
 from sovereign.files import write_atomic
 from sovereign.lake.card import write_card
 from sovereign.lake.dataset import Dataset
@@ -48,10 +49,23 @@ def _count_tokens(dataset: Dataset) -> int | None:
     return None if found is None else int(found)
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PublicationError(f"cannot write {path}: {error}") from error
+
+
 def run_card(site: Site, out: Path | None, *, local: bool, as_json: bool) -> None:
-    """Write the dataset's card into the folder `out`, by default `card` in the site."""
+    """Write the dataset's card into the folder `out`, by default `card` in the site.
+
+    Raises:
+        PublicationError: it cannot be written.
+        ProofError: there is no manifest of the dataset as it is now.
+    """
     folder = out or site.root / "card"
-    with _known(site, "card", local=local) as known:
+    with _known(site, "card", local=local) as known, _writing(folder):
         numbers = write_card(folder, known.facts)
     if as_json:
         write_json({"card": str(folder / "README.md"), **numbers})
@@ -61,15 +75,18 @@ def run_card(site: Site, out: Path | None, *, local: bool, as_json: bool) -> Non
 
 
 def run_summary(site: Site, *, html: Path | None, json_file: Path | None, local: bool) -> bool:
-    """Write the training-content summary, say what is not stated; whether everything that it needs is."""
+    """Write the training-content summary, say what is not stated; whether everything that it needs is.
+
+    Raises:
+        PublicationError, ProofError: see `run_card`.
+    """
     with _known(site, "summary", local=local) as known:
         summary = make_summary(known.facts, known.tokens)
-    if json_file is not None:
-        write_atomic(json_file, summary.to_bytes())
-        say(f"written to {json_file}")
-    if html is not None:
-        write_atomic(html, render_summary(summary))
-        say(f"written to {html}")
+    for path, data in ((json_file, summary.to_bytes()), (html, render_summary(summary))):
+        if path is not None:
+            with _writing(path):
+                write_atomic(path, data)
+            say(f"written to {path}")
     title = "Not stated in the training-content summary" if summary.missing else "All that the template asks is stated"
     lines(title, [(f"section {one.section}" if one.section != "0" else "head", one.key) for one in summary.missing])
     return not summary.missing

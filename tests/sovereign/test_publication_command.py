@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from sovereign.cli.app import app
 from sovereign.cli.sites import find_profile
-from sovereign.errors import ProofError
+from sovereign.errors import ProofError, PublicationError
 from sovereign.lake.stages import corpus, curate
 from sovereign.receipts import Receipt
 from sovereign.site import Site, init_site
@@ -102,6 +102,13 @@ def test_tokens_are_those_of_the_tokenizer_that_read_these_files(site: Site, tmp
     other = dict.fromkeys(curated.outputs, "0" * 64)
     store.put_bytes("models/ci/tokens/receipt.json", counted.model_copy(update={"inputs": other}).to_bytes())
     assert overall() == (None, "less than 1 billion tokens")
+
+
+def test_a_place_that_cannot_be_written_is_an_error(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for command, option in (("card", "--out"), ("summary", "--html"), ("summary", "--json")):
+        with pytest.raises(PublicationError, match="cannot write"):
+            run(command, site, option, tmp_path / "file" / "out")
 
 
 def test_without_a_manifest_nothing_is_written(site: Site, tmp_path: Path) -> None:

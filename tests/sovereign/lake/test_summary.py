@@ -334,6 +334,7 @@ def test_a_section_without_data_says_no_and_asks_no_more(made: Published) -> Non
         ({"latest_data": "03/2026"}, "publication.latest_data"),
         ({"comments": {"9.9": "x"}}, "publication.comments"),
         ({"provider": "x"}, "publication.provider: "),
+        ({"provider_name": "  "}, "publication.provider_name"),
     ],
 )
 def test_wrong_statements_are_refused(made: Published, publication: dict[str, Any], message: str) -> None:
