@@ -96,6 +96,10 @@ class ProofError(SovereignError):
     """A proof about a dataset, or what it is made from, does not hold."""
 
 
+class PublicationError(SovereignError):
+    """A document about a dataset cannot be written."""
+
+
 class UnusableBaseError(SovereignError):
     """Training cannot continue from this model."""
 

@@ -20,6 +20,7 @@ from sovereign.licences import check_licence
 from sovereign.profile_base import Base
 from sovereign.profile_cleaning import Cleaning, Share
 from sovereign.profile_rights import Owner, Rights
+from sovereign.profile_publication import Publication
 from sovereign.profile_training import Model, Training
 from sovereign.section import AbsolutePath, Language, Name, Section, Seed, refuse_repeats
 
@@ -286,6 +287,15 @@ class Profile(Section):
     """The measures."""
     serving: Serving = Serving()
     """The service."""
+    publication: Publication = Publication()
+    """What is said to the public."""
+
+    @model_validator(mode="after")
+    def _published_sources_are_there(self) -> Self:
+        known = {source.name for source in self.corpus.sources}
+        if unknown := sorted({source.name for source in self.publication.sources} - known):
+            raise ValueError(f"publication.sources names what corpus.sources has not: {', '.join(unknown)}")
+        return self
 
     @model_validator(mode="after")
     def _the_size_is_known(self) -> Self:

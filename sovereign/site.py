@@ -6,6 +6,7 @@ state/         Pulumi state, its secrets encrypted
 node/          the embedded node with its volumes
 data/          the lake of stages that run without a cluster
 receipts/      copies of every stage's receipt
+card/          the dataset's card, where none other was named
 base           the model that `train --from` named, one line; not there: the profile's
 passphrase     key of the secrets in the state, made once, readable by its owner only
 dataset.key    from which salts and leaf keys of the datasets' trees follow, made once, readable by its owner only

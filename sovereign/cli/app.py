@@ -366,6 +366,34 @@ def lake_check(
 
 
 add_rights_commands(lake_app)
+@lake_app.command("card")
+def lake_card(
+    profile: ProfileArgument,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Default: `card` in the site.")] = None,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the dataset's card for people: README.md with tables and plots, and what is not known of it."""
+    from sovereign.cli.publication import run_card
+
+    run_card(site_of(profile, site_dir), out, local=local, as_json=as_json)
+
+
+@lake_app.command("summary")
+def lake_summary(
+    profile: ProfileArgument,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write it as JSON.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 when something is not stated.")] = False,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+) -> None:
+    """Write the EU's public summary of training content; list what nobody stated, with the profile's key for it."""
+    from sovereign.cli.publication import run_summary
+
+    if not run_summary(site_of(profile, site_dir), html=html, json_file=json_file, local=local) and strict:
+        raise typer.Exit(1)
 
 
 tools_app = typer.Typer(help="Upstream programs: found on PATH or built from pinned sources.", no_args_is_help=True)

@@ -1,0 +1,92 @@
+"""`sovereign lake card` and `lake summary`: documents about the site's dataset for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sovereign.cli.console import lines, say, write_json
+from sovereign.cli.runs import store_of
+from sovereign.errors import PublicationError
+from sovereign.files import write_atomic
+from sovereign.lake.card import write_card
+from sovereign.lake.dataset import Dataset
+from sovereign.lake.facts import Facts, gather_facts
+from sovereign.lake.summary import make_summary
+from sovereign.lake.summary_page import render_summary
+from sovereign.site import Site
+from sovereign.stages import load_stage, read_receipt
+
+
+@dataclass(frozen=True)
+class _Known:
+    facts: Facts
+    tokens: int | None
+    """Of the documents to train on; None before stage `tokenize` has read them."""
+
+
+@contextmanager
+def _known(site: Site, command: str, *, local: bool) -> Iterator[_Known]:
+    profile = site.profile
+    with (
+        site.lock(f"lake {command}"),
+        store_of(site, local=local) as store,
+        TemporaryDirectory(prefix="sovereign-lake-") as folder,
+    ):
+        dataset = Dataset.open(profile.name, store, Path(folder))
+        yield _Known(gather_facts(profile, dataset), _count_tokens(dataset))
+
+
+def _count_tokens(dataset: Dataset) -> int | None:
+    receipt = read_receipt(dataset.store, load_stage("tokenize"), dataset.name)
+    files = {dataset.prefix + name: digest for name, digest in dataset.files.items()}
+    if receipt is None or not files.items() <= receipt.inputs.items():
+        return None
+    found = receipt.metrics.get("train", {}).get("tokens")
+    return None if found is None else int(found)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PublicationError(f"cannot write {path}: {error}") from error
+
+
+def run_card(site: Site, out: Path | None, *, local: bool, as_json: bool) -> None:
+    """Write the dataset's card into the folder `out`, by default `card` in the site.
+
+    Raises:
+        PublicationError: it cannot be written.
+        ProofError: there is no manifest of the dataset as it is now.
+    """
+    folder = out or site.root / "card"
+    with _known(site, "card", local=local) as known, _writing(folder):
+        numbers = write_card(folder, known.facts)
+    if as_json:
+        write_json({"card": str(folder / "README.md"), **numbers})
+        return
+    say(f"written to {folder / 'README.md'}")
+    lines(f"What is not known of {numbers['dataset']}", [("-", gap) for gap in numbers["gaps"]])
+
+
+def run_summary(site: Site, *, html: Path | None, json_file: Path | None, local: bool) -> bool:
+    """Write the training-content summary, say what is not stated; whether everything that it needs is.
+
+    Raises:
+        PublicationError, ProofError: see `run_card`.
+    """
+    with _known(site, "summary", local=local) as known:
+        summary = make_summary(known.facts, known.tokens)
+    for path, data in ((json_file, summary.to_bytes()), (html, render_summary(summary))):
+        if path is not None:
+            with _writing(path):
+                write_atomic(path, data)
+            say(f"written to {path}")
+    title = "Not stated in the training-content summary" if summary.missing else "All that the template asks is stated"
+    lines(title, [(f"section {one.section}" if one.section != "0" else "head", one.key) for one in summary.missing])
+    return not summary.missing

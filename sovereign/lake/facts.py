@@ -1,0 +1,99 @@
+"""What the documents about a dataset rest on: its manifest, the receipts of its stages, and a census of its columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sovereign.errors import ProofError
+from sovereign.files import sha256_bytes
+from sovereign.lake.census import Census, take_census
+from sovereign.lake.dataset import Dataset
+from sovereign.lake.demonstration import SOURCE as DEMONSTRATION
+from sovereign.lake.proofs import Anchor, read_anchor
+from sovereign.plan import plan
+from sovereign.profile import Profile
+from sovereign.profile_cleaning import Cleaning
+from sovereign.receipts import config_digest
+from sovereign.stages import load_stage
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that is known of a dataset."""
+
+    profile: Profile
+    manifest: Mapping[str, Any]
+    manifest_sha256: str
+    anchor: Anchor
+    """Name, size and root of the documents' tree."""
+    gathered: Mapping[str, Any]
+    """Numbers of stage `corpus`; empty where the dataset was made without it."""
+    cleaned: Mapping[str, Any]
+    """Numbers of stage `curate`."""
+    rules: Cleaning | None
+    """What the dataset was cleaned by; None where the profile says something else by now."""
+    census: Census
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the sources, also of those that nothing was kept of."""
+        read = {name.removeprefix("source ") for name in self.gathered if name.startswith("source ")}
+        return sorted(read | self.census.sources.keys())
+
+    def declared(self, source: str) -> Mapping[str, Any]:
+        """What the profile said of a source when it was read."""
+        found: Mapping[str, Any] = self.report(source).get("declared", {})
+        return found
+
+    def domain(self, source: str) -> str:
+        """What a source's text is about or for, where the profile says that; else its name."""
+        named = {one.name: getattr(one, "domain", None) for one in self.profile.corpus.sources}
+        return named.get(source) or source
+
+    def report(self, source: str) -> Mapping[str, Any]:
+        """What reading a source gave: `found`, `documents`, `skipped` by reason; empty where it is not known."""
+        key = DEMONSTRATION if source == DEMONSTRATION else f"source {source}"
+        found: Mapping[str, Any] = self.gathered.get(key, {})
+        return found
+
+
+def gather_facts(profile: Profile, dataset: Dataset) -> Facts:
+    """Read manifest and receipts, and take the census.
+
+    Raises:
+        ProofError: there is no manifest, or it is of other files.
+        PlanError: what the profile asks for cannot fit.
+        StoreError: a file is missing or not what its receipt says.
+    """
+    content = _read_manifest(dataset)
+    parents = dataset.parents
+    config = load_stage("curate").config(profile, plan(profile))
+    is_current = config_digest(config) == parents["curate"].config_digest
+    return Facts(
+        profile=profile,
+        manifest=json.loads(content),
+        manifest_sha256=sha256_bytes(content),
+        anchor=read_anchor(content),
+        gathered=parents["corpus"].metrics if "corpus" in parents else {},
+        cleaned=parents["curate"].metrics,
+        rules=profile.corpus.cleaning if is_current else None,
+        census=take_census(dataset),
+    )
+
+
+def _read_manifest(dataset: Dataset) -> bytes:
+    key, again = f"{dataset.prefix}manifest.json", "sovereign lake manifest PROFILE"
+    if not dataset.store.exists(key):
+        raise ProofError(f"dataset {dataset.name} has no manifest", hint=again)
+    content = dataset.store.get_bytes(key)
+    try:
+        files = [one for one in json.loads(content)["distribution"] if one["@type"] == "cr:FileObject"]
+        described = {one["@id"]: one["sha256"] for one in files}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ProofError(f"{key} is no manifest: {type(error).__name__}", hint=f"{again} makes it anew") from error
+    if described != dataset.files:
+        raise ProofError("the manifest is of other files than the dataset has now", hint=f"{again} makes it anew")
+    return content
