@@ -303,7 +303,7 @@ def runs_plot(
     plot_runs(site_of(profile, site_dir), runs or [], out, local=local, as_json=as_json)
 
 
-lake_app = typer.Typer(help="The dataset's manifest, and proofs of what is in it.", no_args_is_help=True)
+lake_app = typer.Typer(help="The catalog of datasets, their manifests, and proofs of what is in them.", no_args_is_help=True)
 app.add_typer(lake_app, name="lake")
 
 TextOption = Annotated[Path | None, typer.Option("--text", metavar="FILE", help="The text, a file in UTF-8.")]
@@ -360,6 +360,99 @@ def lake_check(
     from sovereign.cli.lake import run_check
 
     run_check(proof, manifest, text=text, as_json=as_json)
+
+
+LimitOption = Annotated[int, typer.Option("--limit", min=1, help="How many to show at most.")]
+
+
+@lake_app.command("record")
+def lake_record(
+    profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOption = False, as_json: JsonOption = False
+) -> None:
+    """Take the curated dataset, as it is now, into the catalog; nothing happens when it is there."""
+    from sovereign.cli.catalog import run_record
+
+    run_record(site_of(profile, site_dir), local=local, as_json=as_json)
+
+
+@lake_app.command("ls")
+def lake_ls(
+    profile: ProfileArgument,
+    limit: LimitOption = 100,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Datasets in the catalog, every version of them with its counts, the newest first."""
+    from sovereign.cli.catalog import run_ls
+
+    run_ls(site_of(profile, site_dir), limit=limit, local=local, as_json=as_json)
+
+
+@lake_app.command("show")
+def lake_show(
+    profile: ProfileArgument,
+    version: Annotated[
+        str | None, typer.Argument(metavar="[DATASET[@VERSION]]", help="Default: the profile's dataset, newest version.")
+    ] = None,
+    document: Annotated[str | None, typer.Option("--document", metavar="ID", help="One document's doc_id.")] = None,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What a version has by language, owner and licence; or one document of it with its record."""
+    from sovereign.cli.catalog import run_show
+
+    run_show(site_of(profile, site_dir), version, document, local=local, as_json=as_json)
+
+
+@lake_app.command("query")
+def lake_query(
+    profile: ProfileArgument,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="A query, in DuckDB's SQL.")],
+    at: Annotated[str | None, typer.Option("--at", metavar="VERSION", help="Documents as they were then.")] = None,
+    limit: LimitOption = 100,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Query the tables documents, datasets, owners, licences and decisions; changes nothing."""
+    from sovereign.cli.catalog import run_query
+
+    run_query(site_of(profile, site_dir), sql, at, limit=limit, local=local, as_json=as_json)
+
+
+@lake_app.command("diff")
+def lake_diff(
+    profile: ProfileArgument,
+    old: Annotated[str, typer.Argument(metavar="A", help="[DATASET@]VERSION.")],
+    new: Annotated[str, typer.Argument(metavar="B", help="[DATASET@]VERSION, or DATASET for its newest version.")],
+    listed: Annotated[bool, typer.Option("--list", help="List the documents too.")] = False,
+    limit: LimitOption = 100,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Documents that were added, removed and changed from version A to version B."""
+    from sovereign.cli.catalog import run_diff
+
+    site = site_of(profile, site_dir)
+    run_diff(site, old, new, listed=listed, limit=limit, local=local, as_json=as_json)
+
+
+@lake_app.command("history")
+def lake_history(
+    profile: ProfileArgument,
+    dataset: Annotated[str | None, typer.Argument(metavar="[DATASET]", help="Default: all.")] = None,
+    limit: LimitOption = 100,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Snapshots of the documents: time, version, operation and counts, the newest first."""
+    from sovereign.cli.catalog import run_history
+
+    run_history(site_of(profile, site_dir), dataset, limit=limit, local=local, as_json=as_json)
 
 
 tools_app = typer.Typer(help="Upstream programs: found on PATH or built from pinned sources.", no_args_is_help=True)
