@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.cli.runs import store_of
+from sovereign.errors import CatalogError, StoreError
 from sovereign.site import Site
 from sovereign.store import Store
 
@@ -44,7 +45,6 @@ def open_catalog(site: Site, store: Store, *, local: bool, make: bool) -> Iterat
     Raises:
         CatalogError: it cannot be opened; also when there is none and it is not to be made.
     """
-    from sovereign.errors import CatalogError
     from sovereign.lake.catalog import Catalog, database_address
 
     configured, file = site.profile.datalake.catalog, catalog_file(site, local=local)
@@ -76,6 +76,15 @@ def record_dataset(site: Site, store: Store, *, local: bool, board: Board) -> tu
                 site.profile.corpus.owners,
                 lambda done, total: board.update("catalog", f"{done} of {total} files", done / total if total else None),
             )
+
+
+def record_if_possible(site: Site, store: Store, *, local: bool, board: Board) -> None:
+    """The same after a stage, which a catalog that does not answer must not stop; then it is said what to do."""
+    try:
+        record_dataset(site, store, local=local, board=board)
+    except (CatalogError, StoreError) as error:
+        say(f"the dataset is not in the catalog: {error}", "yellow")
+        say(f"`sovereign lake record {site.root}{' --local' if local else ''}` takes it in when this is mended")
 
 
 def run_record(site: Site, *, local: bool, as_json: bool) -> None:

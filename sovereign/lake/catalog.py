@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, ValidationError
+from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError, ValidationError
 from pyiceberg.expressions import And, EqualTo
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table, Transaction
@@ -49,7 +49,7 @@ def told(what: str) -> Iterator[None]:
     """Tell what database, store and pyiceberg refuse as CatalogError; `what` failed, a verb and its object."""
     try:
         yield
-    except CommitFailedException as error:
+    except (CommitFailedException, TableAlreadyExistsError) as error:
         raise CatalogError(f"cannot {what}: another program changed a table meanwhile", hint="run it again") from error
     except SQLAlchemyError as error:
         raise CatalogError(
