@@ -303,7 +303,7 @@ def runs_plot(
     plot_runs(site_of(profile, site_dir), runs or [], out, local=local, as_json=as_json)
 
 
-lake_app = typer.Typer(help="The catalog of datasets, their manifests, and proofs of what is in them.", no_args_is_help=True)
+lake_app = typer.Typer(help="The catalog of datasets, manifests, and proofs of what is in them.", no_args_is_help=True)
 app.add_typer(lake_app, name="lake")
 
 TextOption = Annotated[Path | None, typer.Option("--text", metavar="FILE", help="The text, a file in UTF-8.")]
@@ -393,7 +393,7 @@ def lake_ls(
 def lake_show(
     profile: ProfileArgument,
     version: Annotated[
-        str | None, typer.Argument(metavar="[DATASET[@VERSION]]", help="Default: the profile's dataset, newest version.")
+        str | None, typer.Argument(metavar="[DATASET[@VERSION]]", help="Default: the newest of the profile's.")
     ] = None,
     document: Annotated[str | None, typer.Option("--document", metavar="ID", help="One document's doc_id.")] = None,
     site_dir: SiteOption = None,

@@ -74,7 +74,7 @@ def record_dataset(site: Site, store: Store, *, local: bool, board: Board) -> tu
                 catalog,
                 dataset,
                 site.profile.corpus.owners,
-                lambda done, total: board.update("catalog", f"{done} of {total} files", done / total if total else None),
+                lambda done, total: board.update("catalog", f"{done} of {total} files", done / total),
             )
 
 
@@ -107,7 +107,9 @@ def run_ls(site: Site, *, limit: int, local: bool, as_json: bool) -> None:
     kept = {(one.dataset, one.version): one for one in versions}  # one that was recorded again: the last time
     found = sorted(kept.values(), key=lambda one: one.recorded_at, reverse=True)
     shown = [
-        _version(one) | {"newest": newest[one.dataset] == one.snapshot_id} | _counts(rows.get((one.dataset, one.version)))
+        _version(one)
+        | {"newest": newest[one.dataset] == one.snapshot_id}
+        | _counts(rows.get((one.dataset, one.version)))
         for one in found[:limit]
     ]
     if as_json:

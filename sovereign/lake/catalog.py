@@ -1,7 +1,7 @@
 """The catalog: Iceberg tables in the lake's store, and a SQL database that says where each stands now.
 
-Table `documents` has the newest recorded version of each dataset, and those before in its older snapshots
-(sovereign/lake/catalog_recording.py); the other tables are in sovereign/lake/catalog_tables.py. docs/catalog.md has more.
+Table `documents` has the newest recorded version of each dataset, those before are in its older snapshots
+(sovereign/lake/catalog_recording.py). The other tables: sovereign/lake/catalog_tables.py. For people: docs/catalog.md.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """SQL over the catalog's tables, by DuckDB in this process; and what differs between two versions.
 
-DuckDB's own reader of Iceberg is an extension that would have to be downloaded, and so is its reader of S3. Here
-pyiceberg says which files a snapshot has, pyarrow reads them from the store, and DuckDB takes what it asks for from pyarrow
-piece by piece: the columns that a query names and the row groups that its conditions leave. What does not fit into
-memory goes to a scratch folder. The connection cannot read or write anything else.
+DuckDB's own readers of Iceberg and S3 are extensions that it would have to download. Here pyiceberg says which files a
+snapshot has, pyarrow reads them from the store, and DuckDB asks pyarrow for what it needs, piece by piece: the columns
+that a query names and the row groups that its conditions leave. What does not fit into memory goes to a scratch folder.
+The connection can read and write nothing else.
 """
 
 from __future__ import annotations
@@ -236,7 +236,8 @@ def _changes(compared: list[str]) -> str:
 
 def _grouped(connection: duckdb.DuckDBPyConnection, column: str) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
-    sql = f"SELECT name, change, count(*) FROM (SELECT {column} AS name, change FROM changes) GROUP BY ALL ORDER BY ALL"
+    inner = f"SELECT {column} AS name, change FROM changes"
+    sql = f"SELECT name, change, count(*) FROM ({inner}) GROUP BY ALL ORDER BY ALL"
     for name, change, count in connection.execute(sql).fetchall():
         found.setdefault(name, {})[change] = count
     return found

@@ -1,8 +1,8 @@
 """Takes a dataset's version into the catalog: one snapshot of `documents`, and rows in the other tables.
 
-The data files are the files that stage `curate` made, byte for byte, stored again under the SHA-256 of their content:
-`curated/` keeps the newest version only, and a file that two versions have is stored once. They are not written anew, so
-what a snapshot has can be held against the receipt. docs/decisions/0010 has the alternatives.
+The data files are the files that stage `curate` made, byte for byte, stored again under the SHA-256 of their content, since
+`curated/` keeps the newest version only. A file that two versions have is stored once. They are not written anew, so what
+a snapshot has can be held against the receipt. docs/decisions/0010 has the alternatives.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.io.pyarrow import (
     compute_statistics_plan,
@@ -90,20 +91,24 @@ def _commit(catalog: Catalog, documents: Table, dataset: Dataset, digest: str, r
     for number, name in enumerate(dataset.files):
         report(number, len(dataset.files))
         wanted[_store_file(catalog, dataset, name)] = split_of(name)
-    new = [location for location in wanted if location not in before]
     with documents.transaction() as transaction:
-        footers = {location: _footer(documents, location) for location in new}
-        for footer in footers.values():
-            evolve(transaction, footer.schema.to_arrow_schema())
+        entries: list[DataFile] = []
+        schemas: list[pa.Schema] = []
+        for location in sorted(wanted.keys() - before.keys()):
+            footer = _footer(documents, location)
+            if (schema := footer.schema.to_arrow_schema()) not in schemas:
+                schemas.append(schema)
+                evolve(transaction, schema)
+            size_bytes = len(documents.io.new_input(location))
+            partition = Record(dataset.name, wanted[location])
+            entries.append(_data_file(transaction, location, size_bytes, partition, footer))
         _map_names(transaction)
         properties = {DATASET: dataset.name, VERSION: digest, RECEIPT: dataset.parents["curate"].key}
         with transaction.update_snapshot(snapshot_properties=properties).overwrite() as snapshot:
             for location in before.keys() - wanted.keys():
                 snapshot.delete_data_file(before[location])
-            for location, footer in footers.items():
-                size = len(documents.io.new_input(location))
-                partition = Record(dataset.name, wanted[location])
-                snapshot.append_data_file(_data_file(transaction, location, size, partition, footer))
+            for entry in entries:
+                snapshot.append_data_file(entry)
     report(len(dataset.files), len(dataset.files))
 
 
@@ -134,7 +139,7 @@ def _map_names(transaction: Transaction) -> None:
 def _data_file(
     transaction: Transaction, location: str, size_bytes: int, partition: Record, footer: pq.FileMetaData
 ) -> DataFile:
-    """The table's entry for a file. pyiceberg's `add_files` cannot be told a partition that the file has no column of."""
+    """The table's entry for a file. pyiceberg's `add_files` takes partition values from the file's columns only."""
     metadata = transaction.table_metadata
     statistics = data_file_statistics_from_parquet_metadata(
         parquet_metadata=footer,
