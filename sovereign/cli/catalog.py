@@ -212,18 +212,7 @@ def run_history(site: Site, dataset: str | None, *, limit: int, local: bool, as_
     if as_json:
         write_json({"snapshots": shown, "more": more})
         return
-    lines(
-        "Snapshots of the documents",
-        [
-            (
-                str(one["snapshot_id"]),
-                f"{one['committed_at']} {one['operation']} "
-                + (f"{one['dataset']}@{one['version'][:12]}" if one["version"] else "by another program")
-                + f": {one['added']:,} documents in new files, {one['deleted']:,} in files that left, {one['total']:,} in all",
-            )
-            for one in shown
-        ],
-    )
+    lines("Snapshots of the documents", [(str(one["snapshot_id"]), _commit_sentence(one)) for one in shown])
     _say_more(more, "snapshots")
 
 
@@ -247,9 +236,15 @@ def _counts(row: dict[str, Any] | None) -> dict[str, Any]:
 
 def _sentence(one: dict[str, Any]) -> str:
     if one["documents"] is None:
-        return f"recorded {one['recorded_at']}, not wholly: sovereign lake record goes on"
+        return f"recorded {one['recorded_at']}; its counts are missing, since that was interrupted"
     counts = f"{one['documents']:,} documents, {one['characters']:,} characters, {' '.join(one['languages'])}"
     return f"{counts}, recorded {one['recorded_at']}{', newest' if one['newest'] else ''}"
+
+
+def _commit_sentence(one: dict[str, Any]) -> str:
+    what = f"{one['dataset']}@{one['version'][:12]}" if one["version"] else "by another program"
+    counts = f"{one['added']:,} documents in new files, {one['deleted']:,} in files that left, {one['total']:,} in all"
+    return f"{one['committed_at']} {one['operation']} {what}: {counts}"
 
 
 def _without_version(row: dict[str, Any]) -> dict[str, Any]:

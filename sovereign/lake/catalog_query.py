@@ -219,18 +219,19 @@ def _changes(compared: list[str]) -> str:
         columns = [f'sha256("{one}") AS "{one}"' if one == "text" else f'"{one}"' for one in compared]
         return f"(SELECT doc_id, {', '.join(columns)} FROM {name})"
 
-    differs = ", ".join(f"""CASE WHEN a."{one}" IS DISTINCT FROM b."{one}" THEN '{one}' END""" for one in compared)
+    cases = ", ".join(f"""CASE WHEN a."{one}" IS DISTINCT FROM b."{one}" THEN '{one}' END""" for one in compared)
+    differ = f"[x FOR x IN [{cases}] IF x IS NOT NULL]"
     return f"""
     CREATE TEMP TABLE changes AS
     SELECT
       coalesce(b.doc_id, a.doc_id) AS doc_id,
       CASE WHEN a.doc_id IS NULL THEN 'added' WHEN b.doc_id IS NULL THEN 'removed' ELSE 'changed' END AS change,
-      CASE WHEN a.doc_id IS NULL OR b.doc_id IS NULL THEN [] ELSE [x FOR x IN [{differs}] IF x IS NOT NULL] END AS columns,
+      CASE WHEN a.doc_id IS NULL OR b.doc_id IS NULL THEN [] ELSE {differ} END AS columns,
       CASE WHEN b.doc_id IS NULL THEN a.language ELSE b.language END AS language,
       CASE WHEN b.doc_id IS NULL THEN a.owners ELSE b.owners END AS owners,
       CASE WHEN b.doc_id IS NULL THEN a.licence ELSE b.licence END AS licence
     FROM {side("old")} AS a FULL JOIN {side("new")} AS b ON a.doc_id = b.doc_id
-    WHERE a.doc_id IS NULL OR b.doc_id IS NULL OR len([x FOR x IN [{differs}] IF x IS NOT NULL]) > 0
+    WHERE a.doc_id IS NULL OR b.doc_id IS NULL OR len({differ}) > 0
     """
 
 
