@@ -14,15 +14,21 @@ from typing import Any, Self
 
 import pyarrow as pa
 from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError, ValidationError
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    NoSuchTableError,
+    TableAlreadyExistsError,
+    ValidationError,
+    ValidationException,
+)
 from pyiceberg.expressions import And, EqualTo
 from pyiceberg.manifest import DataFile
-from pyiceberg.table import Table, Transaction
+from pyiceberg.table import Table, TableProperties, Transaction
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from sovereign.errors import CatalogError
-from sovereign.lake.catalog_tables import DOCUMENTS, PARTITION, TABLES
+from sovereign.lake.catalog_tables import DOCUMENTS, TABLES
 from sovereign.lake.catalog_versions import KEY, Version, find_version, summary_of, versions_of
 from sovereign.store import S3Store, Store
 
@@ -32,6 +38,8 @@ NAMESPACE = "lake"
 _PREFIX = f"catalog/{NAMESPACE}"
 """Of the keys of all that the tables consist of."""
 _CONNECT_TIMEOUT_S = "10"
+_PROPERTIES = {TableProperties.COMMIT_NUM_RETRIES: "0"}
+"""Who commits second is told, since what was looked up for the commit may not be so any more."""
 
 
 def database_address(configured: str | None, file: Path) -> str:
@@ -49,7 +57,7 @@ def told(what: str) -> Iterator[None]:
     """Tell what database, store and pyiceberg refuse as CatalogError; `what` failed, a verb and its object."""
     try:
         yield
-    except (CommitFailedException, TableAlreadyExistsError) as error:
+    except (CommitFailedException, TableAlreadyExistsError, ValidationException) as error:
         raise CatalogError(f"cannot {what}: another program changed a table meanwhile", hint="run it again") from error
     except SQLAlchemyError as error:
         raise CatalogError(
@@ -176,7 +184,7 @@ class Catalog:
         identifier = (NAMESPACE, name)
         if not self._catalog.table_exists(identifier):
             making = self._catalog.create_table_transaction(
-                identifier, optional(schema), location=self.location(self.key(name))
+                identifier, optional(schema), location=self.location(self.key(name)), properties=_PROPERTIES
             )
             with making as transaction, transaction.update_spec() as spec:
                 for column in partition:

@@ -26,7 +26,7 @@ from pyiceberg.table import Table
 
 from sovereign.errors import CatalogError
 from sovereign.lake.catalog import Catalog, data_files, told
-from sovereign.lake.catalog_tables import DOCUMENTS, PARTITION
+from sovereign.lake.catalog_tables import DOCUMENTS
 from sovereign.lake.catalog_versions import Version
 
 MEMORY = "1GB"
@@ -38,6 +38,26 @@ _SETTINGS = {
     "autoload_known_extensions": "false",
     "python_enable_replacements": "false",
 }
+
+
+_CHANGES = """
+CREATE TEMP TABLE changes AS
+SELECT
+  coalesce(b.doc_id, a.doc_id) AS doc_id,
+  CASE WHEN a.doc_id IS NULL THEN 'added' WHEN b.doc_id IS NULL THEN 'removed' ELSE 'changed' END AS change,
+  CASE WHEN change = 'changed' THEN [name FOR name IN [{differ}] IF name IS NOT NULL] ELSE [] END AS columns,
+  CASE WHEN change = 'removed' THEN a.language ELSE b.language END AS language,
+  CASE WHEN change = 'removed' THEN a.owners ELSE b.owners END AS owners,
+  CASE WHEN change = 'removed' THEN a.licence ELSE b.licence END AS licence
+FROM (SELECT * REPLACE (sha256(text) AS text) FROM old) AS a
+FULL JOIN (SELECT * REPLACE (sha256(text) AS text) FROM new) AS b ON a.doc_id = b.doc_id
+WHERE change <> 'changed' OR len(columns) > 0
+"""
+"""Texts are compared by their SHA-256, so that the join holds no texts."""
+_DIFFERS = """CASE WHEN a."{name}" IS DISTINCT FROM b."{name}" THEN '{name}' END"""
+_GROUPED = """
+SELECT name, change, count(*) FROM (SELECT {column} AS name, change FROM changes) GROUP BY ALL ORDER BY ALL
+"""
 
 
 @dataclass(frozen=True)
@@ -78,6 +98,14 @@ def document_of(catalog: Catalog, version: Version, doc_id: str) -> dict[str, An
     return found[0]
 
 
+class _Frugal(ds.FileSystemDataset):
+    """A dataset of which no row group is read ahead: by itself pyarrow holds some hundred megabytes of them."""
+
+    def scanner(self, **options: Any) -> ds.Scanner:
+        """As in pyarrow."""
+        return super().scanner(**{"batch_readahead": 0, "fragment_readahead": 0} | options)
+
+
 def table_data(
     table: Table,
     *,
@@ -102,7 +130,7 @@ def table_data(
     files = [task.file for task in tasks if task.file.file_path not in without]
     parquet = ds.ParquetFileFormat()
     fragments = [_fragment(table, parquet, file) for file in files]
-    return ds.FileSystemDataset(fragments, schema, parquet)
+    return _Frugal(fragments, schema, parquet)
 
 
 def _fragment(table: Table, parquet: ds.ParquetFileFormat, file: DataFile) -> ds.Fragment:
@@ -194,7 +222,7 @@ def compare(catalog: Catalog, old: Version, new: Version, scratch: Path, *, limi
     names = [name for name in data["new"].schema.names if name in data["old"].schema.names]
     compared = [name for name in names if name not in ("doc_id", "dataset")]
     with _connect(data, scratch) as connection:
-        connection.execute(_changes(compared))
+        connection.execute(_CHANGES.format(differ=", ".join(_DIFFERS.format(name=name) for name in compared)))
         listed = _fetch(connection.execute("SELECT doc_id, change, columns FROM changes ORDER BY doc_id"), limit)
         return Difference(
             documents={"added": 0, "removed": 0, "changed": 0}
@@ -212,33 +240,8 @@ def compare(catalog: Catalog, old: Version, new: Version, scratch: Path, *, limi
         )
 
 
-def _changes(compared: list[str]) -> str:
-    """SQL that makes the table `changes`; a text is compared by its SHA-256, so that the join holds no texts."""
-
-    def side(name: str) -> str:
-        columns = [f'sha256("{one}") AS "{one}"' if one == "text" else f'"{one}"' for one in compared]
-        return f"(SELECT doc_id, {', '.join(columns)} FROM {name})"
-
-    cases = ", ".join(f"""CASE WHEN a."{one}" IS DISTINCT FROM b."{one}" THEN '{one}' END""" for one in compared)
-    differ = f"[x FOR x IN [{cases}] IF x IS NOT NULL]"
-    return f"""
-    CREATE TEMP TABLE changes AS
-    SELECT
-      coalesce(b.doc_id, a.doc_id) AS doc_id,
-      CASE WHEN a.doc_id IS NULL THEN 'added' WHEN b.doc_id IS NULL THEN 'removed' ELSE 'changed' END AS change,
-      CASE WHEN a.doc_id IS NULL OR b.doc_id IS NULL THEN [] ELSE {differ} END AS columns,
-      CASE WHEN b.doc_id IS NULL THEN a.language ELSE b.language END AS language,
-      CASE WHEN b.doc_id IS NULL THEN a.owners ELSE b.owners END AS owners,
-      CASE WHEN b.doc_id IS NULL THEN a.licence ELSE b.licence END AS licence
-    FROM {side("old")} AS a FULL JOIN {side("new")} AS b ON a.doc_id = b.doc_id
-    WHERE a.doc_id IS NULL OR b.doc_id IS NULL OR len({differ}) > 0
-    """
-
-
 def _grouped(connection: duckdb.DuckDBPyConnection, column: str) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
-    inner = f"SELECT {column} AS name, change FROM changes"
-    sql = f"SELECT name, change, count(*) FROM ({inner}) GROUP BY ALL ORDER BY ALL"
-    for name, change, count in connection.execute(sql).fetchall():
+    for name, change, count in connection.execute(_GROUPED.format(column=column)).fetchall():
         found.setdefault(name, {})[change] = count
     return found

@@ -1,8 +1,8 @@
 """Takes a dataset's version into the catalog: one snapshot of `documents`, and rows in the other tables.
 
-The data files are the files that stage `curate` made, byte for byte, stored again under the SHA-256 of their content, since
-`curated/` keeps the newest version only. A file that two versions have is stored once. They are not written anew, so what
-a snapshot has can be held against the receipt. docs/decisions/0010 has the alternatives.
+The data files are the files that stage `curate` made, byte for byte, stored again under the SHA-256 of their content:
+`curated/` keeps the newest version only. A file that two versions have is stored once. They are not written anew, so
+that what a snapshot has can be held against the receipt. docs/decisions/0010 has the alternatives.
 """
 
 from __future__ import annotations

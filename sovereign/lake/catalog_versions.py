@@ -59,9 +59,7 @@ def versions_of(documents: Table) -> list[Version]:
     for snapshot in snapshots_of(documents):
         summary = summary_of(snapshot)
         if VERSION in summary:
-            version = Version(
-                summary[DATASET], summary[VERSION], snapshot.snapshot_id, time_of(snapshot), summary
-            )
+            version = Version(summary[DATASET], summary[VERSION], snapshot.snapshot_id, time_of(snapshot), summary)
             found.append(version)
     return found
 

@@ -43,7 +43,9 @@ class Made:
         (self.texts / "a.txt").write_text("Texte du journal officiel.")
         (self.texts / "b.txt").write_text("Texte du musée, qui est plus long.")
         source = f"{{name: gazette, path: {self.texts}, owner: Archive, licence: CC-BY-4.0, language: fr}}"
-        text = find_profile(Path("ci")).read_text().replace("corpus:\n", f"corpus:\n  {AGREED}\n  sources: [{source}]\n")
+        text = (
+            find_profile(Path("ci")).read_text().replace("corpus:\n", f"corpus:\n  {AGREED}\n  sources: [{source}]\n")
+        )
         (folder / "profile.yaml").write_text(text)
         self.site = init_site(folder / "site", folder / "profile.yaml")
         self.versions = [self.make()]

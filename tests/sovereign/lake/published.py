@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -87,7 +88,7 @@ class Lake:
     def record(self, name: str = "test", agreed: Sequence[Owner] = ()) -> tuple[Version, bool]:
         """Take the dataset as it is now into the catalog."""
         with self.open() as catalog:
-            return record(catalog, Dataset.open(name, self.store, self.folder / "scratch"), agreed)
+            return record(catalog, Dataset.open(name, self.store, self.folder / f"scratch-{os.getpid()}"), agreed)
 
     def add(self, documents: Sequence[Document], **options: Any) -> Version:
         """Publish and record."""

@@ -20,7 +20,8 @@ from sovereign.errors import CatalogError, StoreError
 from sovereign.files import sha256_file
 from sovereign.lake.catalog import database_address
 from sovereign.lake.catalog_query import query
-from sovereign.lake.catalog_versions import Version
+from sovereign.lake.catalog_recording import record
+from sovereign.lake.dataset import Dataset
 from sovereign.profile import Owner
 from sovereign.receipts import model_digest
 from sovereign.store import FolderStore
@@ -159,9 +160,8 @@ def test_a_version_is_found_by_digest_snapshot_and_time(lake: Lake) -> None:
 def test_a_time_that_means_two_datasets_is_not_guessed(lake: Lake) -> None:
     lake.add(FIRST)
     other = lake.add(SECOND, name="other")
-    with lake.open() as catalog:
-        with pytest.raises(CatalogError, match="more than one version"):
-            catalog.find((other.recorded_at + timedelta(seconds=1)).isoformat())
+    with lake.open() as catalog, pytest.raises(CatalogError, match="more than one version"):
+        catalog.find((other.recorded_at + timedelta(seconds=1)).isoformat())
 
 
 def test_a_column_that_comes_later_is_null_in_the_rows_before(lake: Lake) -> None:
@@ -188,12 +188,10 @@ def test_a_column_of_another_type_is_refused_and_changes_nothing(lake: Lake) -> 
     key = "curated/test/train-00000.parquet"
     table = pq.read_table(lake.store.root / key)
     column = table.schema.get_field_index("quality")
-    pq.write_table(
-        table.set_column(column, "quality", pa.array(["high"] * table.num_rows)), lake.store.root / key
-    )
+    pq.write_table(table.set_column(column, "quality", pa.array(["high"] * table.num_rows)), lake.store.root / key)
     outputs = receipt.outputs | {key: sha256_file(lake.store.root / key)}
     lake.store.put_bytes("curated/test/receipt.json", receipt.model_copy(update={"outputs": outputs}).to_bytes())
-    with pytest.raises(CatalogError, match="cannot record test(.|\n)*quality"):
+    with pytest.raises(CatalogError, match=r"cannot record test(.|\n)*quality"):
         lake.record()
     assert lake.documents() == as_rows(FIRST)
     with lake.open() as catalog:
@@ -264,6 +262,24 @@ def test_a_recording_that_is_killed_leaves_one_version_whole(lake: Lake, point: 
         }  # fmt: skip
 
 
+def test_who_commits_second_is_told_and_changes_nothing(lake: Lake) -> None:
+    lake.add(FIRST)
+    lake.publish(SECOND)
+
+    def meanwhile(done: int, _total: int) -> None:
+        if done == 0:
+            lake.add(FIRST[:3], name="other")
+
+    with lake.open() as catalog:
+        dataset = Dataset.open("test", lake.store, lake.folder / "scratch")
+        with pytest.raises(CatalogError, match="another program changed a table meanwhile"):
+            record(catalog, dataset, report=meanwhile)
+    other = as_rows(FIRST[:3], "other")
+    assert sorted(lake.documents(), key=str) == sorted(as_rows(FIRST) + other, key=str)
+    lake.record()
+    assert sorted(lake.documents(), key=str) == sorted(as_rows(SECOND) + other, key=str)
+
+
 def test_the_first_recording_may_be_killed_too(lake: Lake) -> None:
     lake.publish(FIRST)
     for point in ("before the commit", "after the commit"):
@@ -277,7 +293,7 @@ def test_what_is_not_there_is_told(lake: Lake) -> None:
     with lake.open() as catalog:
         for read in (catalog.versions, catalog.tables, lambda: catalog.rows("datasets")):
             call: Callable[[], Any] = read
-            with pytest.raises(CatalogError, match="nothing is recorded(.|\n)*sovereign lake record"):
+            with pytest.raises(CatalogError, match=r"nothing is recorded(.|\n)*sovereign lake record"):
                 call()
 
 
@@ -285,7 +301,7 @@ def test_a_database_of_another_store_is_refused(lake: Lake, tmp_path: Path) -> N
     lake.add(FIRST)
     elsewhere = Lake(tmp_path, FolderStore(tmp_path / "elsewhere"))
     elsewhere.publish(FIRST)
-    with pytest.raises(CatalogError, match="of another store(.|\n)*database of its own"):
+    with pytest.raises(CatalogError, match=r"of another store(.|\n)*database of its own"):
         elsewhere.record()
     assert lake.documents() == as_rows(FIRST)
 
@@ -312,5 +328,3 @@ def test_addresses_of_databases() -> None:
     assert database_address(None, Path("/a/b.sqlite")) == "sqlite:////a/b.sqlite"
     found = database_address("postgresql://u@h:5/d?sslmode=require", Path("/a"))
     assert re.fullmatch(r"postgresql\+psycopg://u@h:5/d\?(?=.*sslmode=require)(?=.*connect_timeout=10).*", found)
-
-
