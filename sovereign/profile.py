@@ -269,7 +269,7 @@ class Profile(Section):
     economics: Economics = Economics()
     """Prices and emissions."""
     datalake: Datalake = Datalake()
-    """The lake's services."""
+    """The lake."""
     corpus: Corpus
     """The text."""
     base: Base | None = None

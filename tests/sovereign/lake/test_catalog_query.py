@@ -73,7 +73,8 @@ def test_counts_are_those_of_the_tables(read: Read) -> None:
     told = sorted((one["licence"], one["documents"]) for one in tables["licences"])
     assert read.query("SELECT licence, count(*) " + where).rows == told
     assert told == sorted(Counter(one.licence for one in SECOND).items())
-    found = read.query("SELECT unnest(owners) AS owner, count(*) " + where).rows
+    where = "FROM (SELECT unnest(owners) AS owner FROM documents WHERE dataset = 'test') GROUP BY ALL ORDER BY ALL"
+    found = read.query("SELECT owner, count(*) " + where).rows
     assert found == sorted((one["owner"], one["documents"]) for one in tables["owners"])
     (characters,) = (one["characters"] for one in tables["datasets"])
     assert read.query("SELECT sum(length(text)) FROM documents WHERE dataset = 'test'").rows == [(characters,)]
@@ -196,14 +197,15 @@ print(big - small)
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
-    """600 MB of text are recorded, queried and compared; with 1,200 MB it grows by the same."""
+    """1 GB of text is recorded, queried and compared."""
     lake, numbers = Lake(tmp_path), random.Random(1)
     texts = [numbers.randbytes(1000).hex() * 5 for _ in range(300)]
-    big = [document(number, f"{number} {texts[number % 300]}") for number in range(30_000)]
+    big = [document(number, f"{number} {texts[number % 300]}") for number in range(50_000)]
     for name, documents in (("small", big[:10]), ("big", big)):
         lake.publish(documents, name=f"{name}-a")
         lake.publish([*documents[:-1], document(len(documents) - 1, "Amended.")], name=f"{name}-b")
     done = subprocess.run([sys.executable, "-c", BIG, str(tmp_path)], capture_output=True, text=True, check=True)
     changed_small, changed_big, grown_mib = map(int, done.stdout.split())
     assert (changed_small, changed_big) == (1, 1)
-    assert grown_mib < 450
+    print(grown_mib, "MiB")
+    assert grown_mib < 600
