@@ -21,7 +21,7 @@ from pyiceberg.exceptions import (
     ValidationError,
     ValidationException,
 )
-from pyiceberg.expressions import And, EqualTo
+from pyiceberg.expressions import And, BooleanExpression, EqualTo, Reference
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table, TableProperties, Transaction
 from sqlalchemy.engine import make_url
@@ -150,7 +150,7 @@ class Catalog:
         with told(f"read table {name}"):
             scan = table.scan()
             if version is not None:
-                scan = scan.filter(And(EqualTo("dataset", version.dataset), EqualTo("version", version.version)))
+                scan = scan.filter(And(equal("dataset", version.dataset), equal("version", version.version)))
             rows: list[dict[str, Any]] = scan.to_arrow().to_pylist()
         return rows
 
@@ -205,11 +205,16 @@ class Catalog:
             transaction.append(pa.Table.from_pylist(rows, schema=TABLES[name]), snapshot_properties={KEY: key})
 
 
+def equal(column: str, value: str) -> BooleanExpression:
+    """The condition that `column` has this value."""
+    return EqualTo(term=Reference(column), value=value)
+
+
 def data_files(documents: Table, dataset: str, snapshot_id: int | None = None) -> list[DataFile]:
     """Data files of a dataset in a snapshot, by default the newest."""
     if documents.current_snapshot() is None:
         return []
-    scan = documents.scan(row_filter=EqualTo("dataset", dataset), snapshot_id=snapshot_id)
+    scan = documents.scan(row_filter=equal("dataset", dataset), snapshot_id=snapshot_id)
     return [task.file for task in scan.plan_files()]
 
 

@@ -19,20 +19,20 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
-from pyiceberg.expressions import AlwaysTrue, BooleanExpression, EqualTo
+from pyiceberg.expressions import AlwaysTrue, BooleanExpression
 from pyiceberg.io.pyarrow import PyArrowFileIO, schema_to_pyarrow
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table
 
 from sovereign.errors import CatalogError
-from sovereign.lake.catalog import Catalog, data_files, told
+from sovereign.lake.catalog import Catalog, data_files, equal, told
 from sovereign.lake.catalog_tables import DOCUMENTS
 from sovereign.lake.catalog_versions import Version
 
 MEMORY = "1GB"
 """What DuckDB holds before it goes to disk."""
 
-_SETTINGS = {
+_SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": MEMORY,
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
@@ -90,7 +90,7 @@ def document_of(catalog: Catalog, version: Version, doc_id: str) -> dict[str, An
         CatalogError: the version has none of this identifier.
     """
     with told(f"read {version.name}"):
-        condition = EqualTo("dataset", version.dataset)
+        condition = equal("dataset", version.dataset)
         data = table_data(catalog.table(DOCUMENTS), snapshot_id=version.snapshot_id, condition=condition)
         found: list[dict[str, Any]] = data.to_table(filter=ds.field("doc_id") == doc_id).to_pylist()
     if not found:
@@ -101,9 +101,9 @@ def document_of(catalog: Catalog, version: Version, doc_id: str) -> dict[str, An
 class _Frugal(ds.FileSystemDataset):
     """A dataset of which no row group is read ahead: by itself pyarrow holds some hundred megabytes of them."""
 
-    def scanner(self, **options: Any) -> ds.Scanner:
+    def scanner(self, *arguments: Any, **options: Any) -> ds.Scanner:
         """As in pyarrow."""
-        return super().scanner(**{"batch_readahead": 0, "fragment_readahead": 0} | options)
+        return super().scanner(*arguments, **{"batch_readahead": 0, "fragment_readahead": 0} | options)
 
 
 def table_data(
@@ -164,6 +164,7 @@ def _connect(tables: Mapping[str, ds.Dataset], scratch: Path) -> Iterator[duckdb
     with duckdb.connect(":memory:", config=_SETTINGS | {"temp_directory": str(scratch)}) as connection:
         for name, data in tables.items():
             connection.register(name, data)
+        connection.execute("SET enable_progress_bar = false")  # it goes to stdout
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         try:
@@ -215,7 +216,7 @@ def compare(catalog: Catalog, old: Version, new: Version, scratch: Path, *, limi
         both = paths[0] & paths[1]  # the same file: the same documents
         data = {
             name: table_data(
-                documents, snapshot_id=one.snapshot_id, condition=EqualTo("dataset", one.dataset), without=both
+                documents, snapshot_id=one.snapshot_id, condition=equal("dataset", one.dataset), without=both
             )
             for name, one in (("old", old), ("new", new))
         }

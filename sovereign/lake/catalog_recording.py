@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -125,7 +126,7 @@ def _store_file(catalog: Catalog, dataset: Dataset, name: str) -> str:
 
 def _footer(documents: Table, location: str) -> pq.FileMetaData:
     with documents.io.new_input(location).open() as file:
-        return pq.read_metadata(file)
+        return pq.read_metadata(cast(pa.NativeFile, file))
 
 
 def _map_names(transaction: Transaction) -> None:

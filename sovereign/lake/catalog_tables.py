@@ -23,7 +23,7 @@ PARTITION = ("dataset", "split")
 DOCUMENTS_SCHEMA = pa.schema([*(pa.field(name, pa.string()) for name in PARTITION), *SCHEMA])
 
 _TIME = pa.timestamp("us", tz="UTC")
-_OF = [pa.field("dataset", pa.string()), pa.field("version", pa.string())]
+_OF: list[pa.Field[Any]] = [pa.field("dataset", pa.string()), pa.field("version", pa.string())]
 _LANGUAGE = pa.struct(
     [
         pa.field("language", pa.string()),
@@ -57,13 +57,19 @@ TABLES: Mapping[str, pa.Schema] = {
             pa.field("withdrawal", pa.string()),
         ]
     ),
-    "licences": pa.schema([*_OF, pa.field("licence", pa.string()), pa.field("documents", pa.int64())]),
+    "licences": pa.schema(
+        [
+            *_OF,
+            pa.field("licence", pa.string()),
+            pa.field("documents", pa.int64()),
+        ]
+    ),
     "decisions": pa.schema(
         [
+            *_OF,
             pa.field("decided_at", _TIME),
             pa.field("decided_by", pa.string()),
             pa.field("kind", pa.string()),
-            *_OF,
             pa.field("details", pa.string()),
         ]
     ),
