@@ -210,3 +210,15 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
     assert (changed_small, changed_big) == (1, 1)
     print(grown_mib, "MiB")
     assert grown_mib < 600
+
+
+def test_a_data_file_that_is_gone_is_told(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    version = lake.add(FIRST)
+    gone = next(key for key in lake.store.list("catalog/lake/documents/data/dataset=test/split=train/"))
+    lake.store.delete(gone)
+    with lake.open() as catalog:
+        with pytest.raises(CatalogError, match=Path(gone).name):
+            query(catalog, "SELECT sum(length(text)) FROM documents", tmp_path / "scratch", limit=9)
+        with pytest.raises(CatalogError, match=Path(gone).name):
+            document_of(catalog, version, "nothing")
