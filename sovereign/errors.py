@@ -9,6 +9,7 @@ SovereignError
 ├── StoreError          an object or file of the lake is missing or damaged
 │   └── StoreUnavailableError   the store does not answer: worth another try
 ├── SourceError         a data source cannot be read
+├── CatalogError        the catalog cannot be read or written, or has not what was asked for
 ├── ProofError          a proof about a dataset, or what it is made from, does not hold
 ├── UnusableBaseError   training cannot continue from this model
 ├── StageError          a stage failed
@@ -90,6 +91,10 @@ class StoreUnavailableError(StoreError):
 
 class SourceError(SovereignError):
     """A data source cannot be read."""
+
+
+class CatalogError(SovereignError):
+    """The catalog cannot be read or written, or has not what was asked for."""
 
 
 class ProofError(SovereignError):

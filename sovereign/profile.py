@@ -10,7 +10,6 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -21,8 +20,9 @@ from sovereign.profile_base import Base
 from sovereign.profile_cleaning import Cleaning, Share
 from sovereign.profile_rights import Owner, Rights
 from sovereign.profile_publication import Publication
+from sovereign.profile_datalake import Datalake
 from sovereign.profile_training import Model, Training
-from sovereign.section import AbsolutePath, Language, Name, Section, Seed, refuse_repeats
+from sovereign.section import AbsolutePath, Language, Name, Section, Seed, refuse_repeats, refuse_secrets
 
 STDLIB = "python-stdlib"
 """As a source's path: the documentation that every Python has."""
@@ -30,8 +30,6 @@ S3 = "s3://"
 """Begins the path of a source in the site's own object store."""
 POSTGRESQL = "postgresql://"
 """Begins the path of a source in a database."""
-_SECRETS = ("password", "sslpassword", "sslkey", "oauth_client_secret")
-"""Parameters of a database's address that have no place in a profile."""
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -171,9 +169,7 @@ class Source(Section):
             if not re.fullmatch(r"[a-z0-9][a-z0-9.-]+(/.*)?", path.removeprefix(S3)) or ".." in path.split("/"):
                 raise ValueError("must be s3://bucket or s3://bucket/prefix")
         elif path.startswith(POSTGRESQL):
-            address = urlsplit(path)
-            if address.password is not None or any(name in _SECRETS for name, _ in parse_qsl(address.query)):
-                raise ValueError("must hold no password: see docs/corpus.md for where a database's password comes from")
+            refuse_secrets(path)
         elif path != STDLIB and not Path(path).is_absolute():
             raise ValueError(
                 "must be an absolute path, s3://, postgresql:// or python-stdlib: "
@@ -275,6 +271,8 @@ class Profile(Section):
     """The machines."""
     economics: Economics = Economics()
     """Prices and emissions."""
+    datalake: Datalake = Datalake()
+    """The lake."""
     corpus: Corpus
     """The text."""
     base: Base | None = None

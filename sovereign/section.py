@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+_SECRETS = ("password", "sslpassword", "sslkey", "oauth_client_secret")
+"""Parameters of a database's address that have no place in a profile."""
 
 
 def _absolute(path: str) -> str:
@@ -24,6 +28,13 @@ Language = Annotated[
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+
+
+def refuse_secrets(address: str) -> None:
+    """Raises: ValueError when a database's `address` holds a password or another secret."""
+    parts = urlsplit(address)
+    if parts.password is not None or any(name in _SECRETS for name, _ in parse_qsl(parts.query)):
+        raise ValueError("must hold no password: see docs/corpus.md for where a database's password comes from")
 
 
 def refuse_repeats(what: str, names: Iterable[str]) -> None:

@@ -2,9 +2,9 @@
 
 profile.yaml   what the site has and wants
 overlays/      own templates, found before the shipped ones
-state/         Pulumi state, its secrets encrypted
+state/         Pulumi state, its secrets encrypted; the catalog of the deployed lake
 node/          the embedded node with its volumes
-data/          the lake of stages that run without a cluster
+data/          the lake of stages that run without a cluster, and its catalog
 receipts/      copies of every stage's receipt
 card/          the dataset's card, where none other was named
 base           the model that `train --from` named, one line; not there: the profile's

@@ -156,8 +156,10 @@ class FolderStore:
 class S3Store:
     """A store in an S3 service; the first part of a key is the bucket."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, keys: tuple[str, str] = ("", "")) -> None:
+        """Args: `keys` are the access key and the secret key that `client` has, for readers of another kind."""
         self.client = client
+        self.keys = keys
         self.url = "s3://"
 
     @classmethod
@@ -188,7 +190,7 @@ class S3Store:
             response_checksum_validation="when_required",
         )
         session = boto3.session.Session(access_key, secret_key, region_name="us-east-1")
-        return cls(session.client("s3", endpoint_url=endpoint, config=config))
+        return cls(session.client("s3", endpoint_url=endpoint, config=config), (access_key, secret_key))
 
     @staticmethod
     def _split(key: str) -> tuple[str, str]:

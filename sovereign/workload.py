@@ -14,7 +14,7 @@ from sovereign.profile import KubeconfigTarget, Profile
 from sovereign.runtime import Runtime
 
 NAMESPACES = ("training", "lake", "serving")
-BUCKETS = ("raw", "curated", "models", "mlflow")
+BUCKETS = ("raw", "curated", "catalog", "models", "mlflow")
 PORTS: Mapping[str, int] = {"s3": 7070, "mlflow": 5000, "model": 8000, "rendezvous": 29500}
 S3_ACCESS_KEY = "sovereign"
 """Name of the store's root key; the key itself is the site's (stacks.resolve.s3_secret_key)."""

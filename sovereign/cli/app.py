@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from sovereign.cli.lake_app import lake_app
 from sovereign.cli.console import Board, lines, say, write_json
-from sovereign.cli.rights_commands import add_to as add_rights_commands
+from sovereign.cli.options import JsonOption, LocalOption, ProfileArgument, SiteOption
 from sovereign.cli.sites import find_profile, peek, site_of
 
 app = typer.Typer(
@@ -19,14 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-ProfileArgument = Annotated[
-    Path, typer.Argument(metavar="PROFILE", help="Profile file, its shipped name, or a site folder.")
-]
-SiteOption = Annotated[Path | None, typer.Option("--site", help="The site's folder; default: sites/<profile name>.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
-LocalOption = Annotated[bool, typer.Option("--local", help="On this machine, without a cluster.")]
-
 
 @app.command()
 def init(
@@ -304,96 +297,7 @@ def runs_plot(
     plot_runs(site_of(profile, site_dir), runs or [], out, local=local, as_json=as_json)
 
 
-lake_app = typer.Typer(
-    help="The dataset: its manifest, proofs of what is in it, rights and withdrawals.", no_args_is_help=True
-)
 app.add_typer(lake_app, name="lake")
-
-TextOption = Annotated[Path | None, typer.Option("--text", metavar="FILE", help="The text, a file in UTF-8.")]
-
-
-@lake_app.command("manifest")
-def lake_manifest(
-    profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOption = False, as_json: JsonOption = False
-) -> None:
-    """Describe the curated dataset: files, counts, owners, parents, and the root of its documents' tree."""
-    from sovereign.cli.lake import run_manifest
-
-    run_manifest(site_of(profile, site_dir), local=local, as_json=as_json)
-
-
-@lake_app.command("prove")
-def lake_prove(
-    profile: ProfileArgument,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file to write.")],
-    text: TextOption = None,
-    language: Annotated[str, typer.Option(metavar="TAG", help="Of --text: its boilerplate is taken out as well.")] = "",
-    document: Annotated[str | None, typer.Option("--document", metavar="ID", help="A document's doc_id.")] = None,
-    open_key: Annotated[
-        bool, typer.Option("--open-key", help="Show the key of all openings too; for auditors only.")
-    ] = False,
-    site_dir: SiteOption = None,
-    local: LocalOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Prove that a text or document is in the dataset, or that a text is not, whichever is true."""
-    from sovereign.cli.lake import run_prove
-
-    site = site_of(profile, site_dir)
-    run_prove(
-        site,
-        text=text,
-        language=language,
-        document=document,
-        out=out,
-        open_key=open_key,
-        local=local,
-        as_json=as_json,
-    )
-
-
-@lake_app.command("check")
-def lake_check(
-    proof: Annotated[Path, typer.Argument(metavar="PROOF", help="A proof's file.")],
-    manifest: Annotated[Path, typer.Option("--manifest", metavar="FILE", help="The dataset's manifest.")],
-    text: TextOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Check a proof against the dataset's manifest; needs nothing else. Exit code 1 when it does not hold."""
-    from sovereign.cli.lake import run_check
-
-    run_check(proof, manifest, text=text, as_json=as_json)
-
-
-add_rights_commands(lake_app)
-@lake_app.command("card")
-def lake_card(
-    profile: ProfileArgument,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Default: `card` in the site.")] = None,
-    site_dir: SiteOption = None,
-    local: LocalOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Write the dataset's card for people: README.md with tables and plots, and what is not known of it."""
-    from sovereign.cli.publication import run_card
-
-    run_card(site_of(profile, site_dir), out, local=local, as_json=as_json)
-
-
-@lake_app.command("summary")
-def lake_summary(
-    profile: ProfileArgument,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write it as a page.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write it as JSON.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 when something is not stated.")] = False,
-    site_dir: SiteOption = None,
-    local: LocalOption = False,
-) -> None:
-    """Write the EU's public summary of training content; list what nobody stated, with the profile's key for it."""
-    from sovereign.cli.publication import run_summary
-
-    if not run_summary(site_of(profile, site_dir), html=html, json_file=json_file, local=local) and strict:
-        raise typer.Exit(1)
 
 
 tools_app = typer.Typer(help="Upstream programs: found on PATH or built from pinned sources.", no_args_is_help=True)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sovereign.cli.catalog import catalog_file
 from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.cli.sites import peek
 from sovereign.plan import plan
@@ -59,6 +60,8 @@ def run_destroy(site: Site, names: list[str] | None, *, delete_data: bool, as_js
     profile = site.profile
     with site.lock("destroy"), Board() as board:
         result = destroy(site, profile, plan(profile), names or STACKS, board.deployment, delete_data=delete_data)
+        if delete_data and "datalake" in (names or STACKS):  # what it names is gone
+            catalog_file(site, local=False).unlink(missing_ok=True)
     _show(result, as_json=as_json, nothing="nothing was deployed")
     if not names:
         kept = "the site's folder stays" if delete_data else "its data stays in node/volumes"

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TextIO
 
 from sovereign.cli.base import settle_base
+from sovereign.cli.catalog import record_if_possible
 from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.errors import StageError
 from sovereign.jobs import NAMESPACE, JobRunner, job_object
@@ -48,6 +49,8 @@ def local_runner(site: Site) -> LocalRunner:
 def run_stages(site: Site, runner: Runner, names: tuple[str, ...], board: Board) -> tuple[dict[str, Receipt], bool]:
     """Run those of `names` that are not current, in their order, each shown on the board and its receipt kept.
 
+    What `curate` made goes into the catalog too.
+
     Returns:
         The receipts by stage, and whether any stage was run.
     """
@@ -56,6 +59,8 @@ def run_stages(site: Site, runner: Runner, names: tuple[str, ...], board: Board)
         with board.task(name):
             receipts[name], was_run = ensure_stage(runner, name, board.stage)
         keep_receipt(receipts[name], site.receipts_dir)
+        if name == "curate":
+            record_if_possible(site, runner.store, local=not isinstance(runner, JobRunner), board=board)
         any_run |= was_run
     return receipts, any_run
 
