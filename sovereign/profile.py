@@ -18,9 +18,12 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from sovereign.errors import ProfileError
 from sovereign.profile_base import Base
 from sovereign.profile_cleaning import Cleaning, Share
+from sovereign.profile_mix import Governance, Mix, check_mix
 from sovereign.profile_training import Model, Training
 from sovereign.section import AbsolutePath, Language, Name, Section, Seed, refuse_repeats
 
+DEMONSTRATION = "demonstration"
+"""As a source's name: the generated country."""
 STDLIB = "python-stdlib"
 """As a source's path: the documentation that every Python has."""
 S3 = "s3://"
@@ -144,6 +147,8 @@ class Source(Section):
     """Who answers for the text at its owner's."""
     language: Language
     """BCP 47 tag."""
+    domain: Name | None = None
+    """What the text is about or for, such as law, news or education; by default the source's name."""
     encoding: str | None = None
     """Encoding of text, HTML, CSV and JSON lines that are not in UTF-8, by its Python name (`cp1251`, `gb18030`, …).
     Absent: UTF-8, or one in use for the language that the letters support."""
@@ -217,6 +222,12 @@ class Corpus(Section):
         refuse_repeats("owner names", (owner.name for owner in self.owners))
         return self
 
+    @property
+    def domains(self) -> dict[str, str]:
+        """The domain of each source, by its name."""
+        generated = {DEMONSTRATION: DEMONSTRATION} if self.demonstration else {}
+        return generated | {source.name: source.domain or source.name for source in self.sources}
+
 
 class Evaluation(Section):
     """What is measured after training, and what a model must reach to be released."""
@@ -274,6 +285,8 @@ class Profile(Section):
     """Prices and emissions."""
     corpus: Corpus
     """The text."""
+    mix: Mix | None = None
+    """How much of which text is trained on; absent: every document once in an epoch."""
     base: Base | None = None
     """The model to continue from; absent: random weights."""
     model: Model
@@ -284,11 +297,19 @@ class Profile(Section):
     """The measures."""
     serving: Serving = Serving()
     """The service."""
+    governance: Governance = Governance()
+    """What people decide."""
 
     @model_validator(mode="after")
     def _the_size_is_known(self) -> Self:
         if self.base is None and self.model.parameters is None:
             raise ValueError("model.parameters is needed where there is no `base` to take the size from")
+        return self
+
+    @model_validator(mode="after")
+    def _the_mix_fits(self) -> Self:
+        if self.mix is not None:
+            check_mix(self.mix, self.corpus.domains, [phase.mix is not None for phase in self.training.phases])
         return self
 
 

@@ -303,7 +303,7 @@ def runs_plot(
     plot_runs(site_of(profile, site_dir), runs or [], out, local=local, as_json=as_json)
 
 
-lake_app = typer.Typer(help="The dataset's manifest, and proofs of what is in it.", no_args_is_help=True)
+lake_app = typer.Typer(help="The dataset's manifest, proofs of what is in it, and its mix.", no_args_is_help=True)
 app.add_typer(lake_app, name="lake")
 
 TextOption = Annotated[Path | None, typer.Option("--text", metavar="FILE", help="The text, a file in UTF-8.")]
@@ -360,6 +360,35 @@ def lake_check(
     from sovereign.cli.lake import run_check
 
     run_check(proof, manifest, text=text, as_json=as_json)
+
+
+@lake_app.command("mix")
+def lake_mix(
+    profile: ProfileArgument,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it as canonical JSON too.")] = None,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What training would take: tokens by language, domain, owner and licence, epochs, what is capped or left out."""
+    from sovereign.cli.mix import run_mix
+
+    run_mix(site_of(profile, site_dir), out=out, local=local, as_json=as_json)
+
+
+@lake_app.command("approve")
+def lake_approve(
+    profile: ProfileArgument,
+    by: Annotated[str, typer.Option("--by", metavar="NAME", help="The person who approves.")],
+    note: Annotated[str, typer.Option("--note", help="Why, or on whose behalf.")] = "",
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Approve the mix that `lake mix` shows, of the dataset as it is now; training shards are made from it."""
+    from sovereign.cli.mix import run_approve
+
+    run_approve(site_of(profile, site_dir), by=by, note=note, local=local, as_json=as_json)
 
 
 tools_app = typer.Typer(help="Upstream programs: found on PATH or built from pinned sources.", no_args_is_help=True)

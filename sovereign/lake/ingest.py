@@ -60,7 +60,8 @@ def ingest_source(context: StageContext, source: Source, folder: Path, first_fil
         batch = [(piece.name, piece.digest()) for piece in pieces]
         digests += batch
         start = first_file + len(whole.files)
-        made_from = {"code": code_version(), "source": source.model_dump(mode="json"), "pieces": batch, "start": start}
+        settings = source.model_dump(mode="json", exclude={"domain"})  # no part of a document
+        made_from = {"code": code_version(), "source": settings, "pieces": batch, "start": start}
         key, record = config_digest(made_from), records / f"{number:05}.json"
         done = _read_record(record, key, folder)
         if done is None:
