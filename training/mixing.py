@@ -113,7 +113,7 @@ class Tally:
             raise StageError(
                 "the shards are not what the mix says",
                 got=f"other counts of {', '.join(differs) or 'owners or licences'}",
-                hint="this is a bug of the kit; please report it",
+                hint="was the approved file changed? sovereign lake approve SITE --by NAME counts and approves anew",
             )
 
 
