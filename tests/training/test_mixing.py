@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sovereign.cli.app import app
-from sovereign.errors import StageError
+from sovereign.errors import PlanError, StageError
 from sovereign.files import sha256_bytes, sha256_file
 from sovereign.lake.mix import MixFile, mix_key
 from sovereign.plan import plan
@@ -28,9 +28,10 @@ from training.mix import make_stream
 from training.order import TokenStream
 from training.shards import Shard
 
-WORDS = "eau loi ville fleuve école pont marché droit budget maire île forêt gare route champ été hiver".split()
+_SYLLABLES = "al be cor da el fi gra ho il ju ka lo mer no ol pri qua ru sa te ur vi xe yo za".split()
+WORDS = [one + two + three for one in _SYLLABLES for two in _SYLLABLES for three in _SYLLABLES[::5]]
 SECRET = "quizzaciously"
-"""A word of the source that no mix here takes."""
+"""A word of the source `games` only."""
 MIX = {"domains": {"fr": {"law": 3}, "en": {"news": 1}}, "rest": 2, "temperature": 2, "max_epochs": 4}
 TOKENS = 20_480
 
@@ -228,7 +229,7 @@ def test_a_mix_that_was_changed_by_hand_is_refused(site: Site, field: str, messa
         run(site, "tokenize")
 
 
-def test_what_the_mix_leaves_out_does_not_teach_the_tokenizer(made: Site, tmp_path: Path) -> None:
+def test_what_the_mix_leaves_out_does_not_teach_the_tokenizer(tmp_path: Path) -> None:
     natural = make_site(tmp_path / "natural")
     run(natural, "tokenize")
     vocabularies = []
@@ -295,8 +296,13 @@ def test_a_plain_stream_of_the_mix_is_a_pure_function_of_seed_and_step(made: Sit
     assert (late == [*halves[0], *halves[1]]).all()
 
 
-def test_people_read_it_too(made: Site, capsys: pytest.CaptureFixture[str]) -> None:
-    done = CliRunner().invoke(app, ["lake", "mix", str(made.root), "--local"], catch_exceptions=False)
+def test_people_are_told_what_is_left_out_and_what_comes_too_often(tmp_path: Path) -> None:
+    site = make_site(tmp_path, mix={"sources": {"laws": 1, "radio": 2}, "max_epochs": 40})
+    done = CliRunner().invoke(app, ["lake", "mix", str(site.root), "--local"], catch_exceptions=False)
     assert done.exit_code == 0
-    for words in ("Mix of tiny: 20,480 tokens", "fr law", "4 epochs, capped", "Left out" , "By owner", "Archive", "CC0-1.0"):
-        assert (words in done.stdout) == (words != "Left out")
+    for words in ("Mix of tiny: 20,480 tokens", "laws", "Left out", "press", "By owner", "Archive", "CC0-1.0"):
+        assert words in done.stdout
+    assert "warning: laws is taken" in done.stderr and "Muennighoff" in done.stderr
+    change(site, mix={"max_epochs": 1})
+    with pytest.raises(PlanError, match=r"(?s)cannot give the tokens of the run.*raise mix.max_epochs"):
+        CliRunner().invoke(app, ["lake", "mix", str(site.root), "--local"], catch_exceptions=False)
