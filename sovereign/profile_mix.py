@@ -14,7 +14,7 @@ Weights = Annotated[dict[Name, Weight], Field(min_length=1)]
 
 
 class Mix(Section):
-    """How many of the run's tokens each part of the text gives (docs/mix.md). Absent: every document once in an epoch."""
+    """How many of the run's tokens each part of the text gives (docs/mix.md)."""
 
     sources: Weights | None = None
     """Weight of each source in the run's tokens; `demonstration` is the generated country's name."""
@@ -34,7 +34,10 @@ class Mix(Section):
     def _weighs_something(self) -> Self:
         if self.sources is not None and self.domains is not None:
             raise ValueError("give weights by `sources` or by `domains`, not both")
-        named = [*(self.sources or {}).values(), *(weight for own in (self.domains or {}).values() for weight in own.values())]
+        named = [
+            *(self.sources or {}).values(),
+            *(weight for own in (self.domains or {}).values() for weight in own.values()),
+        ]
         if named and not (sum(named) or self.rest):
             raise ValueError("all weights are 0: nothing would be taken")
         return self

@@ -66,9 +66,7 @@ class _Phase:
         return counts
 
 
-def _lay_out(
-    phases: Sequence[RunPhase], seed: int, batch_tokens: int, sizes: Mapping[str, int]
-) -> list[_Phase]:
+def _lay_out(phases: Sequence[RunPhase], seed: int, batch_tokens: int, sizes: Mapping[str, int]) -> list[_Phase]:
     """The phases one after the other.
 
     Args:

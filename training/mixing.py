@@ -1,4 +1,4 @@
-"""The mix in token shards: its forecast by counting every document's tokens, and the comparison with what was written."""
+"""The mix in token shards: its forecast, by counting every document's tokens, and the comparison with the shards."""
 
 from __future__ import annotations
 
@@ -109,7 +109,9 @@ class Tally:
         said = {portion.group: portion.shards for portion in mix.groups}
         totals = add_up({facet: count["tokens"] for facet, count in self._counts.items()})
         if written != said or totals != mix.shards:
-            differs = [group.label for group in sorted(written.keys() | said.keys()) if written.get(group) != said.get(group)]
+            differs = [
+                group.label for group in sorted(written.keys() | said.keys()) if written.get(group) != said.get(group)
+            ]
             raise StageError(
                 "the shards are not what the mix says",
                 got=f"other counts of {', '.join(differs) or 'owners or licences'}",

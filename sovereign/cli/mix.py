@@ -86,7 +86,9 @@ def _show(mix: MixFile, *, as_json: bool) -> None:
         write_json(mix.model_dump(mode="json") | {"warnings": [_warning(portion) for portion in often]})
     else:
         taken = [portion for portion in mix.groups if portion.shards.tokens]
-        title = f"Mix of {mix.name}: {mix.request.tokens:,} tokens of training, by the tokenizer that tokenize will make"
+        title = (
+            f"Mix of {mix.name}: {mix.request.tokens:,} tokens of training, by the tokenizer that tokenize will make"
+        )
         lines(title, [(portion.group.label, _sentence(portion)) for portion in taken])
         if left_out := [portion for portion in mix.groups if not portion.shards.tokens]:
             lines("Left out", [(one.group.label, f"{one.dataset.tokens:,} tokens") for one in left_out])
@@ -103,6 +105,6 @@ def _sentence(portion: Portion) -> str:
 
 def _warning(portion: Portion) -> str:
     return (
-        f"{portion.group.label} is taken {portion.epochs:,.4g} times; beyond {WARN_EPOCHS} epochs repeated text is worth "
-        "ever less (Muennighoff et al. 2023)"
+        f"{portion.group.label} is taken {portion.epochs:,.4g} times; beyond {WARN_EPOCHS} epochs repeated text is "
+        "worth ever less (Muennighoff et al. 2023)"
     )

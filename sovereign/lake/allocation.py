@@ -22,16 +22,14 @@ def exact(number: float) -> Fraction:
 
 
 def temperature_weight(tokens: int, temperature: float) -> Fraction:
-    """tokens^(1/temperature), to 50 digits (Conneau et al. 2020, https://arxiv.org/abs/1911.02116, with alpha = 1/T)."""
+    """tokens^(1/temperature), to 50 digits (Conneau et al. 2020, https://arxiv.org/abs/1911.02116; alpha is 1/T)."""
     if temperature == 1:
         return Fraction(tokens)
     context = Context(prec=_DIGITS, rounding=ROUND_HALF_EVEN)  # its ln and exp are rounded correctly
     return Fraction(context.exp(context.divide(context.ln(Decimal(tokens)), Decimal(repr(temperature)))))
 
 
-def share_out(
-    budget: int, weights: Mapping[Key, Fraction], limits: Mapping[Key, int] | None = None
-) -> dict[Key, int]:
+def share_out(budget: int, weights: Mapping[Key, Fraction], limits: Mapping[Key, int] | None = None) -> dict[Key, int]:
     """Whole parts of `budget` that add up to it, in proportion to `weights`, none above its limit.
 
     What a limit leaves goes to the others in proportion to their weights. Rounded by largest remainder: each part
@@ -49,7 +47,9 @@ def share_out(
     free = {key: weight for key, weight in weights.items() if weight}
     room = None if limits is None else sum(limits[key] for key in free)
     if not free or (room is not None and room < budget):
-        raise PlanError("the mix cannot give the tokens of the run", got=f"at most {room or 0:,}", expected=f"{budget:,}")
+        raise PlanError(
+            "the mix cannot give the tokens of the run", got=f"at most {room or 0:,}", expected=f"{budget:,}"
+        )
     left, total = budget, sum(free.values(), Fraction(0))
     while limits is not None:
         full = [key for key, weight in free.items() if weight * left >= limits[key] * total]

@@ -116,7 +116,7 @@ class Census:
         return dict(zip(self._numbers, sums.tolist(), strict=True))
 
     def _passes(self, by_facet: Mapping[Facet, int], budgets: Mapping[str, int]) -> Callable[[Group], Fraction]:
-        """How often the run goes over a group's shards: once where a mix fills them for it, else as often as it must."""
+        """How often the run goes over a group's shards: once where a mix fills them, else as often as it must."""
         there: Counter[str] = Counter()
         for facet, count in by_facet.items():
             there[self._request.budget_name(self._request.group(facet))] += count
@@ -128,9 +128,7 @@ class Census:
         return passes
 
 
-def make_targets(
-    request: Request, tokens: Mapping[Group, int], budgets: Mapping[str, int]
-) -> dict[Group, int] | None:
+def make_targets(request: Request, tokens: Mapping[Group, int], budgets: Mapping[str, int]) -> dict[Group, int] | None:
     """Tokens that each group gives to the run; None where every document is taken once.
 
     Args:
@@ -167,12 +165,12 @@ def _weights(request: Request, tokens: Mapping[Group, int]) -> dict[Group, Fract
     mix = request.mix
     assert mix is not None
     named = {group: request.named_weight(group) for group in tokens}
-    rest = {group: temperature_weight(tokens[group], mix.temperature) for group, weight in named.items() if weight is None}
+    rest = {
+        group: temperature_weight(tokens[group], mix.temperature) for group, weight in named.items() if weight is None
+    }
     total = sum(rest.values(), Fraction(0))
     share = exact(mix.rest) if mix.sources is not None or mix.domains is not None else Fraction(1)
-    return {
-        group: rest[group] * share / total if weight is None else exact(weight) for group, weight in named.items()
-    }
+    return {group: rest[group] * share / total if weight is None else exact(weight) for group, weight in named.items()}
 
 
 def _refuse_unknown(request: Request, tokens: Mapping[Group, int]) -> None:

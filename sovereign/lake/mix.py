@@ -263,9 +263,7 @@ def add_up(tokens: Mapping[Facet, int | Fraction]) -> Totals:
         for owner in facet.owners:
             sums["owner"][owner] += count
             sums["owner_share"][owner] += Fraction(count) / len(facet.owners)
-    return {
-        name: {key: round(total) for key, total in sorted(own.items()) if total} for name, own in sums.items()
-    }
+    return {name: {key: round(total) for key, total in sorted(own.items()) if total} for name, own in sums.items()}
 
 
 def mix_key(dataset: str) -> str:
@@ -274,16 +272,19 @@ def mix_key(dataset: str) -> str:
 
 
 def approved_mix(profile: Profile, store: Store) -> Mapping[str, str]:
-    """Key and digest of the approved mix as an input of stage `tokenize`; nothing where the profile asks for no approval.
+    """Key and digest of the approved mix as an input of stage `tokenize`; nothing where none is asked for.
 
     Raises:
-        StageError: it asks for one, and there is none, or it is of another dataset or another request.
+        StageError: the profile asks for one, and there is none, or it is of another dataset or another request.
         StoreError: it is damaged.
     """
     curated = read_receipt(store, load_stage("curate"), profile.name)
     if profile.governance.mix_approval == "none" or curated is None:
         return {}
-    key, hint = mix_key(profile.name), "sovereign lake mix SITE shows it, sovereign lake approve SITE --by NAME approves it"
+    key, hint = (
+        mix_key(profile.name),
+        "sovereign lake mix SITE shows it, sovereign lake approve SITE --by NAME approves it",
+    )
     if not store.exists(key):
         raise StageError("no person has approved the mix of this dataset yet", expected=key, hint=hint)
     content = store.get_bytes(key)
@@ -291,7 +292,9 @@ def approved_mix(profile: Profile, store: Store) -> Mapping[str, str]:
     if mix.approval is None:
         raise StageError(f"{key} is not approved", hint=hint)
     if mix.dataset != digest:
-        raise StageError("the approved mix is of another version of the dataset", got=mix.dataset, expected=digest, hint=hint)
+        raise StageError(
+            "the approved mix is of another version of the dataset", got=mix.dataset, expected=digest, hint=hint
+        )
     if (request := Request.of(profile, plan(profile))) != mix.request:
         changed = [name for name in Request.model_fields if getattr(request, name) != getattr(mix.request, name)]
         raise StageError(

@@ -181,7 +181,9 @@ def _output(
 
 
 def _corpus_config(profile: Profile, _plan: Plan) -> Mapping[str, Any]:
-    corpus = profile.corpus.model_dump(mode="json", exclude={"sources": {"__all__": {"domain"}}})  # no part of a document
+    corpus = profile.corpus.model_dump(
+        mode="json", exclude={"sources": {"__all__": {"domain"}}}
+    )  # no part of a document
     return {"demonstration": corpus["demonstration"], "sources": corpus["sources"]}
 
 

@@ -28,7 +28,26 @@ from training.mix import make_stream
 from training.order import TokenStream
 from training.shards import Shard
 
-_SYLLABLES = "al be cor da el fi gra ho il ju ka lo mer no ol pri qua ru sa te ur vi xe yo za".split()
+_SYLLABLES = (
+    "al",
+    "be",
+    "cor",
+    "da",
+    "fi",
+    "gra",
+    "ho",
+    "il",
+    "ju",
+    "lo",
+    "mer",
+    "no",
+    "pri",
+    "ru",
+    "sa",
+    "te",
+    "ur",
+    "vi",
+)
 WORDS = [one + two + three for one in _SYLLABLES for two in _SYLLABLES for three in _SYLLABLES[::5]]
 SECRET = "quizzaciously"
 """A word of the source `games` only."""
@@ -37,13 +56,14 @@ TOKENS = 20_480
 
 
 def write_source(path: Path, seed: int, count: int, owners: Sequence[str], extra: str = "") -> None:
-    """JSON lines of made-up sentences, each of one of the owners; every fourth is told twice, by two owners."""
+    """JSON lines of made-up sentences, each of one of the owners; every fourth is there twice, of two owners."""
     draw = random.Random(seed)
     lines = []
     for number in range(count):
         text = " ".join(draw.choice(WORDS) for _ in range(draw.randint(4, 30)))
-        for turn in range(1 + (number % 4 == 0)):
-            lines.append({"text": f"{text} {number} {extra}".strip(), "owner": owners[(number + turn) % len(owners)]})
+        turns = range(1 + (number % 4 == 0))
+        said = f"{text} {number} {extra}".strip()
+        lines += [{"text": said, "owner": owners[(number + turn) % len(owners)]} for turn in turns]
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
@@ -55,7 +75,9 @@ def make_site(folder: Path, **changes: Any) -> Site:
         [("laws", "fr", "law", 30), ("radio", "en", "news", 80), ("press", "fr", "news", 60), ("games", "en", None, 20)]
     ):
         path = folder / f"{name}.jsonl"
-        write_source(path, number, count, ("Archive", "Office", "Mint")[: number + 1], SECRET if name == "games" else "")
+        write_source(
+            path, number, count, ("Archive", "Office", "Mint")[: number + 1], SECRET if name == "games" else ""
+        )
         source = {"name": name, "path": str(path), "owner": "Archive", "licence": "CC-BY-4.0", "language": language}
         sources.append(source | ({"domain": domain} if domain else {}))
     sources[1]["licence"] = "CC0-1.0"
@@ -128,7 +150,11 @@ def mix_of(site: Site) -> MixFile:
 
 def test_the_shards_are_what_was_approved_to_the_token(made: Site) -> None:
     mix = mix_of(made)
-    assert (made.receipts_dir / "mix.json").read_bytes() == mix.to_bytes() != (made.receipts_dir / "shown.json").read_bytes()
+    assert (
+        (made.receipts_dir / "mix.json").read_bytes()
+        == mix.to_bytes()
+        != (made.receipts_dir / "shown.json").read_bytes()
+    )
     tokens: Counter[tuple[str, str]] = Counter()
     copies: Counter[str] = Counter()
     sizes: dict[str, int] = {}
@@ -215,7 +241,8 @@ def test_a_stale_approval_is_refused_until_it_is_given_again(site: Site) -> None
 
 
 @pytest.mark.parametrize(
-    ("field", "message"), [("copies", r"(?s)not what the mix says\n.*counts of fr news"), ("tokenizer", "another tokenizer")]
+    ("field", "message"),
+    [("copies", r"(?s)not what the mix says\n.*counts of fr news"), ("tokenizer", "another tokenizer")],
 )
 def test_a_mix_that_was_changed_by_hand_is_refused(site: Site, field: str, message: str) -> None:
     content = json.loads((site.data_dir / mix_key("tiny")).read_bytes())
@@ -233,7 +260,7 @@ def test_what_the_mix_leaves_out_does_not_teach_the_tokenizer(tmp_path: Path) ->
     natural = make_site(tmp_path / "natural")
     run(natural, "tokenize")
     vocabularies = []
-    for one in (natural, make_site(tmp_path / "laws", mix={"sources": {"laws": 1}})):
+    for one in (natural, make_site(tmp_path / "less", mix={"sources": {"press": 1, "radio": 1}})):
         run(one, "tokenize")
         text = json.loads((one.data_dir / "models/tiny/tokens/tokenizer.json").read_text())
         vocabularies.append(set(text["model"]["vocab"]))
@@ -280,7 +307,9 @@ def test_phases_say_how_much_of_a_language_and_the_mix_of_what(tmp_path: Path) -
     for one in documents(stream, 0, recipe.num_tokens):
         seen[one.doc_id] += one.tokens
         by_source[one.doc_id.partition("/")[0]] += one.tokens
-    assert all(tokens <= copies[doc_id] * lengths[doc_id] for doc_id, tokens in seen.items())  # nothing oftener than said
+    assert all(
+        tokens <= copies[doc_id] * lengths[doc_id] for doc_id, tokens in seen.items()
+    )  # nothing oftener than said
     assert max(copies.values()) <= 6 and set(by_source) == {"laws", "press", "radio"}
     targets = {portion.source: portion.target_tokens or 0 for portion in mix.groups if portion.target_tokens}
     assert targets["laws"] + targets["press"] == mix.budgets["fr"]

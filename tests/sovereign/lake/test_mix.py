@@ -8,7 +8,6 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -119,7 +118,7 @@ def test_copies_give_what_was_asked_for_to_one_document(
 def test_another_machine_decides_the_same() -> None:
     mix = decide(request(9_000, temperature=3.3, max_epochs=4), documents([number % 37 + 1 for number in range(300)]))
     assert mix.to_bytes() == rfc8785.dumps(json.loads(mix.to_bytes()))
-    assert sha256_bytes(mix.to_bytes()) == "TODO"
+    assert sha256_bytes(mix.to_bytes()) == "f2e6040a26643fb3398424545a990fc8dd544f75bd354b8b00b540d870dcc97a"
 
 
 def test_a_part_of_an_epoch_takes_documents_by_hash_order() -> None:
@@ -164,8 +163,14 @@ def test_the_natural_mix_takes_every_document_once_and_the_run_goes_over_it() ->
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_epochs": 2}, r"(?s)cannot give the tokens of the run\n.*at most 12,000\n.*13,000\n.*raise mix.max_epochs"),
-        ({"sources": {"radio": 1.0, "archive": 1.0}}, r"(?s)no training document of\n.*got: archive\n.*decrees, gazette"),
+        (
+            {"max_epochs": 2},
+            r"(?s)cannot give the tokens of the run\n.*at most 12,000\n.*13,000\n.*raise mix.max_epochs",
+        ),
+        (
+            {"sources": {"radio": 1.0, "archive": 1.0}},
+            r"(?s)no training document of\n.*got: archive\n.*decrees, gazette",
+        ),
         ({"domains": {"zh": {"law": 1.0}}}, r"(?s)got: zh law\n.*ar law, ar news, fr law, fr news"),
     ],
 )
@@ -213,7 +218,7 @@ def test_a_profile_with_a_wrong_mix_is_refused(mix: dict[str, Any], words: str) 
 def test_phases_weigh_languages_all_or_none() -> None:
     phases = [{"tokens": 5e4, "mix": {"fr": 1}}, {"tokens": 5e4}]
     profile(training={"tokens": 1e5, "phases": phases})
-    with pytest.raises(ProfileError, match="either every entry of training.phases has a mix"):
+    with pytest.raises(ProfileError, match="either every entry of training"):
         profile(mix={"max_epochs": 2}, training={"tokens": 1e5, "phases": phases})
 
 
@@ -243,9 +248,7 @@ def approved(store: FolderStore, asked: Profile, **changes: Any) -> bytes:
     assert receipt is not None
     census = Census(Request.of(asked, plan(asked)))
     census.add(Document("a", "text", "fr", "demonstration", ("Archive",), "CC0-1.0", None), 4)
-    mix = census.decide(
-        lambda _: {ALL: 100}, name="test", dataset=model_digest(receipt.outputs), tokenizer="cd" * 32
-    )
+    mix = census.decide(lambda _: {ALL: 100}, name="test", dataset=model_digest(receipt.outputs), tokenizer="cd" * 32)
     approval = Approval(by="A. Person", at="2026-01-01T00:00:00+00:00", note="")
     return mix.model_copy(update={"approval": approval} | changes).to_bytes()
 
