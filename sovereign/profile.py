@@ -21,9 +21,12 @@ from sovereign.profile_cleaning import Cleaning, Share
 from sovereign.profile_rights import Owner, Rights
 from sovereign.profile_publication import Publication
 from sovereign.profile_datalake import Datalake
+from sovereign.profile_mix import Governance, Mix, check_mix
 from sovereign.profile_training import Model, Training
 from sovereign.section import AbsolutePath, Language, Name, Section, Seed, refuse_repeats, refuse_secrets
 
+DEMONSTRATION = "demonstration"
+"""As a source's name: the generated country."""
 STDLIB = "python-stdlib"
 """As a source's path: the documentation that every Python has."""
 S3 = "s3://"
@@ -148,6 +151,8 @@ class Source(Section):
     contract with their owner."""
     language: Language
     """BCP 47 tag."""
+    domain: Name | None = None
+    """What the text is about or for, such as law, news or education; by default the source's name."""
     encoding: str | None = None
     """Encoding of text, HTML, CSV and JSON lines that are not in UTF-8, by its Python name (`cp1251`, `gb18030`, …).
     Absent: UTF-8, or one in use for the language that the letters support."""
@@ -216,6 +221,12 @@ class Corpus(Section):
                 raise ValueError(f"owners of sources that are not in `owners`: {unknown}")
         return self
 
+    @property
+    def domains(self) -> dict[str, str]:
+        """The domain of each source, by its name."""
+        generated = {DEMONSTRATION: DEMONSTRATION} if self.demonstration else {}
+        return generated | {source.name: source.domain or source.name for source in self.sources}
+
 
 class Evaluation(Section):
     """What is measured after training, and what a model must reach to be released."""
@@ -275,6 +286,8 @@ class Profile(Section):
     """The lake."""
     corpus: Corpus
     """The text."""
+    mix: Mix | None = None
+    """How much of which text is trained on; absent: every document once in an epoch."""
     base: Base | None = None
     """The model to continue from; absent: random weights."""
     model: Model
@@ -287,6 +300,8 @@ class Profile(Section):
     """The service."""
     publication: Publication = Publication()
     """What is said to the public."""
+    governance: Governance = Governance()
+    """What people decide."""
 
     @model_validator(mode="after")
     def _published_sources_are_there(self) -> Self:
@@ -299,6 +314,12 @@ class Profile(Section):
     def _the_size_is_known(self) -> Self:
         if self.base is None and self.model.parameters is None:
             raise ValueError("model.parameters is needed where there is no `base` to take the size from")
+        return self
+
+    @model_validator(mode="after")
+    def _the_mix_fits(self) -> Self:
+        if self.mix is not None:
+            check_mix(self.mix, self.corpus.domains, [phase.mix is not None for phase in self.training.phases])
         return self
 
 

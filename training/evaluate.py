@@ -1,7 +1,7 @@
 """Stage `evaluate`: what the trained model knows, measured on documents and questions that it was not trained on.
 
 Writes evaluation.json, contamination.jsonl, the tasks (tasks/), the model card and its plots. evaluation.json holds
-    bits_per_byte   by_language, by_domain (a domain is a document's source), by_domain_and_language, overall; a row
+    bits_per_byte   by_language, by_domain (of the document's source), by_domain_and_language, overall; a row
                     has documents, bytes, tokens and bits per byte of `model`, `untrained` (as training began: random
                     weights, or the base), `unigram` and `uniform` (baselines on the same tokenizer) and, for real
                     text, `xz` (`xz -9` on the same documents)
@@ -80,7 +80,8 @@ def _measure(
     from training.shards import Shard
 
     recipe, length = context.plan.recipe, context.plan.model.sequence_length
-    documents = measures.choose_documents(read_documents(_curated(context, "heldout")))
+    domains = context.profile.corpus.domains
+    documents = measures.choose_documents(read_documents(_curated(context, "heldout")), domains)
     if not documents:
         raise StageError("no document is held out", hint="raise corpus.cleaning.heldout_fraction")
     shards = {split: _inputs(context, f"models/{context.dataset}/tokens/{split}-", ".bin") for split in _SPLITS}
@@ -255,6 +256,7 @@ def _record(folder: Path, metrics: Mapping[str, Any], run_id: str | None) -> Non
 
 
 def _config(profile: Profile, plan: Plan) -> Mapping[str, Any]:
+    named = {source.name: source.domain for source in profile.corpus.sources if source.domain}
     return {
         "max_questions": plan.recipe.max_eval_questions,
         "sequence_length": plan.model.sequence_length,
@@ -262,6 +264,7 @@ def _config(profile: Profile, plan: Plan) -> Mapping[str, Any]:
         "real_text": bool(profile.corpus.sources),
         "description": profile.description,
         "tasks": list(profile.evaluation.tasks),
+        **({"domains": named} if named else {}),
     }
 
 

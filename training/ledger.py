@@ -49,7 +49,7 @@ class Consumption:
 
     tokens: int = 0
     documents: int = 0
-    """Different documents of which at least one token was seen."""
+    """Different documents of which at least one token was seen; a copy that a mix makes is another one."""
     by_language: Counter[str] = field(default_factory=Counter)
     by_owner: Counter[str] = field(default_factory=Counter)
     """Documents counted whole for each owner: adds up to more than `tokens` where documents have several owners."""

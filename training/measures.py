@@ -25,12 +25,17 @@ Report = Callable[[int, int], None]
 _Cell = tuple[str, str]
 
 
-def choose_documents(documents: Iterable[Document]) -> dict[_Cell, list[Document]]:
-    """The documents to measure on by (language, domain), up to a limit for each; a domain is the document's source."""
+def choose_documents(documents: Iterable[Document], domains: Mapping[str, str]) -> dict[_Cell, list[Document]]:
+    """The documents to measure on by (language, domain), up to a limit for each.
+
+    Args:
+        domains: by source.
+    """
     chosen: dict[_Cell, list[Document]] = defaultdict(list)
     used: dict[_Cell, int] = defaultdict(int)
     for document in documents:
-        cell, size = (document.language, document.source), len(document.text.encode())
+        cell = (document.language, domains.get(document.source, document.source))
+        size = len(document.text.encode())
         if used[cell] + size <= MAX_BYTES_PER_CELL:
             chosen[cell].append(document)
             used[cell] += size

@@ -66,6 +66,63 @@ class _Phase:
         return counts
 
 
+def _lay_out(phases: Sequence[RunPhase], seed: int, batch_tokens: int, sizes: Mapping[str, int]) -> list[_Phase]:
+    """The phases one after the other.
+
+    Args:
+        sizes: tokens of each language in the data, in the order of languages.
+    """
+    laid: list[_Phase] = []
+    start = 0
+    for number, phase in enumerate(phases):
+        tokens = phase.num_steps * batch_tokens
+        bounds = _bounds(number, phase.mix, sizes)
+        rows = tokens // phase.sequence_length
+        laid.append(_Phase(start, rows, phase.sequence_length, (seed, number), bounds))
+        start += tokens
+    return laid
+
+
+def _bounds(number: int, mix: Mapping[str, float] | None, sizes: Mapping[str, int]) -> npt.NDArray[np.int64]:
+    missing = sorted(set(mix or ()) - set(sizes))
+    if missing:
+        raise TrainingError(
+            f"training.phases[{number}].mix names a language that the data does not have",
+            got=", ".join(missing),
+            expected=f"some of {', '.join(sizes)}",
+        )
+    weights = [mix.get(name, 0.0) if mix else size for name, size in sizes.items()]
+    parts = np.cumsum([0.0, *weights]) / sum(weights)
+    bounds: npt.NDArray[np.int64] = np.rint(parts * BLOCK_ROWS).astype(np.int64)
+    widths = dict(zip(sizes, np.diff(bounds), strict=True))
+    unseen = [name for name in sorted(mix or ()) if not widths[name]]
+    if mix and unseen:
+        raise TrainingError(
+            f"training.phases[{number}].mix has a weight that is too small",
+            got=f"{unseen[0]}: {mix[unseen[0]]:g} of {sum(weights):g}",
+            expected=f"at least one part in {BLOCK_ROWS} of all weights, or the language left out",
+        )
+    return bounds
+
+
+def language_tokens(
+    phases: Sequence[RunPhase], seed: int, batch_tokens: int, sizes: Mapping[str, int]
+) -> dict[str, int]:
+    """How many tokens of each language a run takes whose phases have a mix.
+
+    Args:
+        sizes: tokens of each language in the data.
+
+    Raises:
+        TrainingError: see `MixedStream`.
+    """
+    languages = dict(sorted(sizes.items()))
+    taken = np.zeros(len(languages), dtype=np.int64)
+    for phase in _lay_out(phases, seed, batch_tokens, languages):
+        taken += phase.counts(phase.num_rows) * phase.length
+    return dict(zip(languages, taken.tolist(), strict=True))
+
+
 class MixedStream(TokenStream):
     """The tokens of a run in which a phase has a mix; read by whole rows of one phase."""
 
@@ -80,38 +137,8 @@ class MixedStream(TokenStream):
         self.languages = sorted({name for shard in self.shards for name in shard.language_names})
         """Those of the shards; the order of all arrays of languages here."""
         self._streams = [TokenStream(self.shards, seed, language) for language in self.languages]
-        self._phases: list[_Phase] = []
-        start = 0
-        for number, phase in enumerate(phases):
-            tokens = phase.num_steps * batch_tokens
-            bounds = self._bounds(number, phase.mix)
-            rows = tokens // phase.sequence_length
-            self._phases.append(_Phase(start, rows, phase.sequence_length, (seed, number), bounds))
-            start += tokens
-
-    def _bounds(self, number: int, mix: Mapping[str, float] | None) -> npt.NDArray[np.int64]:
-        missing = sorted(set(mix or ()) - set(self.languages))
-        if missing:
-            raise TrainingError(
-                f"training.phases[{number}].mix names a language that the data does not have",
-                got=", ".join(missing),
-                expected=f"some of {', '.join(self.languages)}",
-            )
-        weights = [mix.get(name, 0.0) if mix else stream.num_tokens for name, stream in self._pairs()]
-        parts = np.cumsum([0.0, *weights]) / sum(weights)
-        bounds: npt.NDArray[np.int64] = np.rint(parts * BLOCK_ROWS).astype(np.int64)
-        widths = dict(zip(self.languages, np.diff(bounds), strict=True))
-        unseen = [name for name in sorted(mix or ()) if not widths[name]]
-        if mix and unseen:
-            raise TrainingError(
-                f"training.phases[{number}].mix has a weight that is too small",
-                got=f"{unseen[0]}: {mix[unseen[0]]:g} of {sum(weights):g}",
-                expected=f"at least one part in {BLOCK_ROWS} of all weights, or the language left out",
-            )
-        return bounds
-
-    def _pairs(self) -> list[tuple[str, TokenStream]]:
-        return list(zip(self.languages, self._streams, strict=True))
+        sizes = {name: stream.num_tokens for name, stream in zip(self.languages, self._streams, strict=True)}
+        self._phases = _lay_out(phases, seed, batch_tokens, sizes)
 
     def _taken(self, place: int) -> npt.NDArray[np.int64]:
         """Tokens that each language has before `place`, where a row begins; shape [languages]."""

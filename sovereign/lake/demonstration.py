@@ -19,10 +19,10 @@ from typing import Any
 import yaml
 
 from sovereign.lake.documents import Document
-from sovereign.profile import Demonstration
+from sovereign.profile import DEMONSTRATION, Demonstration
 
 LANGUAGES = ("en", "fr", "ar", "zh")
-SOURCE = "demonstration"
+SOURCE = DEMONSTRATION
 COLLECTED_AT = "2026-01-01T00:00:00+00:00"
 ARTICLES = 2
 """Articles about a subject in one language."""

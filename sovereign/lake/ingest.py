@@ -67,7 +67,7 @@ def ingest_source(context: StageContext, source: Source, folder: Path, first_fil
             batch = [(piece.name, piece.digest()) for piece in pieces]
             digests += batch
             start = first_file + len(whole.files)
-            declared = source.model_dump(mode="json")
+            declared = source.model_dump(mode="json", exclude={"domain"})  # no part of a document
             made_from = {"code": code_version(), "source": declared, "pieces": batch, "start": start}
             key, record = config_digest(made_from | admission.digest()), records / f"{number:05}.json"
             done = _read_record(record, key, folder)

@@ -1,0 +1,110 @@
+"""`sovereign lake mix` and `approve`: what a mix would be in tokens, and a person's word that it shall be so."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sovereign.cli.console import Board, lines, say, write_json
+from sovereign.cli.work import runner_of
+from sovereign.errors import StageError
+from sovereign.files import sha256_bytes, write_atomic
+from sovereign.lake.mix import WARN_EPOCHS, Approval, MixFile, Portion, mix_key
+from sovereign.receipts import now
+from sovereign.runner import StageEvent, parse_event
+from sovereign.site import Site
+from sovereign.store import Store
+
+_TITLES = {
+    "language": "By language",
+    "domain": "By domain",
+    "owner": "By owner (a document counts for each of its owners)",
+    "licence": "By licence",
+}
+
+
+class _Events(io.StringIO):
+    """A stage's progress lines, shown as they come."""
+
+    def __init__(self, show: Callable[[StageEvent], None]) -> None:
+        super().__init__()
+        self._show = show
+
+    def write(self, line: str) -> int:
+        if event := parse_event(line):
+            self._show(event)
+        return len(line)
+
+
+def run_mix(site: Site, *, out: Path | None, local: bool, as_json: bool) -> None:
+    """Show what the profile's mix of the curated dataset is in tokens; nothing is stored but `out`.
+
+    Raises:
+        StageError: there is no curated dataset yet.
+        PlanError: the mix names what the dataset does not have, or cannot give the tokens of the run.
+    """
+    with site.lock("lake mix"), runner_of(site, local=local) as runner:
+        mix = _propose(site, runner.store)
+    if out is not None:
+        write_atomic(out, mix.to_bytes())
+    _show(mix, as_json=as_json)
+
+
+def run_approve(site: Site, *, by: str, note: str, local: bool, as_json: bool) -> None:
+    """Count the mix anew and leave it as approved in the store, where stage `tokenize` looks, and in the receipts.
+
+    Raises:
+        StageError: as for `run_mix`, or nobody is named.
+        PlanError: see `run_mix`.
+    """
+    if not by.strip():
+        raise StageError("nobody is named who approves the mix", expected="--by NAME")
+    with site.lock("lake approve"), runner_of(site, local=local) as runner:
+        mix = _propose(site, runner.store)
+        mix = mix.model_copy(update={"approval": Approval(by=by.strip(), at=now(), note=note)})
+        runner.store.put_bytes(mix_key(mix.name), mix.to_bytes())
+    path = site.receipts_dir / "mix.json"
+    write_atomic(path, mix.to_bytes())
+    _show(mix, as_json=as_json)
+    say(f"approved by {by.strip()}: {path}, sha256 {sha256_bytes(mix.to_bytes())}")
+    if site.profile.governance.mix_approval == "none":
+        say("governance.mix_approval is none in the profile: stage tokenize does not ask for it")
+
+
+def _propose(site: Site, store: Store) -> MixFile:
+    from training.tokenize import propose_mix
+
+    with TemporaryDirectory(prefix="sovereign-mix-") as folder, Board() as board, board.task("mix"):
+        return propose_mix(site.profile, store, Path(folder), _Events(board.stage))
+
+
+def _show(mix: MixFile, *, as_json: bool) -> None:
+    often = [portion for portion in mix.groups if portion.epochs > WARN_EPOCHS]
+    if as_json:
+        write_json(mix.model_dump(mode="json") | {"warnings": [_warning(portion) for portion in often]})
+    else:
+        taken = [portion for portion in mix.groups if portion.shards.tokens]
+        title = (
+            f"Mix of {mix.name}: {mix.request.tokens:,} tokens of training, by the tokenizer that tokenize will make"
+        )
+        lines(title, [(portion.group.label, _sentence(portion)) for portion in taken])
+        if left_out := [portion for portion in mix.groups if not portion.shards.tokens]:
+            lines("Left out", [(one.group.label, f"{one.dataset.tokens:,} tokens") for one in left_out])
+        for kind, heading in _TITLES.items():
+            lines(heading, [(name, f"{tokens:,} tokens") for name, tokens in mix.run[kind].items()])
+    for portion in often:
+        say(f"warning: {_warning(portion)}", style="yellow")
+
+
+def _sentence(portion: Portion) -> str:
+    once = f"{portion.dataset.tokens:,} tokens in {portion.dataset.documents:,} documents"
+    return f"{once}, {portion.epochs:,.4g} epochs{', capped' if portion.is_capped else ''}"
+
+
+def _warning(portion: Portion) -> str:
+    return (
+        f"{portion.group.label} is taken {portion.epochs:,.4g} times; beyond {WARN_EPOCHS} epochs repeated text is "
+        "worth ever less (Muennighoff et al. 2023)"
+    )
