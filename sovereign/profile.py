@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from sovereign.errors import ProfileError
 from sovereign.profile_base import Base
 from sovereign.profile_cleaning import Cleaning, Share
+from sovereign.profile_rewards import Rewards
 from sovereign.profile_training import Model, Training
 from sovereign.section import AbsolutePath, Language, Name, Section, Seed, refuse_repeats
 
@@ -284,6 +285,8 @@ class Profile(Section):
     """The measures."""
     serving: Serving = Serving()
     """The service."""
+    rewards: Rewards | None = None
+    """How a fund is divided among the owners; absent: not at all."""
 
     @model_validator(mode="after")
     def _the_size_is_known(self) -> Self:
