@@ -72,7 +72,7 @@ def _inputs(inputs: Mapping[str, Any]) -> Iterator[str]:
     """A table of all inputs with their digests."""
     yield "\n## Inputs\n\n| Input | SHA-256 |\n|---|---|\n"
     for name, digest in sorted(inputs.items()):
-        yield f"| {_cell(name)} | {f'`{digest}`' if digest else 'none'} |\n"
+        yield f"| {_cell(name)} | `{digest}` |\n"
 
 
 def _number(value: float) -> str:
