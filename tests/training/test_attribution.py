@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,7 @@ NUM_STEPS = 12
 def run(*arguments: str | Path) -> Any:
     """`sovereign lake …` with --json; errors come through."""
     words = ["lake", *map(str, arguments), "--local", "--json"]
-    result = CliRunner().invoke(app, words, catch_exceptions=False, standalone_mode=False)
-    if result.exception is not None:
-        raise result.exception
-    return json.loads(result.stdout)
+    return json.loads(CliRunner().invoke(app, words, catch_exceptions=False, standalone_mode=False).stdout)
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +156,26 @@ def test_influence_of_other_data_is_refused(site: Site, influence: dict[str, Any
 def test_a_profile_without_a_fund_is_told_so(profile_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="does not say how a fund is divided"):
         run("rewards", init_site(tmp_path / "site", profile_file).root)
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "deepspeed", "transformers", "pulumi", "mlflow"}:
+            raise ImportError(f"{name} is not here")
+
+sys.meta_path.insert(0, Nothing())
+from sovereign.cli import main
+main()
+"""
+
+
+def test_a_report_is_checked_without_torch(site: Site, tmp_path: Path) -> None:
+    report = tmp_path / "rewards.json"
+    run("rewards", site.root, "--out", report)
+    words = ["lake", "rewards", str(site.root), "--local", "--check", str(report)]
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "rewards.json is what its inputs give" in done.stderr
