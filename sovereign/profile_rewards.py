@@ -66,7 +66,7 @@ class Rewards(Section):
     tiers: Annotated[tuple[Tier, ...], Field(min_length=1, max_length=100)] = (Tier(min_quality=0, multiplier=1),)
     """Quality tiers; one begins at 0."""
     unmeasured: Multiplier = 1.0
-    """How often a token counts of a document whose quality is not measured: too short, or quality rules switched off."""
+    """How often a token counts of a document whose quality is not measured: too short, or no quality rules."""
     cap: Cap = Cap()
     """Caps."""
     influence_weight: Points = 0.0

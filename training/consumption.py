@@ -1,7 +1,7 @@
 """What training took of every owner's text by quality tier: the ledger's tokens, joined with the documents' quality.
 
-Needs neither torch nor the model: the order of the data is a pure function (training/order.py). Memory: 9 bytes for each
-document of the training data.
+Needs neither torch nor the model: the order of the data is a pure function (training/order.py). Memory: 9 bytes for
+each document of the training data.
 """
 
 from __future__ import annotations
@@ -58,7 +58,11 @@ def consumed_by_tier(
     consumed: Consumed = defaultdict(lambda: defaultdict(lambda: defaultdict(int)))
     for shard, tokens in taken.tokens.items():
         counts, names = shard.owner_counts, shard.owner_names
-        of_owner = {"owner": shard.owners, "tier": np.repeat(numbers[shard], counts), "count": np.repeat(counts, counts)}
+        of_owner = {
+            "owner": shard.owners,
+            "tier": np.repeat(numbers[shard], counts),
+            "count": np.repeat(counts, counts),
+        }
         keys = np.stack([values.astype(np.int64) for values in of_owner.values()])
         groups, places = np.unique(keys, axis=1, return_inverse=True)
         sums = np.zeros(groups.shape[1], np.int64)

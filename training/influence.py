@@ -1,12 +1,12 @@
 """Influence: what an owner's text is worth to a small model, measured by training without it.
 
 For each seed the model is trained once on all documents and once without those that only this owner gives: a document
-that others give too stays, since it would be there without this owner. Shape, steps, seed and the order of what is left
-are the same (training/influence_run.py). An effect is the difference of the two runs of a seed, positive where the model
-is worse without the owner; its confidence interval is Student's t over the seeds' differences.
+that others give too stays, since it would be there without this owner. Shape, steps, seed and the order of what is
+left are the same (training/influence_run.py). An effect is the difference of the two runs of a seed, positive where the
+model is worse without the owner; its confidence interval is Student's t over the seeds' differences.
 
-Each run is one file in `runs/`, named by the digest of all that it depends on, so a measure that was interrupted goes on
-where it stopped, and one with other settings takes nothing of it.
+Each run is one file in `runs/`, named by the digest of all that it depends on, so a measure that was interrupted goes
+on where it stopped, and one with other settings takes nothing of it.
 """
 
 from __future__ import annotations
@@ -64,9 +64,7 @@ def small_profile(profile: Profile, parameters: float | None = None, tokens: flo
     resolved = plan(profile)
     is_own = parameters is None and profile.base is None and resolved.num_parameters <= OWN_SIZE_UP_TO
     length = min(resolved.model.sequence_length, _LONGEST_SEQUENCE)
-    model = profile.model.model_copy(
-        update={"vocab_size": resolved.model.vocab_size, "sequence_length": length}
-    )
+    model = profile.model.model_copy(update={"vocab_size": resolved.model.vocab_size, "sequence_length": length})
     alone = {"nodes": 1, "gpus_per_node": 0, "accelerator": "cpu"}
     small = profile.model_copy(
         update={"base": None, "model": model, "hardware": profile.hardware.model_copy(update=alone)}
@@ -129,17 +127,22 @@ class Influence:
             raise StageError("too few seeds for an interval", got=num_seeds, expected=f"at least {MIN_SEEDS}")
         self.profile, self.folder = profile, folder
         self._context = StageContext(
-            profile, plan(profile), store, folder / "inputs", Progress("influence", io.StringIO()), _inputs(profile, store)
+            profile,
+            plan(profile),
+            store,
+            folder / "inputs",
+            Progress("influence", io.StringIO()),
+            _inputs(profile, store),
         )
         self._files = {key: self._context.fetch(key) for key in self._context.inputs}
         self.left_out, self.not_measured = self._count(owners)
         if not self.left_out:
-            raise StageError("no owner's influence can be measured", got=self.not_measured, hint="docs/attribution.md says why")
+            raise StageError(
+                "no owner's influence can be measured", got=self.not_measured, hint="docs/attribution.md says why"
+            )
         first = profile.training.seed
         self.seeds = list(range(first, first + num_seeds))
-        self._runs = [
-            self._plan_run(seed, owner) for seed in self.seeds for owner in (None, *self.left_out)
-        ]
+        self._runs = [self._plan_run(seed, owner) for seed in self.seeds for owner in (None, *self.left_out)]
 
     def _count(self, wanted: Sequence[str]) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
         """Documents and tokens that each owner alone gives; and why others are not measured."""
@@ -181,7 +184,11 @@ class Influence:
         return {"sovereign": code_version(), "torch": version("torch"), "transformers": version("transformers")}
 
     def _shards(self, split: str) -> list[Path]:
-        return [path for key, path in sorted(self._files.items()) if path.name.startswith(f"{split}-") and path.suffix == ".bin"]
+        return [
+            path
+            for key, path in sorted(self._files.items())
+            if path.name.startswith(f"{split}-") and path.suffix == ".bin"
+        ]
 
     @property
     def plan(self) -> Plan:
@@ -229,7 +236,11 @@ class Influence:
             "owners": owners,
             "not_measured": self.not_measured,
             "runs": [
-                {"seed": run.job.plan.recipe.seed, "without": run.job.owner, **values[run.job.plan.recipe.seed, run.job.owner]}
+                {
+                    "seed": run.job.plan.recipe.seed,
+                    "without": run.job.owner,
+                    **values[run.job.plan.recipe.seed, run.job.owner],
+                }
                 for run in self._runs
             ],
         }
@@ -293,7 +304,7 @@ def _effects(owner: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, A
             yield name, interval(differences)
 
 
-def _bits(values: Mapping[str, Any], owner: str) -> float | None:
+def _bits(values: Mapping[str, Any], _owner: str) -> float | None:
     return float(values["heldout"]["bits"] / values["heldout"]["bytes"])
 
 

@@ -73,9 +73,7 @@ def given_only_by(shard: Shard, owner: str) -> npt.NDArray[np.bool_]:
     return found
 
 
-def batches(
-    stream: TokenStream, left_out: Masks, batch_tokens: int, num_steps: int
-) -> Iterator[npt.NDArray[np.int64]]:
+def batches(stream: TokenStream, left_out: Masks, batch_tokens: int, num_steps: int) -> Iterator[npt.NDArray[np.int64]]:
     """The tokens of each step, shape [batch_tokens]: those of `stream` in its order, without some documents.
 
     Args:

@@ -366,13 +366,15 @@ def lake_check(
 def lake_influence(
     profile: ProfileArgument,
     owners: Annotated[
-        list[str] | None, typer.Option("--owner", metavar="NAME", help="Whose influence; repeatable; default everyone's.")
+        list[str] | None,
+        typer.Option("--owner", metavar="NAME", help="Whose influence; repeatable; default everyone's."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=2, help="Pairs of runs for each owner; intervals of 2 are very wide.")] = 2,
     budget: Annotated[float | None, typer.Option(metavar="TOKENS", help="Tokens of one run.")] = None,
     parameters: Annotated[float | None, typer.Option(help="Size of the small model.")] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="Where the runs and influence.json are; default: in the site.")
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Where the runs and influence.json are; default: in the site."),
     ] = None,
     site_dir: SiteOption = None,
     local: LocalOption = False,
@@ -400,10 +402,12 @@ def lake_rewards(
         Path | None, typer.Option("--influence", metavar="FILE", help="An influence.json; default: the site's.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="The report, its page beside it; default: in receipts/.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The report, its page beside it; default: in receipts/."),
     ] = None,
     check: Annotated[
-        Path | None, typer.Option("--check", metavar="REPORT", help="Compare a report with what its inputs give; write nothing.")
+        Path | None,
+        typer.Option("--check", metavar="REPORT", help="Compare a report with what its inputs give; write nothing."),
     ] = None,
     site_dir: SiteOption = None,
     local: LocalOption = False,
@@ -412,9 +416,7 @@ def lake_rewards(
     """Divide the profile's fund among the owners of the text that the model was trained on."""
     from sovereign.cli.attribution import run_rewards
 
-    run_rewards(
-        site_of(profile, site_dir), influence=influence, out=out, check=check, local=local, as_json=as_json
-    )
+    run_rewards(site_of(profile, site_dir), influence=influence, out=out, check=check, local=local, as_json=as_json)
 
 
 tools_app = typer.Typer(help="Upstream programs: found on PATH or built from pinned sources.", no_args_is_help=True)

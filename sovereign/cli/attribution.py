@@ -50,7 +50,8 @@ def run_influence(
         profile = small_profile(site.profile, parameters, budget)
         measure = Influence(profile, store, folder, owners=owners, num_seeds=seeds)
         done, total = measure.num_runs
-        say(f"{total} runs of {measure.plan.num_parameters:,} parameters on {measure.plan.recipe.num_tokens:,} tokens; {done} are done")
+        size = f"{measure.plan.num_parameters:,} parameters on {measure.plan.recipe.num_tokens:,} tokens"
+        say(f"{total} runs of {size}; {done} are done")
         with board.task("influence"):
             result = measure.measure(lambda text, steps, all_steps: board.update("influence", text, steps / all_steps))
     if as_json:
@@ -104,7 +105,8 @@ def run_rewards(
         write_json(report)
         return
     lines(
-        f"{report['total']} for {report['dataset']}", [(f"{row['owner']}", f"{row['sum']}, {row['points']} points") for row in report["owners"]]
+        f"{report['total']} for {report['dataset']}",
+        [(f"{row['owner']}", f"{row['sum']}, {row['points']} points") for row in report["owners"]],
     )
     say(f"{check} is what its inputs give" if check else f"written to {path} and {path.with_suffix('.md')}")
 

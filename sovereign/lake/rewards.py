@@ -115,12 +115,20 @@ def _multipliers(settings: Rewards) -> dict[str, Fraction]:
 
 def _row(settings: Rewards, multipliers: Mapping[str, Fraction], name: str, facts: OwnerFacts) -> dict[str, Any]:
     tiers = [
-        {"tier": tier, "multiplier": text(multiplier), "tokens_by_owners": {str(k): n for k, n in sorted(found.items())}}
+        {
+            "tier": tier,
+            "multiplier": text(multiplier),
+            "tokens_by_owners": {str(k): n for k, n in sorted(found.items())},
+        }
         for tier, multiplier in multipliers.items()
         if (found := {k: n for k, n in facts.consumed.get(tier, {}).items() if n})
     ]
     weighted = sum(
-        (multipliers[tier] * Fraction(tokens, owners) for tier, found in facts.consumed.items() for owners, tokens in found.items()),
+        (
+            multipliers[tier] * Fraction(tokens, owners)
+            for tier, found in facts.consumed.items()
+            for owners, tokens in found.items()
+        ),
         Fraction(0),
     )
     from_tokens = power(weighted, exact(settings.cap.exponent))
@@ -183,7 +191,9 @@ def divide(points: Mapping[str, Fraction], max_share: Fraction | None) -> dict[s
         if not above:
             break
         capped |= dict.fromkeys(above, limit)
-    return {name: capped[name] if name in capped else own * left / total if own else own for name, own in points.items()}
+    return {
+        name: capped[name] if name in capped else own * left / total if own else own for name, own in points.items()
+    }
 
 
 def pay(units: int, parts: Mapping[str, Fraction]) -> dict[str, int]:

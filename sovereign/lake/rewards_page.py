@@ -29,7 +29,11 @@ def render_page(report: Mapping[str, Any], report_sha256: str) -> str:
         f"| {_cell(row['owner'])} | {row['points']} | {_percent(row['share'])} | {row['sum']} |\n"
         for row in report["owners"]
     ]
-    limit = "no owner is limited" if cap["max_share"] is None else f"nobody gets more than {_number(cap['max_share'])} of the fund"
+    limit = (
+        "no owner is limited"
+        if cap["max_share"] is None
+        else f"nobody gets more than {_number(cap['max_share'])} of the fund"
+    )
     formula = f"""
 ## Formula
 
@@ -38,13 +42,15 @@ def render_page(report: Mapping[str, Any], report_sha256: str) -> str:
     share           = points / {report["total_points"]}; {limit}
     sum             = share x {report["total"]}
 
-The power is rounded down to a millionth. Influence is the lower end of the confidence interval of bits per byte, where it
-is above 0. What a limit takes from an owner goes to the others by their points. Sums are rounded down to the smallest unit,
-and the units that are left go one each to the largest remainders, to the first name where these are equal.
+The power is rounded down to a millionth. Influence is the lower end of the confidence interval of bits per byte, where
+it is above 0. What a limit takes from an owner goes to the others by their points. Sums are rounded down to the
+smallest unit, and the units that are left go one each to the largest remainders, to the first name where these are equal.
 
 ## Owners
 """
-    return "".join([head, *rows, formula, *(_owner(row, floor) for row in report["owners"]), *_inputs(report["inputs"])])
+    return "".join(
+        [head, *rows, formula, *(_owner(row, floor) for row in report["owners"]), *_inputs(report["inputs"])]
+    )
 
 
 def _owner(row: Mapping[str, Any], floor: str) -> str:

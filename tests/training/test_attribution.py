@@ -1,4 +1,4 @@
-"""`sovereign lake influence` and `rewards` on a model that was trained: killed and gone on, and every sum made again."""
+"""`sovereign lake influence` and `rewards` on a trained model: killed and gone on, and every sum made again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owner-out on the demonstration country: a model does not know what only the left-out owner tells, and knows the rest."""
+"""Owner-out on the demonstration country: without an owner its facts are not known, and the others are."""
 
 from __future__ import annotations
 

@@ -29,7 +29,11 @@ from sovereign.lake.rewards import (
 from sovereign.lake.rewards_page import render_page
 from sovereign.profile_rewards import Cap, Fund, Rewards, Tier
 
-TIERS = (Tier(min_quality=0, multiplier=1), Tier(min_quality=0.75, multiplier=1.5), Tier(min_quality=0.5, multiplier=1.2))
+TIERS = (
+    Tier(min_quality=0, multiplier=1),
+    Tier(min_quality=0.75, multiplier=1.5),
+    Tier(min_quality=0.5, multiplier=1.2),
+)
 NAMES = ("0.75", "0.5", "0", "unmeasured")
 INPUTS = {"models/x/train/ledger.json": "ab" * 32}
 
