@@ -44,7 +44,8 @@ def render_page(report: Mapping[str, Any], report_sha256: str) -> str:
 
 The power is rounded down to a millionth. Influence is the lower end of the confidence interval of bits per byte, where
 it is above 0. What a limit takes from an owner goes to the others by their points. Sums are rounded down to the
-smallest unit, and the units that are left go one each to the largest remainders, to the first name where these are equal.
+smallest unit, and the units that are left go one each to the largest remainders, to the first name where these are
+equal.
 
 ## Owners
 """
