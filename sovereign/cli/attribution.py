@@ -45,7 +45,7 @@ def run_influence(
     """
     from training.influence import RESULT, Influence, small_profile
 
-    folder = out or _influence_folder(site)
+    folder = (out or _influence_folder(site)).resolve()
     with site.lock("lake influence"), store_of(site, local=local) as store, Board() as board:
         profile = small_profile(site.profile, parameters, budget)
         measure = Influence(profile, store, folder, owners=owners, num_seeds=seeds)
@@ -114,6 +114,7 @@ def run_rewards(
 def _reckon(site: Site, settings: Rewards, store: Store, influence: Path | None) -> dict[str, Any]:
     """The report of the trained model, from the store's files."""
     from training.consumption import consumed_by_tier
+    from training.influence import RESULT
     from training.ledger import LEDGER, open_run
 
     name, tiers = site.profile.name, tier_names(settings)
@@ -135,7 +136,7 @@ def _reckon(site: Site, settings: Rewards, store: Store, influence: Path | None)
     inputs |= {dataset.prefix + one: dataset.files[one] for one in files}
     lows: Mapping[str, Fraction] = {}
     if settings.influence_weight:
-        content = _read_influence(influence or _influence_folder(site) / "influence.json")
+        content = _read_influence(influence or _influence_folder(site) / RESULT)
         inputs["influence"] = sha256_bytes(content)
         lows = _lower_ends(content, ledger["shards"])
     owners = {

@@ -16,9 +16,9 @@ from training.influence import Influence, small_profile
 PROFILE: dict[str, Any] = {
     "apiVersion": "sovereign/v1",
     "name": "owners",
-    "corpus": {"demonstration": {"facts": 40}, "cleaning": {"heldout_fraction": 0.05}},
-    "model": {"parameters": 1e6, "vocab_size": 1024, "sequence_length": 128},
-    "training": {"tokens": 6e5, "batch_tokens": 2048, "learning_rate": 4e-3},
+    "corpus": {"demonstration": {"facts": 30}, "cleaning": {"heldout_fraction": 0.05}},
+    "model": {"parameters": 4e5, "vocab_size": 1024, "sequence_length": 128},
+    "training": {"tokens": 6e5, "batch_tokens": 1024, "learning_rate": 4e-3, "threads_per_pod": 1},
 }
 NUM_OWNERS, NUM_SEEDS = 3, 2
 
@@ -38,7 +38,7 @@ def test_without_an_owner_its_facts_are_not_known(tmp_path: Path) -> None:
     assert len(result["owners"]) == NUM_OWNERS
     for found in result["owners"].values():
         effects = found["effects"]
-        assert min(effects["own_accuracy"]["differences"]) > 0.5
+        assert min(effects["own_accuracy"]["differences"]) > 0.3
         assert abs(effects["other_accuracy"]["mean"]) < 0.2
         assert min(effects["own_bits_per_byte"]["differences"]) > 0
         assert effects["own_bits_per_byte"]["mean"] > effects["other_bits_per_byte"]["mean"]
