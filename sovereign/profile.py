@@ -18,10 +18,11 @@ from sovereign.errors import ProfileError
 from sovereign.licences import check_licence
 from sovereign.profile_base import Base
 from sovereign.profile_cleaning import Cleaning, Share
-from sovereign.profile_rights import Owner, Rights
-from sovereign.profile_publication import Publication
 from sovereign.profile_datalake import Datalake
 from sovereign.profile_mix import Governance, Mix, check_mix
+from sovereign.profile_publication import Publication
+from sovereign.profile_rewards import Rewards
+from sovereign.profile_rights import Owner, Rights
 from sovereign.profile_training import Model, Training
 from sovereign.section import AbsolutePath, Language, Name, Section, Seed, refuse_repeats, refuse_secrets
 
@@ -302,6 +303,8 @@ class Profile(Section):
     """What is said to the public."""
     governance: Governance = Governance()
     """What people decide."""
+    rewards: Rewards | None = None
+    """How a fund is divided among the owners; absent: not at all."""
 
     @model_validator(mode="after")
     def _published_sources_are_there(self) -> Self:

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,14 @@ class SeenDocument:
     owners: tuple[str, ...]
     tokens: int
     """How many of its tokens, the end-of-text mark included."""
+
+
+class Collector(Protocol):
+    """Counts tokens of documents."""
+
+    def add(self, shard: Shard, tokens: npt.NDArray[np.int64]) -> None:
+        """Count `tokens` of each document of `shard`; shape [num_documents]."""
+        ...
 
 
 @dataclass
@@ -88,12 +96,17 @@ def consumed(stream: TokenStream, batch_tokens: int, *, up_to_step: int, from_st
     Takes time for each document of the corpus, whatever the number of steps; memory for one shard's documents.
     """
     total = Consumption()
-    for piece in stream.pieces(from_step * batch_tokens, (up_to_step - from_step) * batch_tokens):
-        _add(total, piece)
+    collect(total, stream, batch_tokens, up_to_step=up_to_step, from_step=from_step)
     return total
 
 
-def _add(total: Consumption, piece: Piece) -> None:
+def collect(total: Collector, stream: TokenStream, batch_tokens: int, *, up_to_step: int, from_step: int = 0) -> None:
+    """Tell `total` what `consumed` counts, shard by shard; a shard may come more than once."""
+    for piece in stream.pieces(from_step * batch_tokens, (up_to_step - from_step) * batch_tokens):
+        _add(total, piece)
+
+
+def _add(total: Collector, piece: Piece) -> None:
     stream, start, end = piece.stream, piece.start, piece.start + piece.count
     first_whole, after_whole = -(-start // stream.num_tokens), end // stream.num_tokens
     num_whole = max(0, after_whole - first_whole)

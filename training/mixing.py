@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from sovereign.errors import StageError
 from sovereign.files import sha256_bytes
-from sovereign.lake.mix_census import Census
 from sovereign.lake.documents import Document, count_documents, read_documents
 from sovereign.lake.mix import ALL, Count, Facet, Group, MixFile, Request, add_up, mix_key
+from sovereign.lake.mix_census import Census
 from sovereign.plan import Plan
 from sovereign.receipts import model_digest
 from sovereign.stages import StageContext

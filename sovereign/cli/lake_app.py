@@ -16,7 +16,9 @@ lake_app = typer.Typer(
 )
 TextOption = Annotated[Path | None, typer.Option("--text", metavar="FILE", help="The text, a file in UTF-8.")]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, help="How many to show at most.")]
-OwnerOption = Annotated[str | None, typer.Option("--owner", metavar="NAME", help="An owner, spelled as on the documents.")]
+OwnerOption = Annotated[
+    str | None, typer.Option("--owner", metavar="NAME", help="An owner, spelled as on the documents.")
+]
 DocumentOption = Annotated[str | None, typer.Option("--document", metavar="ID", help="A document's doc_id.")]
 
 
@@ -74,7 +76,9 @@ def lake_check(
 
 
 @lake_app.command("rights")
-def lake_rights(profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOption = False, as_json: JsonOption = False) -> None:
+def lake_rights(
+    profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOption = False, as_json: JsonOption = False
+) -> None:
     """Owners and licences of the gathered text, and which documents may not be trained on."""
     from sovereign.cli.rights import run_rights
 

@@ -207,7 +207,9 @@ def _output(
 
 
 def _corpus_config(profile: Profile, _plan: Plan) -> Mapping[str, Any]:
-    corpus = profile.corpus.model_dump(mode="json", exclude={"sources": {"__all__": {"domain"}}})  # no part of a document
+    corpus = profile.corpus.model_dump(
+        mode="json", exclude={"sources": {"__all__": {"domain"}}}
+    )  # no part of a document
     opt_outs = {name: corpus["rights"]["opt_outs"][name] for name in ("agents", "retroactive")}
     rights = {"licences": sorted(profile.corpus.rights.declared)} | opt_outs
     return {"demonstration": corpus["demonstration"], "sources": corpus["sources"], "rights": rights}

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from sovereign.errors import PlanError, ProfileError, StageError, StoreError
 from sovereign.files import sha256_bytes
-from sovereign.lake.mix_census import Census
 from sovereign.lake.documents import Document
 from sovereign.lake.mix import ALL, Approval, MixFile, Request, approved_mix, mix_key
+from sovereign.lake.mix_census import Census
 from sovereign.lake.stages import corpus, curate
 from sovereign.plan import plan
 from sovereign.profile import Profile, parse_profile
