@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from sovereign.errors import ProfileError
 from sovereign.profile_base import Base
 from sovereign.profile_cleaning import Cleaning, Share
+from sovereign.profile_curation import Curation
 from sovereign.profile_training import Model, Training
 from sovereign.section import AbsolutePath, Language, Name, Section, Seed, refuse_repeats
 
@@ -206,6 +207,8 @@ class Corpus(Section):
     """What was agreed with owners, of sources and of single documents."""
     cleaning: Cleaning = Cleaning()
     """Rules for every document."""
+    curation: Curation = Curation()
+    """How cleaning is shared out."""
     tokens: Annotated[float, Field(gt=0, le=1e15)] | None = None
     """Expected size in tokens where it is not generated here; for storage planning."""
 

@@ -172,11 +172,14 @@ def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
     return (document for document, _ in read_rows(paths))
 
 
-def read_rows(paths: Iterable[Path], extra: Sequence[str] = ()) -> Iterator[tuple[Document, dict[str, str]]]:
-    """The same with the values of the further columns named in `extra`."""
+def read_rows(
+    paths: Iterable[Path], extra: Sequence[str] = (), groups: Iterable[int] | None = None
+) -> Iterator[tuple[Document, dict[str, str]]]:
+    """The same with the values of the further columns named in `extra`; of some row groups only, or of all."""
+    wanted = None if groups is None else list(groups)
     for path in paths:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256, columns=[*SCHEMA.names, *extra]):
+            for batch in file.iter_batches(batch_size=256, row_groups=wanted, columns=[*SCHEMA.names, *extra]):
                 for row in batch.to_pylist():
                     further = {name: row.pop(name) for name in extra}
                     row["owners"], row["transforms"] = tuple(row["owners"]), tuple(row["transforms"])

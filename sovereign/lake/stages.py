@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from sovereign.errors import SourceError, StageError
 from sovereign.files import write_atomic
-from sovereign.lake.cleaning import Index, text_digest
+from sovereign.lake.curation import Curation
 from sovereign.lake.decontamination import file_digest
 from sovereign.lake.demonstration import LANGUAGES, Question, make_documents, make_facts, make_questions
-from sovereign.lake.documents import Counts, Document, DocumentWriter, count_documents, read_documents, read_rows
+from sovereign.lake.documents import DocumentWriter
 from sovereign.lake.ingest import Ingested, ingest_source, with_progress
-from sovereign.lake.neardedup import NearDuplicates
-from sovereign.lake.screening import Screen
 from sovereign.lake.sources import source_digest
 from sovereign.plan import Plan
 from sovereign.profile import Demonstration, Profile
@@ -82,93 +78,14 @@ def _demonstration_metrics(settings: Demonstration) -> dict[str, Any]:
 
 def _run_curate(context: StageContext) -> StageOutput:
     """Screen each document, drop duplicates (keeping every owner), hold documents out, set rejected ones aside."""
-    raw, curated = f"raw/{context.dataset}/", f"curated/{context.dataset}/"
-    paths = [context.fetch(key) for key in sorted(context.inputs) if key.endswith(".parquet")]
-    num_documents = count_documents(paths)
-    rules = context.profile.corpus.cleaning
-    screen = Screen(rules)
-    with ExitStack() as stack:
-        index = stack.enter_context(Index(context.workdir / "curate.sqlite", rules.heldout_fraction))
-        near = None
-        if rules.near_duplicates:
-            folder = context.workdir / "near-duplicates"
-            near = stack.enter_context(NearDuplicates(folder, rules.near_duplicates))
-        first = with_progress(context, read_documents(paths), "first pass", total=2 * num_documents)
-        screened = _screen(first, screen, index, near, context.workdir / "screened")
-        index.settle(near.clusters() if near else ())
-        documents = read_rows(screened, ["reason"])
-        second = with_progress(context, documents, "second pass", start=num_documents, total=2 * num_documents)
-        files, metrics = _split(second, index, context.workdir / curated)
-        questions, metrics["questions"] = _check_questions(context.fetch(raw + "questions.jsonl"), screen, index)
-    for path in screened:
-        path.unlink()
-    metrics["masked"] = dict(screen.masked)
-    return _output(curated, context.workdir / curated, files, questions, {"documents_in": num_documents} | metrics)
-
-
-def _screen(
-    documents: Iterable[Document], screen: Screen, index: Index, near: NearDuplicates | None, folder: Path
-) -> list[Path]:
-    """Write what the screen makes of each document, with the reason where it is rejected; the files."""
-    with DocumentWriter(folder, "screened", extra=["reason"]) as writer:
-        for document in documents:
-            screened, reason = screen.apply(document)
-            writer.add(screened, reason=reason)
-            if not reason and index.learn(screened) and near:
-                near.add(text_digest(screened.text), screened.text)
-    return writer.files
-
-
-def _split(
-    rows: Iterable[tuple[Document, dict[str, str]]], index: Index, folder: Path
-) -> tuple[list[Path], dict[str, Any]]:
-    """Write each screened document to `train`, `heldout` or, with the reason, `rejected`; the files and the counts.
-
-    Raises:
-        StageError: nothing is left to train on.
-    """
-    counts = {"train": Counts(), "heldout": Counts()}
-    rejected: Counter[str] = Counter()
-    transforms: Counter[str] = Counter()
-    with ExitStack() as stack:
-        writers = {split: stack.enter_context(DocumentWriter(folder, split)) for split in counts}
-        aside = stack.enter_context(DocumentWriter(folder, "rejected", extra=["reason"]))
-        for document, extra in rows:
-            cleaned, verdict = (document, extra["reason"]) if extra["reason"] else index.decide(document)
-            transforms.update(cleaned.transforms)
-            if verdict in writers:
-                writers[verdict].add(cleaned)
-                counts[verdict].add(cleaned)
-            else:
-                aside.add(cleaned, reason=verdict)
-                rejected[verdict] += 1
-    if not counts["train"].languages:
-        raise StageError("no document is left to train on", got=dict(rejected), hint="relax corpus.cleaning")
-    metrics = {split: split_counts.metrics() for split, split_counts in counts.items()}
-    files = [path for writer in (*writers.values(), aside) for path in writer.files]
-    return files, metrics | {"rejected": dict(rejected), "transforms": dict(transforms)}
-
-
-def _check_questions(path: Path, screen: Screen, index: Index) -> tuple[list[Question], dict[str, int]]:
-    """Questions whose split is true of the cleaned documents, and what was found.
-
-    A held-out question whose own text is a document is dropped; so is a trained one whose document is not trained on.
-    """
-    kept = []
-    found: Counter[str] = Counter(heldout=0, train=0)
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            question = Question(**json.loads(line))
-            document_text = screen.text_of(question.document_text, question.language)
-            split = index.split_of(document_text, question.language)
-            if question.split == "heldout" and split is not None:
-                found["dropped: in the corpus"] += 1
-            elif question.split == "train" and split != "train":
-                found["dropped: not trained on"] += 1
-            else:
-                found[question.split] += 1
-                kept.append(question)
-    return kept, dict(found)
+    curation = Curation(context)
+    stored = curation.run()
+    if context.rank:
+        return StageOutput()
+    metrics, asked = curation.metrics()
+    questions, metrics["questions"] = curation.check_questions(asked)
+    output = _output(curation.curated, context.workdir / curation.curated, [], questions, metrics)
+    return replace(output, stored=stored)
 
 
 def _output(
@@ -186,7 +103,8 @@ def _corpus_config(profile: Profile, _plan: Plan) -> Mapping[str, Any]:
 
 
 def _curate_config(profile: Profile, _plan: Plan) -> Mapping[str, Any]:
-    return {"cleaning": profile.corpus.cleaning.model_dump(mode="json")}
+    corpus = profile.corpus
+    return {"cleaning": corpus.cleaning.model_dump(mode="json"), "task_mb": corpus.curation.task_mb}
 
 
 def _source_digests(profile: Profile, store: Store) -> Mapping[str, str]:
@@ -212,6 +130,7 @@ curate = Stage(
     needs=("corpus",),
     config=_curate_config,
     prefix="curated/{dataset}/",
-    version=2,
+    version=3,
     external_inputs=_cleaning_digests,
+    scratch="curated/{dataset}/work/",
 )
