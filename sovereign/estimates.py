@@ -23,6 +23,10 @@ from sovereign.speed import training_speed
 HOURS_PER_DAY = 24
 SERVICE_CPU_M = 850 + 550
 """CPU requests of the node's system pods (850m measured) and of the kit's services (550m), millicores."""
+RANK_CPU_M, RANK_MEMORY_GB = 1000, 4
+"""Request of one of several ranks of curation, millicores and GB; docs/corpus.md says what it needs."""
+SHARED_CPU_M, SHARED_MEMORY_GB = 100, 2
+"""The same on the embedded node, where ranks share what the services leave."""
 
 
 class Estimates(Section):
@@ -83,6 +87,12 @@ class Quota(Section):
     """GPUs of one training pod."""
     num_pods: int
     """Pods of the training job."""
+    curation_pods: int
+    """Pods of stage `curate`, one rank each: as many as the profile asks for and the queue has room for."""
+    curation_cpu_m: int
+    """Request of one of them, millicores."""
+    curation_memory_gb: int
+    """Request and limit of one of them, GB."""
 
 
 def estimate(profile: Profile, shape: ModelShape, layout: Layout, recipe: Recipe) -> Estimates:
@@ -171,6 +181,11 @@ def make_quota(profile: Profile, layout: Layout) -> Quota:
             expected=f"{num_pods} times {max(pod_cpu_m, 250)}m and {max(pod_memory_gb, 2)} GB",
             hint="lower training.pods, or raise hardware.cpus_per_node and memory_gb_per_node if the machine has more",
         )
+    ranks = profile.corpus.curation.ranks
+    rank_cpu_m, rank_memory_gb = pod_cpu_m, pod_memory_gb
+    if ranks > 1:
+        rank_cpu_m = min(pod_cpu_m, SHARED_CPU_M if embedded else RANK_CPU_M)
+        rank_memory_gb = min(pod_memory_gb, SHARED_MEMORY_GB if embedded else RANK_MEMORY_GB)
     return Quota(
         cpu_m=cpu_m,
         memory_gb=memory_gb,
@@ -179,4 +194,7 @@ def make_quota(profile: Profile, layout: Layout) -> Quota:
         pod_memory_gb=pod_memory_gb,
         pod_gpus=gpus,
         num_pods=num_pods,
+        curation_pods=max(1, min(ranks, cpu_m // rank_cpu_m, memory_gb // max(rank_memory_gb, 1))),
+        curation_cpu_m=rank_cpu_m,
+        curation_memory_gb=rank_memory_gb,
     )

@@ -194,6 +194,8 @@ class _Follower:
             self._read_log(pod)
         end = finished(live)
         if end == "Failed":
+            for pod in self._failed_pods():
+                self._read_log(pod)
             reason = next(c for c in live["status"]["conditions"] if c["type"] == "Failed")
             lines = "\n  ".join(self.kept) or "(it wrote nothing)"
             message = f"stage {self.stage} failed: {reason.get('reason', '')} {reason.get('message', '')}"
@@ -202,9 +204,12 @@ class _Follower:
             self._tell("waiting in the queue")
         return end == "Complete"
 
-    def _pods(self) -> list[Object]:
-        name = self.job["metadata"]["name"]
-        selector = f"batch.kubernetes.io/job-name={name},batch.kubernetes.io/job-completion-index=0"
+    def _failed_pods(self) -> list[Object]:
+        """Those of any rank: the one that failed says why."""
+        return [pod for pod in self._pods("") if pod["status"].get("phase") == "Failed"]
+
+    def _pods(self, of: str = ",batch.kubernetes.io/job-completion-index=0") -> list[Object]:
+        selector = f"batch.kubernetes.io/job-name={self.job['metadata']['name']}{of}"
         pods = self.cluster.find("v1", "Pod", NAMESPACE, labelSelector=selector)
         return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 

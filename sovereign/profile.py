@@ -18,6 +18,7 @@ from sovereign.errors import ProfileError
 from sovereign.licences import check_licence
 from sovereign.profile_base import Base
 from sovereign.profile_cleaning import Cleaning, Share
+from sovereign.profile_curation import Curation
 from sovereign.profile_datalake import Datalake
 from sovereign.profile_mix import Governance, Mix, check_mix
 from sovereign.profile_publication import Publication
@@ -205,6 +206,8 @@ class Corpus(Section):
     """What may be trained on, opt-outs, withdrawals."""
     cleaning: Cleaning = Cleaning()
     """Rules for every document."""
+    curation: Curation = Curation()
+    """How cleaning is shared out."""
     tokens: Annotated[float, Field(gt=0, le=1e15)] | None = None
     """Expected size in tokens where it is not generated here; for storage planning."""
 

@@ -172,6 +172,8 @@ class LocalRunner:
     def _command(self, name: str) -> list[str]:
         arguments = ["run", name, "--profile", str(self.profile_path), "--store", self.store.url]
         arguments += ["--workdir", str(self.data_dir / "work" / name)]
+        if name == "curate" and (ranks := self.profile.corpus.curation.ranks) > 1:
+            return [sys.executable, "-m", "sovereign.ranks", str(ranks), *arguments]
         ranks = self.plan.recipe.world_size if name == "train" else 1
         if ranks == 1:
             return [sys.executable, "-m", "sovereign.stages", *arguments]

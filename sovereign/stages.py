@@ -17,7 +17,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TextIO
@@ -76,6 +77,13 @@ class StageContext:
     progress: Progress
     inputs: Mapping[str, str]
     """Digest of every input, by store key, from the receipts of the stages before."""
+    key: str = ""
+    """Digest of all that the result depends on."""
+    rank: int = 0
+    """Which of the `num_ranks` processes that run the stage together this is."""
+    num_ranks: int = 1
+    is_over: Callable[[], bool] = lambda: False
+    """Whether the result is in the store, with its receipt: another rank has finished."""
 
     @property
     def dataset(self) -> str:
@@ -109,6 +117,8 @@ class StageOutput:
     """Store key -> local file; the runner stores them and writes their digests into the receipt."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Numbers for the receipt and the summary."""
+    stored: dict[str, str] = field(default_factory=dict)
+    """Store key -> hex SHA-256 of further outputs, which the ranks of the stage have stored."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,8 @@ class Stage:
     """Raised when the stage's code changes what it makes."""
     external_inputs: Callable[[Profile, Store], Mapping[str, str]] | None = None
     """Digests of inputs that do not come from a stage (files of a source)."""
+    scratch: str = ""
+    """Where ranks keep unfinished work in the store, e.g. `curated/{dataset}/work/`; cleared after the receipt."""
 
 
 def load_stage(name: str) -> Stage:
@@ -193,26 +205,32 @@ def run_stage(stage: Stage, profile: Profile, store: Store, workdir: Path, strea
     Raises:
         SovereignError: what the stage raises.
     """
-    rank = os.environ.get("RANK", "0")
-    if rank != "0":
+    rank, num_ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    if rank:
         stream, workdir = io.StringIO(), workdir / f"rank-{rank}"  # on one machine all ranks are given the same folder
     progress = Progress(stage.name, stream)
     resolved = plan(profile)
     inputs = collect_inputs(store, stage, profile)
-    current = _current(store, stage, profile, resolved, inputs)
+    find_current = partial(_current, store, stage, profile, resolved, inputs)
+    current = find_current()
     if current is not None:
+        if not rank:
+            _clear_scratch(store, stage, profile)
         progress("unchanged", done=1, total=1)
         return current
     config = stage.config(profile, resolved)
+    key = stage_key(stage.name, stage.version, config, inputs)
     started_at, start = now(), time.monotonic()
     workdir.mkdir(parents=True, exist_ok=True)
-    output = stage.run(StageContext(profile, resolved, store, workdir, progress, inputs))
+    context = StageContext(profile, resolved, store, workdir, progress, inputs, key, rank, num_ranks)
+    output = stage.run(replace(context, is_over=lambda: find_current() is not None))
+    digests = output.stored | {name: sha256_file(path) for name, path in output.files.items()}
     receipt = Receipt(
         stage=stage.name,
         inputs=inputs,
-        outputs={key: sha256_file(path) for key, path in sorted(output.files.items())},
+        outputs=dict(sorted(digests.items())),
         config_digest=config_digest(config),
-        key=stage_key(stage.name, stage.version, config, inputs),
+        key=key,
         metrics=output.metrics,
         started_at=started_at,
         finished_at=now(),
@@ -220,8 +238,9 @@ def run_stage(stage: Stage, profile: Profile, store: Store, workdir: Path, strea
         made_by=made_by(),
         code_version=code_version(),
     )
-    if rank == "0":
+    if not rank:
         _store_result(store, stage, profile, output, receipt)
+        _clear_scratch(store, stage, profile)
     progress("done", done=1, total=1, metrics=output.metrics)
     return receipt
 
@@ -234,9 +253,16 @@ def _store_result(store: Store, stage: Stage, profile: Profile, output: StageOut
     store.delete(key)
     for name, path in sorted(output.files.items()):
         store.put_file(name, path)
-    for name in sorted(set(before.outputs if before else ()) - set(output.files)):
+    for name in sorted(set(before.outputs if before else ()) - set(receipt.outputs)):
         store.delete(name)
     store.put_bytes(key, content)
+
+
+def _clear_scratch(store: Store, stage: Stage, profile: Profile) -> None:
+    """Delete the last key first, so that what is left when it stops is whole up to a step (sovereign/lake/work.py)."""
+    if stage.scratch:
+        for key in sorted(store.list(stage.scratch.format(dataset=profile.name)), reverse=True):
+            store.delete(key)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

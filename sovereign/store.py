@@ -52,6 +52,14 @@ class Store(Protocol):
         """Content of `key`."""
         ...
 
+    def get_part(self, key: str, start: int, length: int) -> bytes:
+        """Bytes of `key` from `start` on, `length` or all that there are; a negative start counts from the end."""
+        ...
+
+    def copy(self, key: str, target: str) -> None:
+        """Store the content of `key` as `target` too; it does not pass through this process where that can be."""
+        ...
+
     def exists(self, key: str) -> bool:
         """Whether `key` is there."""
         ...
@@ -125,6 +133,20 @@ class FolderStore:
             return self._path(key).read_bytes()
         except OSError as error:
             raise StoreError(f"cannot read {key}: {error}") from error
+
+    def get_part(self, key: str, start: int, length: int) -> bytes:
+        try:
+            with self._path(key).open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size + start) if start < 0 else start)
+                return file.read(length)
+        except OSError as error:
+            raise StoreError(f"cannot read {key}: {error}") from error
+
+    def copy(self, key: str, target: str) -> None:
+        if not self.exists(key):
+            raise StoreError(f"cannot copy {key}: it is not there")
+        self.put_file(target, self._path(key))
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -233,6 +255,19 @@ class S3Store:
         with self._errors("read", key):
             body: bytes = self.client.get_object(Bucket=bucket, Key=name)["Body"].read()
         return body
+
+    def get_part(self, key: str, start: int, length: int) -> bytes:
+        bucket, name = self._split(key)
+        wanted = f"bytes={start}" if start < 0 else f"bytes={start}-{start + length - 1}"
+        with self._errors("read", key):
+            body: bytes = self.client.get_object(Bucket=bucket, Key=name, Range=wanted)["Body"].read()
+        return body[:length]
+
+    def copy(self, key: str, target: str) -> None:
+        bucket, name = self._split(target)
+        source = dict(zip(("Bucket", "Key"), self._split(key), strict=True))
+        with self._errors("copy", key):
+            self.client.copy_object(Bucket=bucket, Key=name, CopySource=source)
 
     def exists(self, key: str) -> bool:
         from botocore.exceptions import ClientError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign.hardware import ACCELERATORS
-from sovereign.plan import Plan
+from sovereign.plan import Plan, Quota
 from sovereign.profile import KubeconfigTarget, Profile
 from sovereign.runtime import Runtime
 
@@ -157,6 +157,13 @@ def slurm_context(profile: Profile, plan: Plan, *, python: str, profile_path: Pa
     return {"profile": profile, "plan": plan, "slurm": slurm}
 
 
+def _memory_gb(quota: Quota, stage: str, gpus: int) -> int:
+    """Memory of a pod of the stage."""
+    if stage == "preflight" and not gpus:
+        return min(3 * quota.pod_memory_gb, quota.memory_gb)
+    return quota.curation_memory_gb if stage == "curate" else quota.pod_memory_gb
+
+
 def job_context(
     profile: Profile,
     plan: Plan,
@@ -173,11 +180,11 @@ def job_context(
 
     Args:
         name: name of the Job, its ConfigMap and its Service; a DNS label of at most 50 characters.
-        stage: stage to run; only `train` runs on several pods, only `train` and `preflight` on GPUs.
+        stage: stage to run; only `train` and `curate` run on several pods, only `train` and `preflight` on GPUs.
         key: what the stage makes, see `sovereign.receipts.stage_key`.
         profile_text: the profile file's text, which the pod reads.
         num_pods: pods of the Job, each one rank on CPU, `plan.quota.pod_gpus` ranks on GPUs; by default the plan's for
-            training, else one.
+            training and for curation, else one.
         priority: a WorkloadPriorityClass, `normal` or `urgent`.
     """
     quota = plan.quota
@@ -190,14 +197,12 @@ def job_context(
         "stage": stage,
         "key": key,
         "profile_text": profile_text,
-        "num_pods": num_pods or (quota.num_pods if stage == "train" else 1),
+        "num_pods": num_pods or {"train": quota.num_pods, "curate": quota.curation_pods}.get(stage, 1),
         "priority": priority,
         "gpus": gpus,
         "ranks": gpus if stage == "train" else 0,  # preflight starts its own
-        "cpu_m": quota.pod_cpu_m,
-        "memory_gb": quota.pod_memory_gb
-        if stage != "preflight" or gpus
-        else min(3 * quota.pod_memory_gb, quota.memory_gb),
+        "cpu_m": quota.curation_cpu_m if stage == "curate" else quota.pod_cpu_m,
+        "memory_gb": _memory_gb(quota, stage, gpus),
         "threads": max(1, plan.recipe.threads),
         "grace_s": stop_grace_s(plan) if stage == "train" else 30,
         "disk_gb": math.ceil(10 + 3 * plan.estimates.checkpoint_gb + 4e-9 * plan.recipe.num_tokens + models_gb),

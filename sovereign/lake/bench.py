@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign.lake.language import identify
-from sovereign.lake.neardedup import NearDuplicates
+from sovereign.lake.neardedup import NUM_GROUPS, NearDuplicates
 from sovereign.lake.pii import Masker
 from sovereign.lake.quality import assess
 from sovereign.lake.stdlib import read_records
@@ -67,10 +67,15 @@ def our_rules(texts: list[str]) -> int:
 
 def our_near_duplicates(texts: list[str]) -> int:
     """Texts that another one stands for."""
-    with tempfile.TemporaryDirectory() as folder, NearDuplicates(Path(folder) / "near", NearDuplicateRules()) as near:
+    with tempfile.TemporaryDirectory() as folder:
+        near = NearDuplicates(Path(folder) / "near", NearDuplicateRules())
         for text in texts:
             near.add(hashlib.sha256(text.encode()).digest(), text)
-        return sum(digest != representative for digest, representative in near.clusters())
+        links = [Path(folder) / str(group) for group in range(NUM_GROUPS)]
+        for group, path in enumerate(links):
+            near.link(group, path)
+        standing = near.representatives(links)
+        return sum(one != number for number, one in enumerate(standing.tolist()))
 
 
 def our_masks(texts: list[str]) -> int:

@@ -176,14 +176,18 @@ def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
 
 
 def read_rows(
-    paths: Iterable[Path], extra: Sequence[str] = (), *, text: bool = True
+    paths: Iterable[Path], extra: Sequence[str] = (), *, groups: Iterable[int] | None = None, text: bool = True
 ) -> Iterator[tuple[Document, dict[str, str]]]:
-    """The same with the values of the further columns named in `extra`; without `text` it is empty, and not read."""
+    """The same with the values of the further columns named in `extra`; of some row groups only, or of all.
+
+    Without `text` it is empty, and not read.
+    """
     columns = [*(name for name in SCHEMA.names if text or name != "text"), *extra]
+    wanted = None if groups is None else list(groups)
     for path in paths:
         with pq.ParquetFile(path) as file:
             # A name that the file has not, such as url in those of before, is passed over.
-            for batch in file.iter_batches(batch_size=256, columns=columns):
+            for batch in file.iter_batches(batch_size=256, row_groups=wanted, columns=columns):
                 for row in batch.to_pylist():
                     row.setdefault("text", "")
                     further = {name: row.pop(name) for name in extra}

@@ -7,19 +7,15 @@ A bucket's texts, in the order of their SHA-256, are each compared with the one 
 linked, directly or through others, is a cluster; the text with the smallest SHA-256 stands for it. So neither the
 order nor the number of the documents' copies decides anything.
 
-Memory is bounded but for 24 bytes a near duplicate: signatures and bands (about 0.7 kB a text) lie in files, and a band
-is sorted in parts.
+Bands are compared in groups that need nothing of each other. Memory is bounded: signatures, hashes and clusters (about
+0.6 kB a text) lie in files, and a band is sorted in parts.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack
-from itertools import groupby
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +24,11 @@ from sovereign.lake.shingles import NUM_BINS, mix, signature
 from sovereign.profile_cleaning import NearDuplicateRules
 
 NUM_BANDS, ROWS = 21, 6
+NUM_GROUPS = 7
+"""Groups of bands; a text's signature is read once for each."""
 _BLOCK = 1_024
 """Texts whose signatures are written at once."""
-_SORTED = 2**22
+_SORTED = 2**20
 """Entries of a band that are sorted at once."""
 _COMPARED = 2**14
 """Pairs whose signatures are compared at once."""
@@ -40,91 +38,123 @@ Numbers = npt.NDArray[np.int64]
 
 
 class NearDuplicates:
-    """Texts, each added once, and their clusters. A context manager; its folder is removed at the end."""
+    """Texts and their clusters, in files of a folder. A text may come more than once."""
 
     def __init__(self, folder: Path, rules: NearDuplicateRules) -> None:
+        """Args: `folder` is empty; what is written there is for the caller to remove."""
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._rules = folder, rules
-        self._stack = ExitStack()
-        self._signatures: list[npt.NDArray[np.uint32]] = []
-        self._digests: list[bytes] = []
-        self._count = 0
+        self._new: list[npt.NDArray[np.uint32]] = []
+        self._new_digests: list[bytes] = []
+        self.count = 0
+        self.signatures_path, self.digests_path = folder / "signatures", folder / "digests"
+        for path in (self.signatures_path, self.digests_path):
+            path.touch()
 
-    def __enter__(self) -> Self:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
-        names = ["signatures", "digests", *map(_band_name, range(NUM_BANDS))]
-        self._files = {name: self._stack.enter_context((self._folder / name).open("wb")) for name in names}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
-        shutil.rmtree(self._folder)
-
-    def add(self, digest: bytes, text: str) -> None:
-        """Add a text and its SHA-256; a text shorter than the rules' `min_chars` is left out."""
+    def add(self, digest: bytes, text: str) -> bool:
+        """Add a text and its SHA-256; a text shorter than the rules' `min_chars` is left out, which gives False."""
         if len(text) < self._rules.min_chars:
-            return
-        self._signatures.append(signature(text))
-        self._digests.append(digest)
-        if len(self._digests) == _BLOCK:
-            self._write()
+            return False
+        self._new.append(signature(text))
+        self._new_digests.append(digest)
+        self.count += 1
+        if len(self._new) == _BLOCK:
+            self.flush()
+        return True
 
-    def clusters(self) -> Iterator[tuple[bytes, bytes]]:
-        """Each member of a cluster of at least two texts, with the one that stands for it, itself included."""
-        self._write()
-        self._stack.close()
-        if not self._count:
+    def extend(self, signatures: bytes, digests: bytes) -> None:
+        """Add texts by what their files have; signatures are needed for `link` only."""
+        self._append(signatures, digests)
+        self.count += len(digests) // 32
+
+    def flush(self) -> None:
+        """Write what was added."""
+        if self._new:
+            self._append(np.stack(self._new).tobytes(), b"".join(self._new_digests))
+            self._new, self._new_digests = [], []
+
+    def _append(self, signatures: bytes, digests: bytes) -> None:
+        for path, data in ((self.signatures_path, signatures), (self.digests_path, digests)):
+            with path.open("ab") as file:
+                file.write(data)
+
+    @property
+    def digests(self) -> npt.NDArray[np.uint8]:
+        """SHA-256 of each text, one a row."""
+        return self._map(self.digests_path, np.uint8, 32)
+
+    def link(self, group: int, path: Path) -> None:
+        """Write to `path`, by the bands of one group, pairs of texts whose clusters are one."""
+        path.write_bytes(b"")
+        self.flush()
+        if not self.count:
             return
-        digests = self._map("digests", np.uint8, 32)
-        signatures = self._map("signatures", np.uint32, NUM_BINS)
-        parents: Numbers = np.memmap(self._folder / "parents", np.int64, "w+", shape=(self._count,))
-        for start in range(0, self._count, _SORTED):
-            stop = min(start + _SORTED, self._count)
-            parents[start:stop] = np.arange(start, stop)
-        for band in range(NUM_BANDS):
-            for bucketed in self._parts(self._map(_band_name(band), np.uint64)):
+        signatures, digests = self._map(self.signatures_path, np.uint32, NUM_BINS), self.digests
+        parents = self._numbers("parents")
+        for band in range(group, NUM_BANDS, NUM_GROUPS):
+            for bucketed in self._parts(self._hash(signatures, band)):
                 for pairs in _candidates(*bucketed, digests):
-                    self._link(parents, pairs, signatures)
-        members, roots = _members(parents)
-        order = np.argsort(roots, kind="stable")
-        for _, group in groupby(order.tolist(), key=roots.__getitem__):
-            cluster = sorted(digests[members[position]].tobytes() for position in group)
-            yield from ((digest, cluster[0]) for digest in cluster)
+                    self._compare(parents, pairs, signatures)
+        with path.open("wb") as file:
+            for numbers in self._blocks():
+                roots = _roots(parents, numbers)
+                file.write(np.stack([numbers, roots], axis=1)[numbers != roots].tobytes())
 
-    def _write(self) -> None:
-        """Append the block's signatures, digests and bands to their files."""
-        if not self._digests:
-            return
-        block = np.stack(self._signatures)
-        self._files["signatures"].write(block.tobytes())
-        self._files["digests"].write(b"".join(self._digests))
-        for band in range(NUM_BANDS):
+    def representatives(self, links: Iterable[Path]) -> Numbers:
+        """For each text the number of the one that stands for its cluster, by what `link` wrote for all groups."""
+        if not self.count:
+            return np.empty(0, np.int64)
+        parents = self._numbers("parents")
+        for path in links:
+            size = path.stat().st_size // 16
+            pairs = np.memmap(path, np.int64, "r", shape=(size, 2)) if size else np.empty((0, 2), np.int64)
+            for start in range(0, size, _SORTED):
+                _join(parents, np.array(pairs[start : start + _SORTED]))
+        standing = self._numbers("standing")
+        for numbers in self._blocks():
+            _find_smallest(standing, parents, numbers, self.digests)
+        for numbers in self._blocks():
+            standing[numbers] = standing[_roots(parents, numbers)]
+        return standing
+
+    def _map(self, path: Path, kind: type[Any], width: int) -> npt.NDArray[Any]:
+        return np.memmap(path, kind, "r", shape=(self.count, width)) if self.count else np.empty((0, width), kind)
+
+    def _numbers(self, name: str) -> Numbers:
+        """A file with the number of each text."""
+        made: Numbers = np.memmap(self._folder / name, np.int64, "w+", shape=(self.count,))
+        for numbers in self._blocks():
+            made[numbers] = numbers
+        return made
+
+    def _blocks(self) -> Iterator[Numbers]:
+        for start in range(0, self.count, _SORTED):
+            yield np.arange(start, min(start + _SORTED, self.count))
+
+    def _hash(self, signatures: npt.NDArray[np.uint32], band: int) -> npt.NDArray[np.uint64]:
+        """A hash of each text's values in the band."""
+        made: npt.NDArray[np.uint64] = np.memmap(self._folder / "band", np.uint64, "w+", shape=(self.count,))
+        for start in range(0, self.count, _SORTED):
+            block = signatures[start : start + _SORTED]
             hashes = np.full(len(block), band, np.uint64)
             for column in range(band * ROWS, (band + 1) * ROWS):
                 hashes = mix(hashes * _MULTIPLIER + block[:, column])
-            self._files[_band_name(band)].write(hashes.tobytes())
-        self._count += len(block)
-        self._signatures, self._digests = [], []
-
-    def _map(self, name: str, kind: type[Any], width: int | None = None) -> npt.NDArray[Any]:
-        shape = (self._count,) if width is None else (self._count, width)
-        return np.memmap(self._folder / name, kind, "r", shape=shape)
+            made[start : start + _SORTED] = hashes
+        return made
 
     def _parts(self, hashes: npt.NDArray[np.uint64]) -> Iterator[tuple[Numbers, npt.NDArray[np.uint64]]]:
         """Texts and their hashes in one band, split by the hashes' highest bits so that a part can be sorted."""
-        bits = max(0, (self._count - 1).bit_length() - (_SORTED.bit_length() - 1))
+        bits = max(0, (self.count - 1).bit_length() - (_SORTED.bit_length() - 1))
         for part in range(2**bits):
             found = []
-            for start in range(0, self._count, _SORTED):
+            for start in range(0, self.count, _SORTED):
                 block = hashes[start : start + _SORTED]
                 is_in = block >> np.uint64(64 - bits) == part if bits else np.ones(len(block), bool)
                 found.append(start + np.flatnonzero(is_in))
             numbers = np.concatenate(found)
             yield numbers, hashes[numbers]
 
-    def _link(self, parents: Numbers, pairs: Numbers, signatures: npt.NDArray[np.uint32]) -> None:
+    def _compare(self, parents: Numbers, pairs: Numbers, signatures: npt.NDArray[np.uint32]) -> None:
         """Join the clusters of those pairs whose signatures agree."""
         pairs = pairs[_roots(parents, pairs[:, 0]) != _roots(parents, pairs[:, 1])]
         for start in range(0, len(pairs), _COMPARED):
@@ -133,8 +163,9 @@ class NearDuplicates:
             _join(parents, some[agreement >= self._rules.similarity])
 
 
-def _band_name(band: int) -> str:
-    return f"band-{band:02}"
+def digest_words(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """Digests, one a row, as four numbers each that have the same order."""
+    return np.ascontiguousarray(digests).view(">u8").astype(np.uint64)
 
 
 def _candidates(numbers: Numbers, hashes: npt.NDArray[np.uint64], digests: npt.NDArray[np.uint8]) -> Iterator[Numbers]:
@@ -174,13 +205,17 @@ def _join(parents: Numbers, pairs: Numbers) -> None:
         np.minimum.at(parents, roots.max(axis=1), roots.min(axis=1))
 
 
-def _members(parents: Numbers) -> tuple[Numbers, Numbers]:
-    """Texts in clusters of at least two, and the root of each."""
-    members = [
-        start + np.flatnonzero(parents[start : start + _SORTED] != np.arange(start, min(start + _SORTED, len(parents))))
-        for start in range(0, len(parents), _SORTED)
-    ]
-    below = np.concatenate(members)
-    roots = _roots(parents, below)
-    tops = np.unique(roots)
-    return np.concatenate([below, tops]), np.concatenate([roots, tops])
+def _find_smallest(standing: Numbers, parents: Numbers, numbers: Numbers, digests: npt.NDArray[np.uint8]) -> None:
+    """Set `standing` of each root of `numbers` to the one with the smallest digest, where that is below what it had."""
+    roots = _roots(parents, numbers)
+    is_below = roots != numbers
+    numbers, roots = numbers[is_below], roots[is_below]
+    words = digest_words(digests[numbers])
+    order = np.lexsort((*words.T[::-1], roots))
+    numbers, roots, words = numbers[order], roots[order], words[order]
+    roots, first = np.unique(roots, return_index=True)
+    numbers, words = numbers[first], words[first]
+    before = digest_words(digests[standing[roots]])
+    where = np.argmax(words != before, axis=1)[:, None]
+    is_smaller = (np.take_along_axis(words, where, 1) < np.take_along_axis(before, where, 1))[:, 0]
+    standing[roots[is_smaller]] = numbers[is_smaller]

@@ -8,8 +8,10 @@ hold no text.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sovereign.errors import SiteError, StageError
 from sovereign.lake.documents import Document, read_rows
@@ -27,9 +29,36 @@ _NAMED, _COUNTED = 5, 20
 """Documents and licences or owners that an error names."""
 
 
-def read_claims(paths: Iterable[Path]) -> Iterator[Document]:
-    """The documents of Parquet files without their texts, which are not read."""
-    return (document for document, _ in read_rows(paths, text=False))
+def read_claims(paths: Iterable[Path], groups: Iterable[int] | None = None) -> Iterator[Document]:
+    """The documents of Parquet files, or of some row groups, without their texts, which are not read."""
+    return (document for document, _ in read_rows(paths, groups=groups, text=False))
+
+
+@dataclass
+class Findings:
+    """What the gate found. Of parts of a corpus that are added up in their order, it is that of the whole."""
+
+    unregistered: Counter[str] = field(default_factory=Counter)
+    """Documents by owner that is not in the profile."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Documents that may not be trained on, by the reason with their licence or owners."""
+    named: list[str] = field(default_factory=list)
+    """The first of them."""
+
+    def update(self, other: Findings) -> None:
+        """Add what was found in the part that follows."""
+        self.unregistered += other.unregistered
+        self.refused += other.refused
+        self.named = [*self.named, *other.named][:_NAMED]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, which `from_json` takes."""
+        return {"unregistered": dict(self.unregistered), "refused": dict(self.refused), "named": self.named}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Findings:
+        """The findings that gave `values`."""
+        return cls(Counter(values["unregistered"]), Counter(values["refused"]), values["named"])
 
 
 class RightsRules:
@@ -81,37 +110,33 @@ class RightsRules:
         """Why the document is set aside, or nothing."""
         return self.taken_back(document) or self.not_trainable(document)
 
-    def check(self, paths: Iterable[Path]) -> dict[str, int]:
-        """Check that all documents of `paths` but those that were taken back may be trained on.
-
-        Returns:
-            Number of documents by owner that is not registered.
-
-        Raises:
-            StageError: some may not, and the profile does not exclude them; it names the first.
-        """
-        unregistered: Counter[str] = Counter()
-        refused: Counter[tuple[str, str]] = Counter()
-        named: list[str] = []
-        for document in read_claims(paths):
+    def examine(self, documents: Iterable[Document]) -> Findings:
+        """What the gate finds in documents; those that were taken back are not held against a run."""
+        findings = Findings()
+        for document in documents:
             if self.taken_back(document):
                 continue
-            unregistered.update(self.unregistered(document))
+            findings.unregistered.update(self.unregistered(document))
             if reason := self.not_trainable(document):
-                refused[reason, ", ".join(document.owners) if reason == NOT_REGISTERED else document.licence] += 1
-                if len(named) < _NAMED:
-                    named.append(document.doc_id)
-        if refused and self._rights.on_other == "refuse":
-            most = sorted(refused.most_common(_COUNTED))
-            counts = "; ".join(f"{reason}: {what} ({count} documents)" for (reason, what), count in most)
-            more = "" if refused.total() <= _NAMED else f" and {refused.total() - _NAMED} more"
-            raise StageError(
-                f"{refused.total()} documents may not be trained on: {', '.join(named)}{more}",
-                got=counts,
-                expected="licences of corpus.rights.trainable and, if the profile asks for it, registered owners",
-                hint="`sovereign lake rights SITE --json` lists all; corpus.rights.on_other: exclude leaves them out",
-            )
-        return dict(sorted(unregistered.items()))
+                what = ", ".join(document.owners) if reason == NOT_REGISTERED else document.licence
+                findings.refused[f"{reason}: {what}"] += 1
+                if len(findings.named) < _NAMED:
+                    findings.named.append(document.doc_id)
+        return findings
+
+    def admit(self, findings: Findings) -> None:
+        """Raises: StageError: documents may not be trained on, and the profile does not exclude them."""
+        total = findings.refused.total()
+        if not total or self._rights.on_other == "exclude":
+            return
+        most = sorted(findings.refused.most_common(_COUNTED))
+        more = "" if total <= _NAMED else f" and {total - _NAMED} more"
+        raise StageError(
+            f"{total} documents may not be trained on: {', '.join(findings.named)}{more}",
+            got="; ".join(f"{what} ({count} documents)" for what, count in most),
+            expected="licences of corpus.rights.trainable and, if the profile asks for it, registered owners",
+            hint="`sovereign lake rights SITE --json` lists all; corpus.rights.on_other: exclude leaves them out",
+        )
 
 
 def _all_withdrawals(corpus: Corpus) -> Iterator[Withdrawal]:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sovereign.cli.sites import find_profile
 from sovereign.errors import StageError
@@ -63,6 +64,22 @@ def test_lost_output_is_made_again_the_same(runner: LocalRunner, after_corpus: t
     made, was_run = ensure_stage(runner, "corpus", ignore)
     assert was_run and made.outputs == after_corpus[1].outputs
     assert runner.store.exists(lost)
+
+
+def test_ranks_of_curation_are_processes_of_this_machine(
+    runner: LocalRunner, after_corpus: tuple[Path, Receipt]
+) -> None:
+    events: list[StageEvent] = []
+    alone = runner.run("curate", ignore)
+    runner.store.delete("curated/ci/receipt.json")
+    corpus = runner.profile.model_dump(mode="json") | {"name": "ci"}
+    corpus["corpus"]["curation"]["ranks"] = 3
+    path = runner.data_dir / "profile.yaml"
+    path.write_text(yaml.safe_dump(corpus))
+    together = LocalRunner(load_profile(path), path, runner.data_dir).run("curate", events.append)
+    assert (together.outputs, together.key, together.metrics) == (alone.outputs, alone.key, alone.metrics)
+    assert {event.stage for event in events} == {"curate"} and events[-1].message == "done"
+    assert (runner.data_dir / "work" / "curate" / "rank-2").is_dir()
 
 
 def test_stage_without_the_one_before_says_so(tmp_path: Path) -> None:

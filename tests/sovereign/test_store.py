@@ -80,6 +80,29 @@ def test_deleted_and_missing_keys(store: Store, tmp_path: Path) -> None:
     assert list(store.list("raw/")) == []
 
 
+def test_parts_are_read_from_either_end(store: Store) -> None:
+    store.put_bytes("raw/demo/a", bytes(range(100)))
+    assert store.get_part("raw/demo/a", 0, 3) == bytes([0, 1, 2])
+    assert store.get_part("raw/demo/a", 97, 10) == bytes([97, 98, 99])
+    assert store.get_part("raw/demo/a", -4, 2) == bytes([96, 97])
+    assert store.get_part("raw/demo/a", -1000, 1000) == bytes(range(100))
+    with pytest.raises(StoreError, match="raw/demo/none"):
+        store.get_part("raw/demo/none", 0, 1)
+
+
+def test_copy_is_of_its_own(store: Store) -> None:
+    store.put_bytes("raw/demo/a", b"one")
+    store.put_bytes("raw/other/b", b"before")
+    store.copy("raw/demo/a", "raw/other/b")
+    store.put_bytes("raw/demo/a", b"two")
+    assert store.get_bytes("raw/other/b") == b"one"
+    store.delete("raw/demo/a")
+    assert store.get_bytes("raw/other/b") == b"one"
+    with pytest.raises(StoreError, match="raw/demo/a"):
+        store.copy("raw/demo/a", "raw/other/c")
+    assert not store.exists("raw/other/c")
+
+
 def test_folder_is_fetched_whole(store: Store, tmp_path: Path) -> None:
     for name in ("config.json", "sub/weights"):
         store.put_bytes(f"raw/model/{name}", name.encode())

@@ -13,6 +13,7 @@ import yaml
 from sovereign.errors import ProfileError
 from sovereign.plan import plan
 from sovereign.profile import EmbeddedTarget
+from sovereign.profile_curation import Curation
 from sovereign.render import render_template, render_text
 from sovereign.workload import job_context, slurm_context
 from stacks.objects import STACKS, objects_for
@@ -142,6 +143,25 @@ def test_ranks_find_each_other() -> None:
     assert service["spec"]["clusterIP"] == "None" and service["metadata"]["name"] == pod["subdomain"]
     assert env["MASTER_ADDR"] == f"{name}-0.{pod['subdomain']}"
     assert training["spec"]["completions"] == training["spec"]["parallelism"] == 8
+
+
+@pytest.mark.parametrize(("name", "ranks", "pods"), [("ci", 4, 4), ("ci", 9, 4), ("site", 64, 64), ("ci", 1, 1)])
+def test_curation_has_a_pod_for_each_rank_that_fits(name: str, ranks: int, pods: int) -> None:
+    profile = shipped_profile(name)
+    corpus = profile.corpus.model_copy(update={"curation": Curation(ranks=ranks)})
+    profile = profile.model_copy(update={"corpus": corpus})
+    context = job_context(
+        profile, plan(profile), pod_runtime(profile), name="c", stage="curate", key="k", profile_text=""
+    )
+    found = next(item for item in render_template("training/job", context) if item["kind"] == "Job")["spec"]
+    container = found["template"]["spec"]["containers"][0]
+    env = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert found["completions"] == found["parallelism"] == pods and env["WORLD_SIZE"] == str(pods)
+    assert "RANK" in env and container["command"][1:5] == ["-m", "sovereign.stages", "run", "curate"]
+    quota, requests = plan(profile).quota, container["resources"]["requests"]
+    assert pods * int(requests["cpu"].removesuffix("m")) <= quota.cpu_m
+    assert pods * int(requests["memory"].removesuffix("G")) <= quota.memory_gb
+    assert "nvidia.com/gpu" not in requests
 
 
 def test_overlay_replaces_and_adds(tmp_path: Path) -> None:

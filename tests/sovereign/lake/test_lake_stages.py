@@ -252,11 +252,10 @@ def test_curate_that_was_killed_starts_again_and_ends_with_the_same_bytes(tmp_pa
     wanted = profile(sources=write_laws(tmp_path))
     lake = Lake(wanted, tmp_path / "lake")
     work = tmp_path / "lake" / "work"
-    for name in ("near-duplicates", "screened"):  # as a killed process leaves them
+    for name in ("near", "unit", "unit/near"):  # as a killed process leaves them
         (work / name).mkdir(exist_ok=True)
         (work / name / "signatures").write_bytes(b"half a ")
-    (work / "screened" / "screened-00000.parquet").write_bytes(b"PAR1 and no end")
-    (work / "curate.sqlite").write_bytes(b"no database")
+    (work / "unit" / "screened-00000.parquet").write_bytes(b"PAR1 and no end")
     lake.store.delete("curated/test/receipt.json")
     again = Lake(wanted, tmp_path / "lake")
     assert again.curated.outputs == lake.curated.outputs

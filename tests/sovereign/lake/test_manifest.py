@@ -81,7 +81,7 @@ class Made:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """With more than one file in a split."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(documents, "_FILE_CHARS", 5_000)
+        patch.setattr(documents, "_GROUP_ROWS", 2)  # a task, and so a file, has 32 groups at most
         patch.setattr(manifest, "_REPORT_EVERY", 100)
         folder = tmp_path_factory.mktemp("lake")
         return Made(folder, folder / "texts")
@@ -141,7 +141,7 @@ def test_counts_files_and_parents_are_those_of_the_files(made: Made) -> None:
     for one in content["sovereign:owners"]:
         assert one["sovereign:documents"] == sum(item["sovereign:documents"] for item in one["sovereign:licences"])
     files = {one["@id"]: one for one in content["distribution"] if one["@type"] == "cr:FileObject"}
-    assert {path.name for path in made.path.parent.glob("*-*.parquet")} - files.keys() == {"rejected-00000.parquet"}
+    assert files.keys() == {path.name for split in ("train", "heldout") for path in made.path.parent.glob(f"{split}-*")}
     for name, one in files.items():
         assert one["sha256"] == sha256_bytes((made.path.parent / name).read_bytes())
     parents = {one["sovereign:stage"]: one["sovereign:key"] for one in content["sovereign:parents"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign.lake import neardedup as module
-from sovereign.lake.neardedup import NearDuplicates
+from sovereign.lake.neardedup import NUM_GROUPS, NearDuplicates
 from sovereign.lake.shingles import NUM_BINS, SHINGLE_BYTES, shingle_hashes, signature
 from sovereign.profile_cleaning import NearDuplicateRules
 
@@ -68,16 +69,19 @@ def test_signatures_estimate_the_share_of_common_shingles(language: str, words: 
 
 def find(texts: Iterable[str], folder: Path, **rules: float) -> set[frozenset[str]]:
     """Clusters as sets of texts; checks which of its texts stands for each."""
-    by_digest = {hashlib.sha256(text.encode()).digest(): text for text in texts}
+    made = [(hashlib.sha256(text.encode()).digest(), text) for text in texts]
     found: dict[bytes, set[bytes]] = {}
-    with NearDuplicates(folder / "near", NearDuplicateRules.model_validate(rules)) as near:
-        for digest, text in by_digest.items():
-            near.add(digest, text)
-        for digest, representative in near.clusters():
-            found.setdefault(representative, set()).add(digest)
-    assert not (folder / "near").exists()
-    assert all(min(members) == representative for representative, members in found.items())
-    return {frozenset(by_digest[digest] for digest in members) for members in found.values()}
+    near = NearDuplicates(Path(tempfile.mkdtemp(dir=folder)), NearDuplicateRules.model_validate(rules))
+    compared = [digest for digest, text in made if near.add(digest, text)]
+    links = [folder / f"links-{group}" for group in range(NUM_GROUPS)]
+    for group, path in enumerate(links):
+        near.link(group, path)
+    for number, one in enumerate(near.representatives(links).tolist()):
+        found.setdefault(compared[one], set()).add(compared[number])
+    by_digest = dict(made)
+    clusters = {representative: members for representative, members in found.items() if len(members) > 1}
+    assert all(min(members) == representative for representative, members in clusters.items())
+    return {frozenset(by_digest[digest] for digest in members) for members in clusters.values()}
 
 
 def families(rng: random.Random, count: int) -> list[list[str]]:
@@ -103,6 +107,7 @@ def test_clusters_are_right_and_the_order_does_not_matter(tmp_path: Path, monkey
     monkeypatch.setattr(module, "_BLOCK", 10)
     monkeypatch.setattr(module, "_COMPARED", 8)
     assert find(reversed(texts), tmp_path) == found
+    assert find([*texts, *texts[::2], *texts[::3]], tmp_path) == found, "a text may come again"
 
 
 def test_pairs_are_found_by_their_similarity(tmp_path: Path) -> None:
