@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -15,7 +15,7 @@ from sovereign.base import base_inputs
 from sovereign.errors import StageError
 from sovereign.files import write_atomic
 from sovereign.lake.demonstration import LANGUAGES
-from sovereign.lake.documents import count_documents, read_documents
+from sovereign.lake.documents import Document, count_documents, read_documents
 from sovereign.lake.mix import MixFile, Request, approved_mix, mix_key
 from sovereign.plan import Plan, plan
 from sovereign.profile import Profile
@@ -183,7 +183,7 @@ def _write_shards(
     num_documents = count_documents(paths)
     num_shards = _num_shards(paths, num_documents, mix)
     names = [folder / f"{split}-{number:05}.bin" for number in range(num_shards)]
-    copies_of = mix.copies() if mix else lambda _: 1
+    copies_of: Callable[[Document], int] = mix.copies() if mix else lambda _: 1
     tally = Tally(mix.request) if mix else None
     with ExitStack() as stack:
         writers = [stack.enter_context(ShardWriter(name, context.plan.model.vocab_size, end)) for name in names]

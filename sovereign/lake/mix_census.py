@@ -66,7 +66,8 @@ class Census:
             languages[facet.language] += count
         budgets = dict(budgets_of(languages))
         targets = make_targets(self._request, once, budgets)
-        copies, chosen = np.ones(len(tokens), np.int64), {}
+        copies = np.ones(len(tokens), np.int64)
+        chosen: dict[Group, tuple[int, int | None]] = {}
         for group, own in groups.items():
             whole, upto = (1, None) if targets is None else _choose(places[own], tokens[own], targets[group])
             copies[own] = whole if upto is None else whole + (places[own] <= np.uint64(upto))
