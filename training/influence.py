@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -275,16 +276,11 @@ def _run_apart(run: _Run, report: Callable[[int], None]) -> dict[str, Any]:
     receiver, sender = multiprocessing.get_context("forkserver").Pipe(duplex=False)
     process = fork(run_apart, sender, run.job)
     sender.close()
-    kind, value = "error", "its process was killed"
     try:
-        while kind != "result":
-            kind, value = receiver.recv()
-            if kind == "error":
-                break
-            if kind == "step":
-                report(value)
-    except EOFError:
-        kind, value = "error", "its process ended without a result"
+        kind, value = _receive(receiver)
+        while kind == "step":
+            report(value)
+            kind, value = _receive(receiver)
     finally:
         process.kill()
         process.join()
@@ -293,6 +289,14 @@ def _run_apart(run: _Run, report: Callable[[int], None]) -> dict[str, Any]:
         raise TrainingError(f"the run with {run.label} failed: {value}", hint="the same command goes on with this run")
     result: dict[str, Any] = value
     return result
+
+
+def _receive(receiver: Connection) -> tuple[str, Any]:
+    try:
+        message: tuple[str, Any] = receiver.recv()
+    except (EOFError, OSError):  # the latter in the middle of a message
+        return "error", "its process ended without a result"
+    return message
 
 
 def _effects(owner: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Iterator[tuple[str, Any]]:

@@ -32,7 +32,7 @@ from training.schedule import phase_at
 from training.shards import Shard
 
 if TYPE_CHECKING:
-    from transformers import Qwen3ForCausalLM
+    from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
     from training.engine import Engine
 
@@ -155,9 +155,10 @@ def _measure(engine: Engine, job: Job) -> dict[str, Any]:
 
     model = cast("Qwen3ForCausalLM", engine.model)
     model.train(False)
-    tokenizer = AutoTokenizer.from_pretrained(job.tokenizer, local_files_only=True)
+    tokenizer = cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(job.tokenizer, local_files_only=True))
     end, length = int(tokenizer.eos_token_id), job.plan.model.sequence_length
-    total, by_owner = [0.0, 0], defaultdict(lambda: [0.0, 0])
+    total: list[float] = [0.0, 0]
+    by_owner: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     for owners, (documents, num_bytes) in sorted(heldout_documents([Shard(path) for path in job.heldout]).items()):
         bits = model_bits(model, documents, end, length)
         for sums in (total, *(by_owner[owner] for owner in owners)):
