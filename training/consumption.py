@@ -83,31 +83,35 @@ def _tiers_of_documents(
     """The tier of every document of each shard, shape [num_documents].
 
     A shard has its documents in the order of the files that it was made of, so the next document of the files is the
-    next one of some shard.
+    next one of some shards: of several, or of one several times, where a mix took copies of it, and of none where the
+    mix left it out.
     """
     found = {shard: np.zeros(shard.num_documents, np.uint8) for shard in shards}
-    ids = {shard: iter(_ids(shard)) for shard in found}
-    heads = {next(own): (shard, 0) for shard, own in ids.items()}
-    for document in documents:
-        if document.doc_id not in heads:
-            raise _other_documents(document.doc_id)
-        shard, number = heads.pop(document.doc_id)
-        found[shard][number] = tier_of(document)
+    ids = {shard: enumerate(_ids(shard)) for shard in found}
+    heads: defaultdict[str, list[tuple[Shard, int]]] = defaultdict(list)
+
+    def advance(shard: Shard) -> None:
         if (following := next(ids[shard], None)) is not None:
-            heads[following] = (shard, number + 1)
+            number, doc_id = following
+            heads[doc_id].append((shard, number))
+
+    for shard in found:
+        advance(shard)
+    for document in documents:
+        while copies := heads.pop(document.doc_id, None):
+            tier = tier_of(document)
+            for shard, number in copies:
+                found[shard][number] = tier
+                advance(shard)
     if heads:
-        raise _other_documents(next(iter(heads)))
+        raise TrainingError(
+            "the documents are not those that the model was trained on",
+            got=f"{next(iter(heads))} is in the shards only, or in another order",
+            hint="sovereign train PROFILE trains on the documents that are there now",
+        )
     return found
 
 
 def _ids(shard: Shard, block: int = 1000) -> Iterable[str]:
     for start in range(0, shard.num_documents, block):
         yield from shard.document_ids(range(start, min(start + block, shard.num_documents)))
-
-
-def _other_documents(doc_id: str) -> TrainingError:
-    return TrainingError(
-        "the documents are not those that the model was trained on",
-        got=f"{doc_id} is in the documents only, or in the shards only",
-        hint="sovereign train PROFILE trains on the documents that are there now",
-    )

@@ -18,6 +18,7 @@ from training.consumption import consumed_by_tier
 from training.ledger import documents, run_ledger
 from training.mix import make_stream
 from training.order import TokenStream
+from training.shards import Shard, ShardWriter
 
 TIERS = ["high", "low", "unmeasured"]
 
@@ -88,7 +89,27 @@ def test_a_run_with_a_mix_counts_too(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("numbers", [[0, 1, 2], [0, 1, 2, 3, 4], [0, 2, 1, 3], [7]])
+def test_copies_of_a_mix_and_what_it_left_out(tmp_path: Path) -> None:
+    """Document 1 was taken three times, into two shards; documents 2 and 4 were left out."""
+    shards = []
+    for index, numbers in enumerate([[0, 1, 1, 5], [1, 3]]):
+        with ShardWriter(tmp_path / f"{index}.bin", 100, 0) as writer:
+            for number in numbers:
+                made = make_document(number)
+                writer.add([9] * 3, doc_id=made.doc_id, language=made.language, owners=made.owners, num_bytes=3)
+        shards.append(Shard(tmp_path / f"{index}.bin"))
+    stream = TokenStream(shards, 0)
+    ledger = run_ledger(stream, 24, 1, {})  # each token of 6 documents once
+    expected: Counter[tuple[str, str, int]] = Counter()
+    for number, copies in ((0, 1), (1, 3), (3, 1), (5, 1)):
+        made = make_document(number)
+        for owner in made.owners:
+            expected[owner, TIERS[tier_of(made)], len(made.owners)] += 4 * copies
+    found = consumed_by_tier(stream, ledger, map(make_document, range(6)), tier_of, TIERS)
+    assert {(o, t, k): n for o, tiers in found.items() for t, own in tiers.items() for k, n in own.items()} == expected
+
+
+@pytest.mark.parametrize("numbers", [[0, 1, 2], [0, 2, 1, 3], [7]])
 def test_other_documents_are_an_error(tmp_path: Path, numbers: list[int]) -> None:
     stream = TokenStream(make_shards(tmp_path, [[3] * 4]), 0)
     ledger = run_ledger(stream, 8, 1, {})
