@@ -50,8 +50,7 @@ class Facts:
 
     def domain(self, source: str) -> str:
         """What a source's text is about or for, where the profile says that; else its name."""
-        named = {one.name: getattr(one, "domain", None) for one in self.profile.corpus.sources}
-        return named.get(source) or source
+        return self.profile.corpus.domains.get(source, source)
 
     def report(self, source: str) -> Mapping[str, Any]:
         """What reading a source gave: `found`, `documents`, `skipped` by reason; empty where it is not known."""

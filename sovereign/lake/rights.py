@@ -17,14 +17,12 @@ from sovereign.errors import SiteError, StageError
 from sovereign.lake.documents import Document, read_rows
 from sovereign.lake.urls import UrlSet
 from sovereign.licences import LicenceError, is_allowed
-from sovereign.profile import Corpus
+from sovereign.profile import DEMONSTRATION, Corpus
 from sovereign.profile_rights import Withdrawal
 from sovereign.withdrawals import read_withdrawals
 
 WITHDRAWN_OWNER, WITHDRAWN_DOCUMENT, OPTED_OUT = "withdrawn owner", "withdrawn document", "opted out"
 NOT_TRAINABLE, NOT_REGISTERED = "licence not trainable", "owner not registered"
-DEMONSTRATION = "demonstration"
-"""Source of the documents that the kit itself makes up; their owners need no entry in the profile."""
 _NAMED, _COUNTED = 5, 20
 """Documents and licences or owners that an error names."""
 
@@ -70,6 +68,7 @@ class RightsRules:
         self.allowed = corpus.rights.allowed
         """Licences that may be trained on; None: any."""
         self.registered = frozenset(owner.name for owner in corpus.owners)
+        # The owners that the kit itself makes up need no entry in the profile.
         self._made_up = DEMONSTRATION if all(source.name != DEMONSTRATION for source in corpus.sources) else None
         self.withdrawn_owners: set[str] = set()
         self._documents: set[str] = set()
