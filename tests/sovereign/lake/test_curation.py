@@ -264,7 +264,7 @@ def interrupt(
         ("merge", "files/cluster/000000/parts"),
         ("decide", "files/merge/000000/parts"),
         ("decide", "files/screen/000000/screened-00000.parquet"),
-        ("decide", "markers/1-screen/000000.json"),
+        ("decide", "markers/3-screen/000000.json"),
     ],
 )
 def test_damaged_work_is_noticed_and_made_again(
@@ -330,7 +330,7 @@ def test_a_rank_that_never_comes_is_told(store: FolderStore, tmp_path: Path, mon
     monkeypatch.setattr(work, "PATIENCE_S", 0.3)
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "0")
-    with pytest.raises(StageError, match=r"step screen does not go on\n  got: \d of \d units, and for 0 s no other"):
+    with pytest.raises(StageError, match=r"step rights does not go on\n  got: \d of \d units, and for 0 s no other"):
         run_curate(store, tmp_path / "work", **SMALL)
     monkeypatch.setenv("RANK", "3")
     with pytest.raises(StageError, match=r"no such rank\n  got: RANK=3\n  expected: below WORLD_SIZE=3"):
