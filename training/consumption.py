@@ -58,12 +58,8 @@ def consumed_by_tier(
     consumed: Consumed = defaultdict(lambda: defaultdict(lambda: defaultdict(int)))
     for shard, tokens in taken.tokens.items():
         counts, names = shard.owner_counts, shard.owner_names
-        of_owner = {
-            "owner": shard.owners,
-            "tier": np.repeat(numbers[shard], counts),
-            "count": np.repeat(counts, counts),
-        }
-        keys = np.stack([values.astype(np.int64) for values in of_owner.values()])
+        owner_tier_count = [shard.owners, np.repeat(numbers[shard], counts), np.repeat(counts, counts)]
+        keys = np.stack([np.asarray(values, np.int64) for values in owner_tier_count])
         groups, places = np.unique(keys, axis=1, return_inverse=True)
         sums = np.zeros(groups.shape[1], np.int64)
         np.add.at(sums, places.ravel(), np.repeat(tokens, counts))

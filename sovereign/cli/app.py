@@ -301,63 +301,6 @@ def runs_plot(
 app.add_typer(lake_app, name="lake")
 
 
-@lake_app.command("influence")
-def lake_influence(
-    profile: ProfileArgument,
-    owners: Annotated[
-        list[str] | None,
-        typer.Option("--owner", metavar="NAME", help="Whose influence; repeatable; default everyone's."),
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=2, help="Pairs of runs for each owner; intervals of 2 are very wide.")] = 2,
-    budget: Annotated[float | None, typer.Option(metavar="TOKENS", help="Tokens of one run.")] = None,
-    parameters: Annotated[float | None, typer.Option(help="Size of the small model.")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FOLDER", help="Where the runs and influence.json are; default: in the site."),
-    ] = None,
-    site_dir: SiteOption = None,
-    local: LocalOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Train small models with and without each owner, here; run again, it goes on where it stopped."""
-    from sovereign.cli.attribution import run_influence
-
-    run_influence(
-        site_of(profile, site_dir),
-        owners=owners or [],
-        seeds=seeds,
-        budget=budget,
-        parameters=parameters,
-        out=out,
-        local=local,
-        as_json=as_json,
-    )
-
-
-@lake_app.command("rewards")
-def lake_rewards(
-    profile: ProfileArgument,
-    influence: Annotated[
-        Path | None, typer.Option("--influence", metavar="FILE", help="An influence.json; default: the site's.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="The report, its page beside it; default: in receipts/."),
-    ] = None,
-    check: Annotated[
-        Path | None,
-        typer.Option("--check", metavar="REPORT", help="Compare a report with what its inputs give; write nothing."),
-    ] = None,
-    site_dir: SiteOption = None,
-    local: LocalOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Divide the profile's fund among the owners of the text that the model was trained on."""
-    from sovereign.cli.attribution import run_rewards
-
-    run_rewards(site_of(profile, site_dir), influence=influence, out=out, check=check, local=local, as_json=as_json)
-
-
 tools_app = typer.Typer(help="Upstream programs: found on PATH or built from pinned sources.", no_args_is_help=True)
 app.add_typer(tools_app, name="tools")
 

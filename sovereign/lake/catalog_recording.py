@@ -35,7 +35,7 @@ from sovereign.lake.catalog_tables import (
 )
 from sovereign.lake.catalog_versions import DATASET, RECEIPT, VERSION, Version, versions_of
 from sovereign.lake.dataset import Dataset, split_of
-from sovereign.profile import Owner
+from sovereign.profile_rights import Owner
 from sovereign.receipts import made_by, model_digest
 
 Report = Callable[[int, int], None]

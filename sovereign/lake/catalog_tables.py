@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from sovereign.lake.documents import SCHEMA
-from sovereign.profile import Owner
+from sovereign.profile_rights import Owner
 from sovereign.receipts import Receipt
 
 DOCUMENTS = "documents"

@@ -14,7 +14,8 @@ from sovereign.lake.catalog_recording import record
 from sovereign.lake.catalog_versions import Version
 from sovereign.lake.dataset import Dataset
 from sovereign.lake.documents import Counts, Document, DocumentWriter
-from sovereign.profile import Owner, Profile
+from sovereign.profile import Profile
+from sovereign.profile_rights import Owner
 from sovereign.receipts import Receipt
 from sovereign.stages import Stage, StageContext, StageOutput, run_stage
 from sovereign.store import FolderStore, Store

@@ -22,7 +22,7 @@ from sovereign.lake.catalog import database_address
 from sovereign.lake.catalog_query import query
 from sovereign.lake.catalog_recording import record
 from sovereign.lake.dataset import Dataset
-from sovereign.profile import Owner
+from sovereign.profile_rights import Owner
 from sovereign.receipts import model_digest
 from sovereign.store import FolderStore
 from tests.sovereign.lake.recorded import Lake, as_rows, document
