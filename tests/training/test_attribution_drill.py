@@ -36,9 +36,13 @@ def test_without_an_owner_its_facts_are_not_known(tmp_path: Path) -> None:
     print(json.dumps(result["owners"], indent=1))
     assert len(result["runs"]) == NUM_SEEDS * (NUM_OWNERS + 1)
     assert len(result["owners"]) == NUM_OWNERS
+    own_texts = 0
     for found in result["owners"].values():
         effects = found["effects"]
         assert min(effects["own_accuracy"]["differences"]) > 0.3
         assert abs(effects["other_accuracy"]["mean"]) < 0.2
-        assert min(effects["own_bits_per_byte"]["differences"]) > 0
-        assert effects["own_bits_per_byte"]["mean"] > effects["other_bits_per_byte"]["mean"]
+        if "own_bits_per_byte" in effects:  # none of an owner's documents may be held out
+            own_texts += 1
+            assert min(effects["own_bits_per_byte"]["differences"]) > 0
+            assert effects["own_bits_per_byte"]["mean"] > effects["other_bits_per_byte"]["mean"]
+    assert own_texts
