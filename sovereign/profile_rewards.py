@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from sovereign.section import Section
+from sovereign.section import Section, exact
 
 Points = Annotated[float, Field(ge=0, le=1e12)]
 Multiplier = Annotated[float, Field(ge=0, le=1e6)]
 _LARGEST_DENOMINATOR = 100
-
-
-def exact(number: float) -> Fraction:
-    """The decimal number as it is written in the profile, not the binary one nearest to it."""
-    return Fraction(repr(number))
 
 
 class Fund(Section):

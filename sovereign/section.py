@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import parse_qsl, urlsplit
@@ -35,6 +36,11 @@ def refuse_secrets(address: str) -> None:
     parts = urlsplit(address)
     if parts.password is not None or any(name in _SECRETS for name, _ in parse_qsl(parts.query)):
         raise ValueError("must hold no password: see docs/corpus.md for where a database's password comes from")
+
+
+def exact(number: float) -> Fraction:
+    """The decimal number as it is written in the profile, not the binary one nearest to it."""
+    return Fraction(repr(number))
 
 
 def refuse_repeats(what: str, names: Iterable[str]) -> None:

@@ -138,7 +138,7 @@ class Stage:
     external_inputs: Callable[[Profile, Store], Mapping[str, str]] | None = None
     """Digests of inputs that do not come from a stage (files of a source)."""
     scratch: str = ""
-    """Where ranks keep unfinished work in the store, e.g. `curated/{dataset}/work/`; cleared after the receipt."""
+    """Where ranks keep unfinished work in the store, e.g. `curated/{dataset}/units/`; cleared after the receipt."""
 
 
 def load_stage(name: str) -> Stage:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import jinja2
-
+from sovereign import pages
 from sovereign.errors import TrainingError
-from sovereign.resources import data_path
 
 
 def render_page(template: str, **values: Any) -> str:
@@ -16,19 +14,7 @@ def render_page(template: str, **values: Any) -> str:
     Raises:
         TrainingError: the template asks for a value that is not there.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(data_path("templates") / "training"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - Markdown and YAML, not HTML
-    )
-    environment.filters |= {"cell": _cell, "number": lambda value: f"{int(value):,}"}
-    try:
-        return environment.get_template(f"{template}.j2").render(values)
-    except jinja2.TemplateError as error:
-        raise TrainingError(f"{template} cannot be written: {error}") from error
+    return pages.render_page("training", template, values, filters={"cell": _cell}, error=TrainingError)
 
 
 def _cell(text: str) -> str:

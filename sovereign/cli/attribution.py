@@ -16,7 +16,7 @@ from sovereign.cli.runs import store_of
 from sovereign.errors import ProfileError, ProofError
 from sovereign.files import sha256_bytes, write_atomic
 from sovereign.lake.dataset import Dataset, split_of
-from sovereign.lake.documents import Document, read_documents
+from sovereign.lake.documents import Document
 from sovereign.lake.rewards import OwnerFacts, make_report, tier_names, tier_number, write_report
 from sovereign.lake.rewards_page import render_page
 from sovereign.profile_rewards import Rewards
@@ -129,11 +129,11 @@ def _reckon(site: Site, settings: Rewards, store: Store, influence: Path | None)
         folder = Path(temporary)
         ledger, stream = open_run(store, name, folder)
         dataset = Dataset.open(name, store, folder)
-        files = [one for one in dataset.files if split_of(one) == "train"]
-        consumed = consumed_by_tier(stream, ledger, _documents(dataset, files), tier_of, tiers)
+        documents = (entry.document for entry in dataset.entries(["train"]))
+        consumed = consumed_by_tier(stream, ledger, documents, tier_of, tiers)
     key = f"models/{name}/train/{LEDGER}"
     inputs = {key: sha256_bytes(store.get_bytes(key)), **ledger["shards"]}
-    inputs |= {dataset.prefix + one: dataset.files[one] for one in files}
+    inputs |= {dataset.prefix + one: digest for one, digest in dataset.files.items() if split_of(one) == "train"}
     lows: Mapping[str, Fraction] = {}
     if settings.influence_weight:
         content = _read_influence(influence or _influence_folder(site) / RESULT)
@@ -143,13 +143,6 @@ def _reckon(site: Site, settings: Rewards, store: Store, influence: Path | None)
         owner: OwnerFacts(sorted(own), consumed.get(owner, {}), lows.get(owner)) for owner, own in licences.items()
     }
     return make_report(settings, name, inputs, owners)
-
-
-def _documents(dataset: Dataset, files: Sequence[str]) -> Iterator[Document]:
-    for name in files:
-        path = dataset.fetch(name)
-        yield from read_documents([path])
-        path.unlink()
 
 
 def _read_influence(path: Path) -> bytes:

@@ -16,11 +16,6 @@ Key = TypeVar("Key", bound=Hashable)
 _DIGITS = 50
 
 
-def exact(number: float) -> Fraction:
-    """A number of the profile as it is written there: 0.1 is a tenth."""
-    return Fraction(repr(number))
-
-
 def temperature_weight(tokens: int, temperature: float) -> Fraction:
     """tokens^(1/temperature), to 50 digits (Conneau et al. 2020, https://arxiv.org/abs/1911.02116; alpha is 1/T)."""
     if temperature == 1:
@@ -32,9 +27,7 @@ def temperature_weight(tokens: int, temperature: float) -> Fraction:
 def share_out(budget: int, weights: Mapping[Key, Fraction], limits: Mapping[Key, int] | None = None) -> dict[Key, int]:
     """Whole parts of `budget` that add up to it, in proportion to `weights`, none above its limit.
 
-    What a limit leaves goes to the others in proportion to their weights. Rounded by largest remainder: each part
-    down, and the tokens that are left one each to the parts that lost most, in the order of `weights` where they lost
-    the same.
+    What a limit leaves goes to the others in proportion to their weights. Rounded by `largest_remainder`.
 
     Args:
         weights: by key; 0 gets nothing.
@@ -59,10 +52,18 @@ def share_out(budget: int, weights: Mapping[Key, Fraction], limits: Mapping[Key,
             fixed[key] = limits[key]
             del free[key]
         left, total = budget - sum(fixed.values()), sum(free.values(), Fraction(0))
-    parts = {key: weight * left / total for key, weight in free.items()}
-    whole = {key: int(part) for key, part in parts.items()}
-    missing = left - sum(whole.values())
-    by_loss = sorted(parts, key=lambda key: whole[key] - parts[key])  # stable: as in `weights` where it is the same
-    for key in by_loss[:missing]:
-        whole[key] += 1
+    whole = largest_remainder({key: weight * left / total for key, weight in free.items()})
     return {key: fixed.get(key, whole.get(key, 0)) for key in weights}
+
+
+def largest_remainder(parts: Mapping[Key, Fraction]) -> dict[Key, int]:
+    """Whole parts that add up to the sum of `parts`, which must be whole.
+
+    Each part is rounded down; what is left goes one each to those that lost most, in the order of `parts` where they
+    lost the same.
+    """
+    whole = {key: int(part) for key, part in parts.items()}
+    missing = int(sum(parts.values(), Fraction(0))) - sum(whole.values())
+    for key in sorted(parts, key=lambda key: whole[key] - parts[key])[:missing]:  # stable
+        whole[key] += 1
+    return whole

@@ -56,7 +56,7 @@ class Curation:
         self.rules, self.settings = context.profile.corpus.cleaning, context.profile.corpus.curation
         self.raw, self.curated = f"raw/{context.dataset}/", f"curated/{context.dataset}/"
         self.raw_keys = [key for key in sorted(context.inputs) if key.endswith(".parquet")]
-        self.work = Work(context, f"{self.curated}work/{context.key[:16]}-{code_version()}/", _NAMES)
+        self.work = Work(context, f"{self.curated}units/{context.key[:16]}-{code_version()}/", _NAMES)
         self._raw_file: tuple[int, Path] | None = None
 
     def run(self) -> dict[str, str]:
@@ -315,7 +315,7 @@ class Curation:
         metrics, _ = self.metrics()
         if not metrics["train"]["documents"]:
             raise StageError("no document is left to train on", got=metrics["rejected"], hint="relax corpus.cleaning")
-        for key in sorted(self.store.list(f"{self.curated}work/"), reverse=True):
+        for key in sorted(self.store.list(f"{self.curated}units/"), reverse=True):
             if not key.startswith(self.work.prefix):  # of other inputs; what it says it has published goes now
                 self.store.delete(key)
         self.store.delete(self.curated + "receipt.json")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,13 +88,15 @@ class Dataset:
             )
         return path
 
-    def entries(self) -> Iterator[Entry]:
-        """All documents; each file is fetched and removed again.
+    def entries(self, splits: Container[str] = SPLITS) -> Iterator[Entry]:
+        """All documents, or those of some splits; each file is fetched and removed again.
 
         Raises:
             StoreError: see `fetch`.
         """
         for number, name in enumerate(self.files):
+            if split_of(name) not in splits:
+                continue
             path = self.fetch(name)
             for row, document in enumerate(read_documents([path])):
                 yield Entry(document, number, row, split_of(name))

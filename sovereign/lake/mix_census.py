@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sovereign.errors import PlanError
-from sovereign.lake.allocation import exact, share_out, temperature_weight
+from sovereign.lake.allocation import share_out, temperature_weight
 from sovereign.lake.documents import Document
 from sovereign.lake.mix import Count, Facet, Group, MixFile, Portion, Request, add_up, place
+from sovereign.section import exact
 
 Numbers = npt.NDArray[np.int64]
 

@@ -6,10 +6,8 @@ import html
 import re
 from typing import Any
 
-import jinja2
-
+from sovereign import pages
 from sovereign.errors import PublicationError
-from sovereign.resources import data_path
 
 _MARKS = re.compile(r"([\\`*_\[\]|$~])")
 
@@ -20,19 +18,9 @@ def render_page(template: str, **values: Any) -> str:
     Raises:
         PublicationError: the template asks for a value that is not there.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(data_path("templates") / "lake"),
-        undefined=jinja2.StrictUndefined,
-        autoescape=template.endswith(".html"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+    return pages.render_page(
+        "lake", template, values, filters={"text": escape_markdown, "percent": percent}, error=PublicationError
     )
-    environment.filters |= {"text": escape_markdown, "number": lambda value: f"{int(value):,}", "percent": percent}
-    try:
-        return environment.get_template(f"{template}.j2").render(values)
-    except jinja2.TemplateError as error:
-        raise PublicationError(f"{template} cannot be written: {error}") from error
 
 
 def escape_markdown(text: str) -> str:

@@ -21,7 +21,9 @@ from typing import Any
 import rfc8785
 
 from sovereign.errors import ProofError
-from sovereign.profile_rewards import Rewards, exact
+from sovereign.lake.allocation import largest_remainder
+from sovereign.profile_rewards import Rewards
+from sovereign.section import exact
 
 FORMAT = "sovereign/rewards/v1"
 UNMEASURED = "unmeasured"
@@ -198,12 +200,7 @@ def divide(points: Mapping[str, Fraction], max_share: Fraction | None) -> dict[s
 
 def pay(units: int, parts: Mapping[str, Fraction]) -> dict[str, int]:
     """`units` divided by `parts` (their sum is 1) into whole numbers whose sum is `units`: largest remainders."""
-    quotas = {name: units * part for name, part in parts.items()}
-    sums = {name: int(quota) for name, quota in quotas.items()}
-    by_remainder = sorted(quotas, key=lambda name: (sums[name] - quotas[name], name))
-    for name in by_remainder[: units - sum(sums.values())]:
-        sums[name] += 1
-    return sums
+    return largest_remainder({name: units * parts[name] for name in sorted(parts)})
 
 
 def text(number: Fraction) -> str:

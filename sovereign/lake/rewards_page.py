@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sovereign.lake.rewards import text
-from sovereign.profile_rewards import exact
+from sovereign.section import exact
 
 
 def render_page(report: Mapping[str, Any], report_sha256: str) -> str:

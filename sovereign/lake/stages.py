@@ -148,5 +148,5 @@ curate = Stage(
     prefix="curated/{dataset}/",
     version=3,
     external_inputs=_curate_digests,
-    scratch="curated/{dataset}/work/",
+    scratch="curated/{dataset}/units/",
 )

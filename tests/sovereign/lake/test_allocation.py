@@ -10,7 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sovereign.errors import PlanError
-from sovereign.lake.allocation import exact, share_out, temperature_weight
+from sovereign.lake.allocation import share_out, temperature_weight
+from sovereign.section import exact
 
 weights = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.fractions(0, 1000), min_size=1, max_size=8)
 

@@ -203,7 +203,7 @@ def test_tasks_and_parts_decide_nothing(
 
 
 def markers(store: FolderStore) -> int:
-    return sum("/markers/" in key for key in store.list(f"curated/{NAME}/work/"))
+    return sum("/markers/" in key for key in store.list(f"curated/{NAME}/units/"))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -240,7 +240,7 @@ class EndingStore(FolderStore):
         super().put_bytes(key, data)
 
     def delete(self, key: str) -> None:
-        if "/work/" in key:
+        if "/units/" in key:
             self.deletes -= 1
             if self.deletes < 0:
                 raise KeyboardInterrupt
@@ -271,7 +271,7 @@ def test_damaged_work_is_noticed_and_made_again(
     before: str, damaged: str, store: FolderStore, alone: tuple[Receipt, dict[str, bytes]], tmp_path: Path
 ) -> None:
     interrupt(store, tmp_path / "work", step=before)
-    (path,) = store.root.glob(f"curated/{NAME}/work/*/{damaged}")
+    (path,) = store.root.glob(f"curated/{NAME}/units/*/{damaged}")
     content = bytearray(path.read_bytes())
     content[len(content) // 2 if damaged.endswith("links") else 1] ^= 1
     path.write_bytes(content)
@@ -296,7 +296,7 @@ def test_work_that_was_half_cleared_never_hides_a_lost_file(
 def test_current_result_clears_what_was_left(store: FolderStore, tmp_path: Path) -> None:
     interrupt(store, tmp_path / "work", deletes=5)
     run_curate(store, tmp_path / "work", **SMALL)
-    assert not list(store.list(f"curated/{NAME}/work/"))
+    assert not list(store.list(f"curated/{NAME}/units/"))
 
 
 def test_result_before_stays_until_the_new_one_is_made_and_then_goes_whole(
@@ -309,10 +309,10 @@ def test_result_before_stays_until_the_new_one_is_made_and_then_goes_whole(
     with pytest.raises(StageError, match="no document is left"):
         run_curate(store, tmp_path / "work", cleaning=OFF | {"min_chars": 10**5}, curation={"task_mb": 1})
     assert receipt_of(store) == first
-    assert {key: content for key, content in result(store).items() if "/work/" not in key} == alone[1]
+    assert {key: content for key, content in result(store).items() if "/units/" not in key} == alone[1]
     second = run_curate(store, tmp_path / "work", **other)
     assert second.outputs != first.outputs
-    assert not list(store.list(f"curated/{NAME}/work/"))
+    assert not list(store.list(f"curated/{NAME}/units/"))
 
 
 def test_a_run_never_vouches_for_files_of_another(

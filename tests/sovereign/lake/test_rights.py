@@ -80,7 +80,7 @@ def test_anything_else_than_the_list_is_refused_by_name_before_any_text_is_read(
     assert "3 documents may not be trained on: web/texts.jsonl#c, web/texts.jsonl#e, web/texts.jsonl#f" in message
     assert "licence not trainable: CC-BY-NC-4.0 (1 documents); licence not trainable: MIT (2 documents)" in message
     assert "lake rights" in message
-    assert not [key for key in site.store.list("curated/") if "/work/" not in key]
+    assert not [key for key in site.store.list("curated/") if "/units/" not in key]
     assert not (site.folder / "work" / "screened").exists()
 
 
