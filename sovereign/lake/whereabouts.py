@@ -15,18 +15,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sovereign.errors import StageError
+from sovereign.lake.dataset import SPLITS
 from sovereign.lake.documents import Document, read_rows
 from sovereign.receipts import Receipt, model_digest
+from sovereign.stages import load_stage, read_receipt
 from sovereign.store import Store
 
-_PREFIXES = {
-    "corpus": "raw/{}/",
-    "curate": "curated/{}/",
-    "tokenize": "models/{}/tokens/",
-    "train": "models/{}/train/",
-    "register": "models/{}/register/",
-}
-SPLITS = ("train", "heldout")
+_STAGES = ("corpus", "curate", "tokenize", "train", "register")
+"""Through which text goes, in their order."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +72,10 @@ def read_versions(store: Store, dataset: str, history: Path) -> dict[str, list[V
     Raises:
         StoreError: a receipt is damaged.
     """
-    versions: dict[str, list[Version]] = {stage: [] for stage in _PREFIXES}
-    for stage, prefix in _PREFIXES.items():
-        key = f"{prefix.format(dataset)}receipt.json"
-        if store.exists(key):
-            versions[stage].append(Version(Receipt.from_bytes(store.get_bytes(key)), is_current=True))
+    versions: dict[str, list[Version]] = {stage: [] for stage in _STAGES}
+    for stage in _STAGES:
+        if (receipt := read_receipt(store, load_stage(stage), dataset)) is not None:
+            versions[stage].append(Version(receipt, is_current=True))
     past = [Receipt.from_bytes(path.read_bytes()) for path in history.glob("*.json")]
     for receipt in sorted(past, key=lambda receipt: receipt.finished_at, reverse=True):
         known = versions.get(receipt.stage)
