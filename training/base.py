@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 def start_model(context: StageContext, folder: Path) -> PreTrainedModel:
     """The base in `folder` as the run trains it: with rows for new tokens, with adapters where the method is lora."""
-    model = make_start(folder, context.plan.model, read_base_tokens(context))
+    dtype = torch.bfloat16 if context.plan.recipe.precision == "bf16" else torch.float32  # as DeepSpeed would cast it
+    model = make_start(folder, context.plan.model, read_base_tokens(context), dtype)
     base, _ = known_base(context)
     if base.method == "lora":
         from training.lora import add_adapters
@@ -31,7 +32,9 @@ def start_model(context: StageContext, folder: Path) -> PreTrainedModel:
     return model
 
 
-def make_start(folder: Path, shape: ModelShape, tokens: BaseTokens) -> PreTrainedModel:
+def make_start(
+    folder: Path, shape: ModelShape, tokens: BaseTokens, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """The model in `folder` in the shape that the plan has for it.
 
     The row of a new token is the mean of the rows of the old tokens that it stands for, in the input embedding and in
@@ -39,7 +42,7 @@ def make_start(folder: Path, shape: ModelShape, tokens: BaseTokens) -> PreTraine
     """
     disable_progress_bar()
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
     )
     model.config.eos_token_id = tokens.end_of_text  # chat models may name another one than their tokenizer's
     if shape.vocab_size > model.config.vocab_size:
@@ -49,5 +52,5 @@ def make_start(folder: Path, shape: ModelShape, tokens: BaseTokens) -> PreTraine
         for weight in {id(matrix): matrix for matrix in matrices}.values():  # one where they are tied
             assert isinstance(weight, torch.Tensor)
             for token, old in tokens.pieces.items():
-                weight[token] = weight[list(old)].mean(dim=0)
+                weight[token] = weight[list(old)].float().mean(dim=0)
     return model

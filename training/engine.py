@@ -23,8 +23,9 @@ from training import zero
 from training.deepspeed_config import PROCESS_GROUP_TIMEOUT, render
 from training.environment import Ranks, import_without, set_rendezvous
 from training.fragments import MASTER, RANDOM, SCALAR, FragmentReader
+from training.initial import InitialWeights
 from training.loss import LanguageModelLoss
-from training.model import make_model, parameter_groups, why_no_compiler
+from training.model import allocate, make_skeleton, parameter_groups, why_no_compiler
 from training.schedule import learning_rate
 
 deepspeed = import_without("deepspeed", "mlflow")  # its autotuner's import of MLflow takes longer than all else here
@@ -102,6 +103,25 @@ class _Gate:
             self._step(closure)
 
 
+def allocated(plan: Plan, config: Mapping[str, Any]) -> PreTrainedModel:
+    """A model in the plan's shape without its weights.
+
+    At stage 3 a rank has one module whole at a time and keeps its part of it.
+
+    Args:
+        config: DeepSpeed's.
+    """
+    model = make_skeleton(plan.model)
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+    def divide(module: torch.nn.Module) -> None:
+        deepspeed.zero.Init(module=module, config_dict_or_path=config)
+
+    dtype = torch.bfloat16 if plan.recipe.precision == "bf16" else torch.float32
+    allocate(model, device, dtype, divide if plan.recipe.zero_stage == 3 else None)
+    return model
+
+
 class Engine:
     """The model, its optimizer and DeepSpeed around them."""
 
@@ -123,9 +143,9 @@ class Engine:
             torch.use_deterministic_algorithms(True)  # compiled code adds embedding gradients atomically otherwise
             # It would also write to all fresh memory, a quarter of the time, and nothing reads that.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        self.model: PreTrainedModel = model or make_model(
-            plan.model, self.recipe.seed, depth_scaled=self.recipe.depth_scaled_init
-        )
+        torch.manual_seed(self.recipe.seed)
+        config = config or render(plan)
+        self.model: PreTrainedModel = model or allocated(plan, config)
         self.shapes = {name: tuple(value.shape) for name, value in self.model.named_parameters() if value.requires_grad}
         """Shape of each parameter that training changes, a tied one once."""
         self._names = {id(value): name for name, value in self.model.named_parameters()}
@@ -143,10 +163,16 @@ class Engine:
             output = self.model.get_output_embeddings()
             assert output is not None
             deepspeed.zero.register_external_parameter(self._loss.head, output.weight)
-        self._engine, *_ = deepspeed.initialize(model=self._loss, optimizer=optimizer, config=config or render(plan))
+        self._engine, *_ = deepspeed.initialize(model=self._loss, optimizer=optimizer, config=config)
         if self.recipe.zero_stage == 0 and dist.get_world_size() == 1:
             self._engine.enable_backward_allreduce = False  # would copy every gradient to a buffer and back
         self.device: torch.device = self._engine.device
+        if model is None:
+            initial = InitialWeights(plan.model.num_layers, self.recipe.seed, self.recipe.depth_scaled_init)
+            for part in self._partitions():
+                for one in part.fragments:
+                    part.master.data[one.place] = initial.read(one.name, one.start, one.stop)
+            zero.update_model(self._engine.optimizer, self.recipe.zero_stage)
         if self.recipe.compile:
             missing = why_no_compiler() if self.device.type == "cpu" else None
             if missing is None:
@@ -222,11 +248,17 @@ class Engine:
         return total / len(rows)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The model's parameters by name, a tied one once; every rank must call this."""
-        parameters = dict(self.model.named_parameters())
-        whole = deepspeed.zero.GatheredParameters(list(parameters.values())) if self.recipe.zero_stage == 3 else None
-        with whole or nullcontext():
-            return {name: value.detach().cpu().clone() for name, value in parameters.items()}
+        """The model's parameters by name, on CPU, a tied one once, on the first rank; none on the others.
+
+        Every rank must call this. At stage 3 a rank has one parameter whole at a time.
+        """
+        weights = {}
+        for name, value in self.model.named_parameters():
+            whole = deepspeed.zero.GatheredParameters([value]) if self.recipe.zero_stage == 3 else nullcontext()
+            with whole:
+                if dist.get_rank() == 0:
+                    weights[name] = value.detach().to("cpu", copy=True)
+        return weights
 
     def spans(self) -> dict[str, tuple[int, int]]:
         """The range of each parameter that this rank keeps."""

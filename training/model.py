@@ -1,35 +1,37 @@
-"""The model: transformers' Qwen3ForCausalLM in the plan's shape, which vLLM, transformers and llama.cpp load as it is.
-
-Weights begin as transformers makes them: normal with standard deviation 0.02 (GPT-2), norms at 1. Where the recipe says
-so, what writes into the residual stream begins smaller by the square root of the number of such writes, 2 x layers, so
-that the stream's variance does not grow with depth (Radford et al. 2019, GPT-2, section 2.3; so do Megatron-LM's runs,
-Shoeybi et al. 2019, https://arxiv.org/abs/1909.08053).
-"""
+"""The model: transformers' Qwen3ForCausalLM in the plan's shape, which vLLM, transformers and llama.cpp load."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 from transformers.utils.logging import disable_progress_bar
 
 from sovereign.plan import ModelShape, Recipe
+from training.initial import INITIAL_DEVIATION, InitialWeights
 
 END_OF_TEXT_ID = 0
 
 
-INITIAL_DEVIATION = 0.02
-_INTO_RESIDUAL = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
-
-
 def make_model(shape: ModelShape, seed: int, *, depth_scaled: bool = False) -> Qwen3ForCausalLM:
-    """A fresh model with random weights that depend on the arguments only; float32."""
+    """A fresh model with random weights that depend on the arguments only; float32, whole, on CPU."""
+    model, weights = make_skeleton(shape), InitialWeights(shape.num_layers, seed, depth_scaled)
+    allocate(model, torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.copy_(weights.read(name, 0, value.numel()).view_as(value))
+    return model
+
+
+def make_skeleton(shape: ModelShape) -> Qwen3ForCausalLM:
+    """A model whose parameters have no memory yet (torch's device "meta")."""
     config = Qwen3Config(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
@@ -46,17 +48,36 @@ def make_model(shape: ModelShape, seed: int, *, depth_scaled: bool = False) -> Q
         attention_dropout=0.0,
         initializer_range=INITIAL_DEVIATION,
     )
-    torch.manual_seed(seed)
-    model = Qwen3ForCausalLM(config)
-    if depth_scaled:
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                if name.endswith(_INTO_RESIDUAL):
-                    weight.mul_((2 * shape.num_layers) ** -0.5)
+    with torch.device("meta"):
+        model = Qwen3ForCausalLM(config)
+    model.model.rotary_emb = Qwen3RotaryEmbedding(config)  # has no parameters: its frequencies are computed
     model.generation_config = GenerationConfig(
         eos_token_id=END_OF_TEXT_ID, pad_token_id=END_OF_TEXT_ID, do_sample=False
     )
     return model
+
+
+def allocate(
+    model: Qwen3ForCausalLM,
+    device: torch.device,
+    dtype: torch.dtype,
+    divide: Callable[[torch.nn.Module], object] | None = None,
+) -> None:
+    """Give the parameters of a skeleton memory, with whatever stands in it.
+
+    Args:
+        divide: is called with each module as soon as its parameters have memory, before the next one's have.
+    """
+    model.model.rotary_emb.to(device)
+    for module in model.modules():
+        own = dict(module.named_parameters(recurse=False))
+        if module is model.lm_head and model.config.tie_word_embeddings:
+            model.tie_weights()
+        elif own:
+            for name, value in own.items():
+                setattr(module, name, torch.nn.Parameter(torch.empty_like(value, device=device, dtype=dtype)))
+            if divide is not None:
+                divide(module)
 
 
 def parameter_groups(model: torch.nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
-from transformers import Qwen3ForCausalLM
 
-from sovereign.plan import ModelShape
 from sovereign.receipts import Receipt
 from sovereign.store import open_store
 from tests.training.conftest import PROFILE, Start, events
@@ -232,15 +231,17 @@ def _train_with_a_broken_weight(
     profile: Path, root: Path, workdir: Path, log: Path, environment: Mapping[str, str]
 ) -> None:
     """Stage `train` on a machine whose memory has made a weight NaN."""
-    from training import engine
-    from training.model import make_model
+    from training.initial import InitialWeights
 
-    def broken_model(shape: ModelShape, seed: int, *, depth_scaled: bool) -> Qwen3ForCausalLM:
-        model = make_model(shape, seed, depth_scaled=depth_scaled)
-        model.model.norm.weight.data[0] = float("nan")
-        return model
+    read = InitialWeights.read
 
-    vars(engine)["make_model"] = broken_model
+    def read_broken(self: InitialWeights, name: str, start: int, stop: int) -> torch.Tensor:
+        values = read(self, name, start, stop)
+        if name == "model.norm.weight":
+            values[0] = float("nan")
+        return values
+
+    InitialWeights.read = read_broken  # type: ignore[method-assign]
     run_rank(profile, root, workdir, log, environment)
 
 

@@ -86,23 +86,23 @@ def _train_with_refusal(profile: Path, folder: Path, stage: int, rank: int, worl
     )
     rows = np.random.default_rng(0).integers(0, resolved.model.vocab_size, (5, 4, resolved.model.sequence_length))
     traces: list[dict[str, bool]] = []
-    weights = []
+    states = []
     for is_judged in (False, True):
         engine = Engine(resolved.model_copy(update={"recipe": recipe}), print)
         for step in range(5):
             before = engine.state() if step == 2 else {}
             judge = (lambda _loss, _norm, step=step: not (rank == 0 and step == 2)) if is_judged else None
             if step == 2 and not is_judged:
-                weights.append(engine.weights())
+                states.append(before)
             result = engine.step(step, rows[step][rank::world_size], judge)
             if step == 2 and is_judged:
                 after = engine.state()
                 same = set(before) == set(after) and all(bool((before[name] == after[name]).all()) for name in before)
-                weights.append(engine.weights())
+                states.append(after)
                 traces.append({"same_state": same, "is_taken": result.is_taken, "is_finite": result.is_finite})
             elif is_judged:
                 assert result.is_taken
-    same_weights = all(bool((weights[0][name] == weights[1][name]).all()) for name in weights[0])
+    same_weights = all(bool((states[0][name] == states[1][name]).all()) for name in states[0])
     (folder / f"{rank}.json").write_text(json.dumps(traces[0] | {"same_weights": same_weights}))
 
 
