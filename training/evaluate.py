@@ -213,13 +213,13 @@ def _inputs(context: StageContext, prefix: str, suffix: str) -> list[Path]:
 
 
 def _untrained(context: StageContext, model: Qwen3ForCausalLM) -> Qwen3ForCausalLM:
-    """The model as training began with it."""
+    """The model as training began with it: the base, or random weights of the same shape."""
     if context.plan.base is None:
-        from training.model import make_model
+        from transformers import set_seed
 
-        recipe = context.plan.recipe
-        fresh = make_model(context.plan.model, recipe.seed, depth_scaled=recipe.depth_scaled_init)
-        return cast("Qwen3ForCausalLM", cast("Any", fresh).to(model.device))
+        set_seed(context.plan.recipe.seed)
+        with model.device:
+            return type(model)(model.config)
     from training.base import make_start
 
     folder = fetch_base(context.store, known_base(context)[1].digest, context.workdir / "base")
