@@ -146,7 +146,8 @@ class Engine:
         torch.manual_seed(self.recipe.seed)
         config = config or render(plan)
         self.model: PreTrainedModel = model or allocated(plan, config)
-        self.shapes = {name: tuple(value.shape) for name, value in self.model.named_parameters() if value.requires_grad}
+        trained = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        self.shapes = {name: tuple(zero.whole_shape(value)) for name, value in trained.items()}
         """Shape of each parameter that training changes, a tied one once."""
         self._names = {id(value): name for name, value in self.model.named_parameters()}
         self._loss = LanguageModelLoss(self.model, self.recipe)

@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from sovereign.plan import ModelShape, Recipe
 from training.initial import INITIAL_DEVIATION, InitialWeights
+from training.zero import whole_shape
 
 END_OF_TEXT_ID = 0
 
@@ -89,7 +90,7 @@ def parameter_groups(model: torch.nn.Module, recipe: Recipe) -> list[dict[str, A
     decayed: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
     for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
-        is_matrix = parameter.dim() >= 2 and id(parameter) not in embeddings
+        is_matrix = len(whole_shape(parameter)) >= 2 and id(parameter) not in embeddings
         (decayed if is_matrix else others).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": recipe.weight_decay},

@@ -58,6 +58,12 @@ class Partition:
             self.state[name] = value.view(self.shape) if value.shape == self.master.shape else value
 
 
+def whole_shape(parameter: torch.Tensor) -> torch.Size:
+    """The shape of a parameter, which stage 3 may have divided."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
+
+
 def partitions(zero: Any, stage: int, names: Mapping[int, str]) -> list[Partition]:
     """This rank's partitions.
 

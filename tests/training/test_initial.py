@@ -82,7 +82,14 @@ def _write_weights(folder: Path, port: int, rank: int, world_size: int, precisio
     from training.engine import Engine
 
     for stage in (1, 2, 3):
-        engine = Engine(make_plan(folder / str(rank), stage, world_size, precision=precision, tied=tied), print)
+        resolved = make_plan(folder / str(rank), stage, world_size, precision=precision, tied=tied)
+        engine = Engine(resolved, print)
+        assert engine.shapes == {
+            name: tuple(value.shape) for name, value in make_model(resolved.model, 0).named_parameters()
+        }
+        for part, group in zip(engine._partitions(), engine._engine.optimizer.param_groups, strict=True):
+            for name in (one.name for one in part.fragments):
+                assert (group["weight_decay"] > 0) == (len(engine.shapes[name]) > 1 and "embed" not in name), name
         weights = engine.weights()
         if rank == 0:
             save_file(weights, folder / f"{stage}.safetensors")
