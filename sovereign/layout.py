@@ -42,15 +42,25 @@ def model_state_bytes(shape: ModelShape, zero_stage: int, world_size: int, preci
 
 
 def memory_bytes_per_device(
-    shape: ModelShape, zero_stage: int, world_size: int, micro_batch: int, checkpointing: bool, precision: str
+    shape: ModelShape,
+    zero_stage: int,
+    world_size: int,
+    micro_batch: int,
+    checkpointing: bool,
+    precision: str,
+    *,
+    compiled: bool = True,
 ) -> float:
-    """Peak memory of one rank, bytes: model states by ZeRO stage, activations and logits."""
+    """Peak memory of one rank, bytes: model states by ZeRO stage, activations and logits.
+
+    Compiled code holds a logit in the compute precision and in fp32; other code its log-softmax and gradients too.
+    """
     width = 2 if precision == "bf16" else 4
     states = model_state_bytes(shape, zero_stage, world_size, precision)
     token_bytes = shape.sequence_length * micro_batch * shape.hidden_size * width / 2
     full_layer = 34 * token_bytes
     layers = 2 * token_bytes * shape.num_layers + full_layer if checkpointing else full_layer * shape.num_layers
-    logits = shape.sequence_length * micro_batch * shape.vocab_size * (width + 4)
+    logits = shape.sequence_length * micro_batch * shape.vocab_size * (width + 4 if compiled else 16)
     return states + layers + logits
 
 
@@ -113,7 +123,15 @@ def choose_layout(profile: Profile, shape: ModelShape) -> Layout:
     limit = _limit_bytes(profile)
     layouts = []
     for checkpointing, zero_stage, micro_batch in itertools.product((False, True), _stages(profile), micro_batches):
-        used = memory_bytes_per_device(shape, zero_stage, world_size, micro_batch, checkpointing, precision_of(profile))
+        used = memory_bytes_per_device(
+            shape,
+            zero_stage,
+            world_size,
+            micro_batch,
+            checkpointing,
+            precision_of(profile),
+            compiled=profile.training.compile,
+        )
         layouts.append(Layout(zero_stage, checkpointing, micro_batch, used, limit))
         if layouts[-1].fits:
             return layouts[-1]

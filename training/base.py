@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from sovereign.plan import ModelShape
@@ -41,8 +41,10 @@ def make_start(
     the output matrix (Gee et al. 2022, Fast Vocabulary Transfer, https://arxiv.org/abs/2402.09977).
     """
     disable_progress_bar()
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config.attention_dropout = 0.0  # a base may name one that its makers trained with
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        folder, config=config, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
     )
     model.config.eos_token_id = tokens.end_of_text  # chat models may name another one than their tokenizer's
     if shape.vocab_size > model.config.vocab_size:

@@ -30,8 +30,6 @@ from training.schedule import learning_rate
 
 deepspeed = import_without("deepspeed", "mlflow")  # its autotuner's import of MLflow takes longer than all else here
 
-_EVALUATION_ROWS = 16
-
 
 def join(ranks: Ranks) -> None:
     """Meet the other ranks; once in a process."""
@@ -150,6 +148,7 @@ class Engine:
         self.shapes = {name: tuple(zero.whole_shape(value)) for name, value in trained.items()}
         """Shape of each parameter that training changes, a tied one once."""
         self._names = {id(value): name for name, value in self.model.named_parameters()}
+        self.model.train()  # a base comes otherwise, and transformers would not checkpoint its activations
         self._loss = LanguageModelLoss(self.model, self.recipe)
         optimizer = torch.optim.AdamW(
             parameter_groups(self._loss, self.recipe),
@@ -177,9 +176,12 @@ class Engine:
         if self.recipe.compile:
             missing = why_no_compiler() if self.device.type == "cpu" else None
             if missing is None:
+                lengths = {phase.sequence_length for phase in self.recipe.phases}
+                torch._dynamo.config.recompile_limit = max(8, 2 * len(lengths))
+                torch._dynamo.config.fail_on_recompile_limit_hit = True  # else it would go on without compiling
                 self._loss.compile_parts()
             else:
-                warn(f"training is slower, without torch.compile: {missing}")
+                warn(f"training is slower and takes more memory, without torch.compile: {missing}")
 
     def step(
         self, number: int, rows: npt.NDArray[np.int64], judge: Judge | None = None, *, stop: bool = False
@@ -240,10 +242,14 @@ class Engine:
         return refused.item() == 0
 
     def evaluate(self, rows: npt.NDArray[np.int64]) -> float:
-        """Mean loss (nats) on rows that are not trained on; every rank does the same."""
+        """Mean loss (nats) on rows that are not trained on; every rank does the same.
+
+        Not compiled: rows of many shapes would use up what the compiler makes for one function, and the training steps
+        after them would run without it.
+        """
         total = 0.0
-        with torch.no_grad():
-            for batch in torch.from_numpy(rows).to(self.device).split(_EVALUATION_ROWS):  # type: ignore[no-untyped-call]
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            for batch in torch.from_numpy(rows).to(self.device).split(self.recipe.micro_batch):  # type: ignore[no-untyped-call]
                 losses = self._loss.forward(batch)
                 total += losses.cross_entropy.item() * len(batch)
         return total / len(rows)

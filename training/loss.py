@@ -3,8 +3,9 @@
 z-loss keeps the logits small, which matters where they are computed in bf16: coefficient x mean of log(Z)^2, Z the
 softmax's denominator (Chowdhery et al. 2022, PaLM, section 5, https://arxiv.org/abs/2204.02311). Goldfish loss leaves
 one target in k out of the loss, always the same one after the same h tokens, so that the model cannot write a training
-text down word for word (Hans et al. 2024, https://arxiv.org/abs/2406.10209). Document masking: no token attends to
-another document of its row, and positions begin anew with each.
+text down word for word (Hans et al. 2024, https://arxiv.org/abs/2406.10209). What is left is divided by the expected
+number of learned targets, not the own one of each micro-batch, so that the layout changes nothing. Document masking: no
+token attends to another document of its row, and positions begin anew with each.
 
 A document begins with the end-of-text mark of the one before, from which its first token is predicted: the context in
 which evaluation measures it, too (training/scoring.py). What is cut off at a row's start is a document without a mark.
@@ -69,9 +70,10 @@ def goldfish_targets(tokens_BT: torch.Tensor, goldfish: Goldfish, end: int = END
 class _Head(torch.nn.Module):
     """Output matrix and losses."""
 
-    def __init__(self, z_coefficient: float) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self._z_coefficient = z_coefficient
+        self._z_coefficient = recipe.z_loss
+        self._learned_share = 1 - 1 / recipe.goldfish.k if recipe.goldfish else 1.0
 
     def forward(
         self,
@@ -86,9 +88,8 @@ class _Head(torch.nn.Module):
         objective = cross_entropy = functional.cross_entropy(logits_NV, targets_N)
         z_loss = torch.zeros_like(cross_entropy)
         if is_learned_BT is not None:
-            is_learned_N = is_learned_BT.flatten()
             losses_N = functional.cross_entropy(logits_NV, targets_N, reduction="none")
-            objective = (losses_N * is_learned_N).sum() / is_learned_N.sum().clamp(min=1)
+            objective = (losses_N * is_learned_BT.flatten()).mean() / self._learned_share
         if self._z_coefficient:
             z_loss = self._z_coefficient * logits_NV.logsumexp(dim=1).square().mean()
             objective = objective + z_loss
@@ -104,7 +105,7 @@ class LanguageModelLoss(torch.nn.Module):
         self.model = model
         self._end = int(model.config.eos_token_id)
         self._masks_documents, self._goldfish = recipe.document_masking, recipe.goldfish
-        self.head = _Head(recipe.z_loss)
+        self.head = _Head(recipe)
         if recipe.activation_checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 

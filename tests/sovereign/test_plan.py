@@ -259,3 +259,17 @@ def test_refusals_of_the_site_say_what_would_fit(changes: dict[str, Any], words:
     with pytest.raises(PlanError) as caught:
         plan(Profile.model_validate(data))
     assert all(word in str(caught.value) for word in words)
+
+
+def test_without_a_compiler_the_logits_take_twice_the_memory() -> None:
+    """Counted in a process of 5 million parameters, 32,768 logits, fp32: 7.5 and 18 bytes a logit, activations in it."""
+    document = {"apiVersion": "sovereign/v1", "name": "x", "hardware": {"memory_gb_per_node": 64}}
+    document |= {"model": {"parameters": 5e6, "vocab_size": 32_768, "sequence_length": 256}}
+    layouts = [
+        plan(
+            Profile.model_validate(document | {"training": {"tokens": 1e7, "batch_tokens": 4096, "compile": compiled}})
+        )
+        for compiled in (True, False)
+    ]
+    compiled, plain = (layout.estimates.memory_per_device_gb for layout in layouts)
+    assert plain - compiled == pytest.approx(4096 * 32_768 * 8 / 1e9, rel=0.02)

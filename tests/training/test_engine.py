@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import warnings
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,82 @@ def test_bf16_holds_what_the_plan_says_and_learns_as_fp32_does(
         assert in_bf16["loss"] == pytest.approx(exact["loss"], abs=0.02)
         assert in_bf16["z_loss"] == pytest.approx(exact["z_loss"], rel=0.02)
         assert in_bf16["gradient_norm"] == pytest.approx(exact["gradient_norm"], rel=0.15)  # the weights part slowly
+
+
+def call(target: Callable[..., None], workdir: Path) -> dict[str, Any]:
+    """What `target` sends, from a process of its own that has joined as the only rank."""
+    processes = multiprocessing.get_context("forkserver")
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=_join_and_call, args=(target, workdir, sender))
+    process.start()
+    sender.close()
+    try:
+        answer: dict[str, Any] = receiver.recv()
+    finally:
+        process.join()
+    return answer
+
+
+def _join_and_call(target: Callable[[Connection], None], workdir: Path, answers: Connection) -> None:
+    from training import environment
+
+    ranks = environment.prepare(workdir, threads=1, world_size=1)
+    from training.engine import join
+
+    join(ranks)
+    target(answers)
+
+
+def _measure_many_shapes(answers: Connection) -> None:
+    """Losses of steps after rows of many shapes were measured, and without that; graphs that the steps made."""
+    import numpy as np
+    import torch
+    from torch._dynamo.utils import counters
+
+    from training.engine import Engine
+    from training.loss import LanguageModelLoss
+
+    compile_parts = LanguageModelLoss.compile_parts
+    LanguageModelLoss.compile_parts = lambda self: compile_parts(self, "aot_eager")  # type: ignore[method-assign, misc]
+    resolved = with_recipe(0, "fp32")
+    resolved = resolved.model_copy(update={"recipe": resolved.recipe.model_copy(update={"compile": True})})
+    tokens = np.random.default_rng(0).integers(1, resolved.model.vocab_size, (4, resolved.model.sequence_length))
+    found: dict[str, Any] = {}
+    for name, shapes in (("measured", range(12)), ("plain", range(0))):
+        torch.compiler.reset()
+        counters.clear()
+        engine = Engine(resolved, print)
+        for shape in shapes:
+            engine.evaluate(tokens[:, : 20 + shape])
+        found[f"{name} graphs"] = counters["stats"]["unique_graphs"]
+        found[name] = [engine.step(step, tokens).loss for step in range(2)]
+        found[f"{name} graphs"] = counters["stats"]["unique_graphs"] - found[f"{name} graphs"]
+    answers.send(found)
+
+
+def test_held_out_rows_of_many_shapes_leave_the_compiled_steps_as_they_are(tmp_path: Path) -> None:
+    found = call(_measure_many_shapes, tmp_path)
+    assert found["measured"] == found["plain"]
+    assert found["measured graphs"] == found["plain graphs"] > 0
+
+
+def _checkpoint_a_base(answers: Connection) -> None:
+    import numpy as np
+
+    from training.engine import Engine
+    from training.model import make_model
+
+    resolved = with_recipe(0, "fp32")
+    recipe = resolved.recipe.model_copy(update={"activation_checkpointing": True})
+    model = make_model(resolved.model, 0).eval()  # as from_pretrained gives it
+    calls: list[int] = []
+    model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    engine = Engine(resolved.model_copy(update={"recipe": recipe}), print, model)
+    rows = np.random.default_rng(0).integers(1, resolved.model.vocab_size, (4, resolved.model.sequence_length))
+    engine.step(0, rows)
+    answers.send({"calls": len(calls), "micro_batches": recipe.grad_accumulation})
+
+
+def test_a_base_is_trained_with_activation_checkpointing(tmp_path: Path) -> None:
+    found = call(_checkpoint_a_base, tmp_path)
+    assert found["calls"] == 2 * found["micro_batches"]

@@ -145,7 +145,7 @@ def test_z_loss_is_added_and_reported_apart() -> None:
 
 
 def test_goldfish_leaves_out_what_it_says() -> None:
-    """The objective is the mean over the kept targets; the cross-entropy that is reported, over all of them."""
+    """The objective is over the kept targets, 2 in 3 expected; the cross-entropy that is reported, over all."""
     recipe = DEMO.recipe.model_copy(update={"goldfish": Goldfish(k=3, h=4)})
     loss, tokens_BT = make_loss(recipe), packed()
     logits = loss.model(input_ids=tokens_BT, use_cache=False).logits[:, :-1].flatten(0, 1)
@@ -153,8 +153,17 @@ def test_goldfish_leaves_out_what_it_says() -> None:
     is_learned = goldfish_targets(tokens_BT, Goldfish(k=3, h=4)).flatten()
     assert 0 < is_learned.sum() < len(is_learned)
     found = loss(tokens_BT)
-    torch.testing.assert_close(found.objective, losses[is_learned].mean())
+    torch.testing.assert_close(found.objective, losses[is_learned].sum() / (len(losses) * 2 / 3))
     torch.testing.assert_close(found.cross_entropy, losses.mean().detach())
+
+
+def test_goldfish_is_the_same_in_any_micro_batches() -> None:
+    recipe = DEMO.recipe.model_copy(update={"goldfish": Goldfish(k=3, h=4)})
+    loss, tokens_BT = make_loss(recipe), packed()
+    counts = goldfish_targets(tokens_BT, Goldfish(k=3, h=4)).sum(dim=1)
+    assert len(set(counts.tolist())) > 1, "all rows leave out as much: the test shows nothing"
+    by_row = torch.stack([loss(row_T[None]).objective for row_T in tokens_BT])
+    torch.testing.assert_close(loss(tokens_BT).objective, by_row.mean())
 
 
 @pytest.mark.parametrize(("k", "h"), [(4, 1), (50, 13), (50, 50)])
