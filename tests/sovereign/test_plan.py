@@ -262,9 +262,12 @@ def test_refusals_of_the_site_say_what_would_fit(changes: dict[str, Any], words:
 
 
 def test_without_a_compiler_the_logits_take_twice_the_memory() -> None:
-    """Counted in a process of 5 million parameters, 32,768 logits, fp32: 7.5 and 18 bytes a logit, activations in it."""
-    document = {"apiVersion": "sovereign/v1", "name": "x", "hardware": {"memory_gb_per_node": 64}}
-    document |= {"model": {"parameters": 5e6, "vocab_size": 32_768, "sequence_length": 256}}
+    """Counted in a process in fp32: 8 and 18 bytes a logit, activations among them."""
+    document = {"apiVersion": "sovereign/v1", "name": "tiny", "hardware": {"memory_gb_per_node": 64}}
+    document |= {
+        "corpus": {"demonstration": {"facts": 10}},
+        "model": {"parameters": 5e6, "vocab_size": 32_768, "sequence_length": 256},
+    }
     layouts = [
         plan(
             Profile.model_validate(document | {"training": {"tokens": 1e7, "batch_tokens": 4096, "compile": compiled}})
