@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from sovereign.plan import Plan, Recipe
+from sovereign.plan import Goldfish, Plan, Recipe
 from training.loss import LanguageModelLoss
 from training.model import make_model, parameter_groups, why_no_compiler
 from training.preflight_plan import Check, make_rows, shrunk
@@ -118,10 +118,12 @@ def step_size(trace: Trace, reference: Reference, recipe: Recipe) -> Check:
 def head(plan: Plan, device: torch.device) -> Iterator[Check]:
     """Loss and gradients of the output head, compiled too, against float64 written out; some targets are masked."""
     own = shrunk(plan, zero_stage=0, world_size=1)
+    goldfish = Goldfish(k=4, h=13)
+    own = own.model_copy(update={"recipe": own.recipe.model_copy(update={"goldfish": goldfish})})
     loss_of, model = _make(own, device)
     random = torch.Generator(device).manual_seed(1)
     rows_BT = torch.from_numpy(make_rows(own)[0]).to(device)  # noqa: N806
-    is_learned_BT = torch.rand(rows_BT[:, 1:].shape, generator=random, device=device) > 0.3  # noqa: N806
+    is_learned_BT = torch.rand(rows_BT[:, 1:].shape, generator=random, device=device) > 1 / goldfish.k  # noqa: N806
     hidden_BTD = torch.randn((*rows_BT.shape, own.model.hidden_size), generator=random, device=device)  # noqa: N806
     weight_VD = model.lm_head.weight.detach()  # noqa: N806
 
@@ -134,7 +136,8 @@ def head(plan: Plan, device: torch.device) -> Iterator[Check]:
         objective: torch.Tensor = loss_of.head(*given)[0]
         return objective
 
-    expected = run(partial(_reference_head, z_coefficient=own.recipe.z_loss), torch.float64)
+    reference = partial(_reference_head, z_coefficient=own.recipe.z_loss, learned_share=1 - 1 / goldfish.k)
+    expected = run(reference, torch.float64)
     yield Check(
         "output head, masked labels: against float64", _furthest(run(own_head, torch.float32), expected), HEAD_LIMIT
     )
@@ -193,12 +196,14 @@ def _reference_head(
     is_learned_BT: torch.Tensor,  # noqa: N803
     *,
     z_coefficient: float,
+    learned_share: float,
 ) -> torch.Tensor:
-    """The mean over targets that are learned of -log softmax, and the z-loss over all, written out."""
+    """-log softmax of the targets that are learned over their expected number, and the z-loss over all, written out."""
     logits_NV = (hidden_BTD[:, :-1] @ weight_VD.T).flatten(0, 1)  # noqa: N806
     z_N = logits_NV.exp().sum(1).log()  # noqa: N806
     picked_N = logits_NV.gather(1, tokens_BT[:, 1:].reshape(-1, 1))[:, 0]  # noqa: N806
-    return (z_N - picked_N)[is_learned_BT.flatten()].mean() + z_coefficient * (z_N**2).mean()
+    learned = (z_N - picked_N)[is_learned_BT.flatten()].sum() / (learned_share * len(z_N))
+    return learned + z_coefficient * (z_N**2).mean()
 
 
 def _compiles(plan: Plan, device: torch.device) -> bool:
