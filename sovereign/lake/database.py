@@ -57,13 +57,13 @@ def _read_lines(source: Source) -> Iterator[bytes]:
 
     try:
         with (
-            _password_file() as settings,
+            _password_file() as passfile,
             psycopg.connect(
                 source.path,
                 client_encoding="utf8",
                 application_name="sovereign",
                 connect_timeout=_CONNECT_TIMEOUT_S,
-                **settings,
+                passfile=passfile,
             ) as connection,
         ):
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
@@ -84,21 +84,21 @@ def _read_lines(source: Source) -> Iterator[bytes]:
 
 
 @contextmanager
-def _password_file() -> Iterator[dict[str, str]]:
-    """The connection's setting for the site's password file, when there is one.
+def _password_file() -> Iterator[str | None]:
+    """Where libpq finds the site's passwords; None where it is to look for itself.
 
     In a pod it belongs to another user and is read by the pod's group, and libpq passes over what a group can read: it
     is given a copy in memory.
     """
     passwords = Path(os.environ.get("SOVEREIGN_PGPASSFILE", ""))
     if not passwords.is_file():
-        yield {}
+        yield None
         return
     copy = os.memfd_create("pgpass")
     try:
         os.fchmod(copy, 0o600)
         os.write(copy, passwords.read_bytes())
-        yield {"passfile": f"/proc/self/fd/{copy}"}
+        yield f"/proc/self/fd/{copy}"
     finally:
         os.close(copy)
 

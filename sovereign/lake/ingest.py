@@ -77,9 +77,7 @@ class Batches:
         marker = self._find(number, key) if number in self._finished else None
         if marker is None:
             if number in self._finished:
-                self._context.progress(
-                    f"{name}: batch {number} was made from other files or is damaged; it is made anew"
-                )
+                self._context.progress(f"{name}: batch {number} was made from something else or is damaged; made anew")
                 self._forget(number)
             marker = self._work.finish(_READ, number, self._write(name, start, key, read))
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -131,8 +131,8 @@ import hashlib, os
 from pathlib import Path
 from sovereign.lake.database import _password_file
 mounted = Path(os.environ["SOVEREIGN_PGPASSFILE"])
-with _password_file() as settings:
-    copy = Path(settings["passfile"])
+with _password_file() as name:
+    copy = Path(name)
     modes = [oct(path.stat().st_mode & 0o777) for path in (mounted, copy)]
     print(os.getuid(), *modes, hashlib.sha256(copy.read_bytes()).hexdigest())
 """
