@@ -9,6 +9,7 @@ receipts/      copies of every stage's receipt
 card/          the dataset's card, where none other was named
 base           the model that `train --from` named, one line; not there: the profile's
 passphrase     key of the secrets in the state, made once, readable by its owner only
+pgpass         passwords of databases that are sources, in libpq's form, put there by the operator, mode 0600
 dataset.key    from which salts and leaf keys of the datasets' trees follow, made once, readable by its owner only
 withdrawals.jsonl  text that was taken back, only ever added to; part of the profile that stages read
 .gitignore     keeps all but profile, overlays, receipts and withdrawals out of a repository that the folder is in
@@ -19,6 +20,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +33,10 @@ from sovereign.profile import Profile, load_profile
 from sovereign.receipts import now
 from sovereign.withdrawals import with_withdrawals
 
-_NOT_FOR_GIT = "/passphrase\n/dataset.key\n/state/\n/node/\n/data/\n/.lock\n"
+_NOT_FOR_GIT = "/passphrase\n/pgpass\n/dataset.key\n/state/\n/node/\n/data/\n/.lock\n"
+_FIELD = r"(?:[^:\\]|\\.)*"
+_PASSWORD_LINE = re.compile(rf"(#.*)?|({_FIELD}:){{4}}{_FIELD}\\?")
+"""host:port:database:user:password, where \\: and \\\\ stand for : and \\; libpq passes over any other line."""
 
 
 class Site:
@@ -46,6 +51,7 @@ class Site:
         self.data_dir = self.root / "data"
         self.receipts_dir = self.root / "receipts"
         self.passphrase_file = self.root / "passphrase"
+        self.pgpass_file = self.root / "pgpass"
         self.dataset_key_file = self.root / "dataset.key"
         self.manifest_file = self.receipts_dir / "manifest.json"
         self.base_file = self.root / "base"
@@ -101,6 +107,30 @@ class Site:
         if len(key) != 32:
             raise SiteError("the dataset key is damaged", got=f"{len(key)} bytes", hint="restore it from a backup")
         return key
+
+    def database_passwords(self) -> str | None:
+        """Text of the file `pgpass`; None where there is none.
+
+        Raises:
+            SiteError: it cannot be read, others may read it, or a line is none of a password file.
+        """
+        path = self.pgpass_file
+        if not path.exists():
+            return None
+        self._ignore("/pgpass")
+        if (mode := path.stat().st_mode & 0o777) & 0o077:
+            raise SiteError(f"others may read {path}", got=f"mode {mode:04o}", hint=f"chmod 600 {path}")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise SiteError(f"{path} cannot be read", got=type(error).__name__, expected="UTF-8 text") from None
+        for number, line in enumerate(text.split("\n"), 1):
+            if not _PASSWORD_LINE.fullmatch(line.rstrip("\r")):
+                raise SiteError(
+                    f"line {number} of {path} is none of a password file",
+                    expected="host:port:database:user:password, with \\ before : and \\ in the password",
+                )
+        return text
 
     def _ignore(self, name: str) -> None:
         """Keep a file out of a repository around the site, whose .gitignore may be older than the file."""

@@ -72,6 +72,10 @@ class Store(Protocol):
         """What `list` names, with sizes and fingerprints."""
         ...
 
+    def describe_one(self, key: str) -> StoredObject | None:
+        """What `describe` says of `key` alone, without listing what lies beside it; None when it is not there."""
+        ...
+
     def delete(self, key: str) -> None:
         """Remove `key`; no error when it is not there."""
         ...
@@ -161,12 +165,17 @@ class FolderStore:
         return iter(sorted(key for key in found if key.startswith(prefix)))
 
     def describe(self, prefix: str) -> Iterator[StoredObject]:
-        for key in self.list(prefix):
-            path = self._path(key)
-            try:
-                yield StoredObject(key, path.stat().st_size, sha256_file(path))
-            except OSError as error:
-                raise StoreError(f"cannot read {key}: {error}") from error
+        return map(self._describe, self.list(prefix))
+
+    def describe_one(self, key: str) -> StoredObject | None:
+        return self._describe(key) if self.exists(key) else None
+
+    def _describe(self, key: str) -> StoredObject:
+        path = self._path(key)
+        try:
+            return StoredObject(key, path.stat().st_size, sha256_file(path))
+        except OSError as error:
+            raise StoreError(f"cannot read {key}: {error}") from error
 
     def delete(self, key: str) -> None:
         try:
@@ -291,12 +300,20 @@ class S3Store:
         with self._errors("list", prefix):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=path)
             items = [item for page in pages for item in page.get("Contents", ()) if not item["Key"].endswith("/")]
+        return iter(sorted((self._described(bucket, item) for item in items), key=lambda item: item.key))
+
+    def describe_one(self, key: str) -> StoredObject | None:
+        bucket, path = self._split(key)
+        with self._errors("look for", key):  # of all keys that begin with it, it is the first
+            page = self.client.list_objects_v2(Bucket=bucket, Prefix=path, MaxKeys=1)
+        found = [self._described(bucket, item) for item in page.get("Contents", ())]
+        return found[0] if found and found[0].key == key else None
+
+    @staticmethod
+    def _described(bucket: str, item: Any) -> StoredObject:
         # A file that was laid beside the service has no ETag.
-        found = (
-            StoredObject(f"{bucket}/{item['Key']}", item["Size"], item.get("ETag") or item["LastModified"].isoformat())
-            for item in items
-        )
-        return iter(sorted(found, key=lambda item: item.key))
+        fingerprint = item.get("ETag") or item["LastModified"].isoformat()
+        return StoredObject(f"{bucket}/{item['Key']}", item["Size"], fingerprint)
 
     def delete(self, key: str) -> None:
         bucket, name = self._split(key)

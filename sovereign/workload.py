@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sovereign.errors import ProfileError
 from sovereign.hardware import ACCELERATORS
 from sovereign.plan import Plan, Quota
-from sovereign.profile import KubeconfigTarget, Profile
+from sovereign.profile import POSTGRESQL, KubeconfigTarget, Profile
 from sovereign.runtime import Runtime
 
 NAMESPACES = ("training", "lake", "serving")
@@ -26,6 +27,7 @@ ENDPOINTS: Mapping[str, str] = {
     "model": f"http://model.serving.svc:{PORTS['model']}",
 }
 """Addresses inside the cluster."""
+_POSTGRESQL_PORT = 5432
 HOST_IMAGE = "sovereign.local/host:1"
 """The embedded node's empty image, into which the host's folders are mounted."""
 RUNTIME_PYTHON = "python"
@@ -92,6 +94,30 @@ def _outermost(paths: Iterable[Path]) -> tuple[Path, ...]:
     """`paths` without those that lie in another of them, sorted."""
     folders = set(paths)
     return tuple(sorted(folder for folder in folders if not any(other in folder.parents for other in folders)))
+
+
+def database_ports(profile: Profile) -> tuple[int, ...]:
+    """TCP ports of the databases that stage `corpus` reads, sorted; none where no source is a database.
+
+    Raises:
+        ProfileError: libpq does not take a source's path for an address.
+    """
+    ports: set[int] = set()
+    for source in profile.corpus.sources:
+        if source.path.startswith(POSTGRESQL):
+            from psycopg import ProgrammingError
+            from psycopg.conninfo import conninfo_to_dict
+
+            try:
+                named = str(conninfo_to_dict(source.path).get("port") or _POSTGRESQL_PORT)
+                ports |= {int(port or _POSTGRESQL_PORT) for port in named.split(",")}
+            except (ProgrammingError, ValueError) as error:
+                raise ProfileError(
+                    f"source {source.name} has no address of a database",
+                    got=source.path,
+                    expected="postgresql://user@host:port/database",
+                ) from error
+    return tuple(sorted(ports))
 
 
 def platform_context(profile: Profile, plan: Plan, runtime: PodRuntime) -> dict[str, Any]:
@@ -195,6 +221,7 @@ def job_context(
         "name": name,
         "sources": [str(path) for path in sources],
         "stage": stage,
+        "asks_databases": stage == "corpus" and bool(database_ports(profile)),
         "key": key,
         "profile_text": profile_text,
         "num_pods": num_pods or {"train": quota.num_pods, "curate": quota.curation_pods}.get(stage, 1),

@@ -21,7 +21,7 @@ from sovereign.files import sha256_bytes
 from sovereign.plan import Plan
 from sovereign.profile import Profile
 from sovereign.render import Object, render_template, template_names
-from sovereign.workload import S3_ACCESS_KEY, PodRuntime, platform_context
+from sovereign.workload import S3_ACCESS_KEY, PodRuntime, database_ports, platform_context
 
 STACKS = ("cluster", "datalake", "serving")
 """In the order of deploys; removal goes the other way."""
@@ -45,6 +45,8 @@ class Platform:
     s3_secret_key: str
     champion: str | None
     """Digest of the model to serve, None before there is one."""
+    database_passwords: str | None = None
+    """A password file of libpq; None where there is none or no source is a database."""
 
     @property
     def context(self) -> dict[str, Any]:
@@ -56,7 +58,14 @@ class Platform:
         }
         shared = platform_context(self.profile, self.plan, self.runtime)
         model = {"name": self.profile.name, "digest": self.champion}
-        return {**shared, "images": self.images, "credentials": credentials, "model": model}
+        databases = {"ports": database_ports(self.profile), "passwords": self.database_passwords}
+        return {
+            **shared,
+            "images": self.images,
+            "credentials": credentials,
+            "databases": databases,
+            "model": model,
+        }
 
     def render(self, *names: str) -> list[Object]:
         """Objects of the named templates, overlays first."""
@@ -66,7 +75,14 @@ class Platform:
 Part: TypeAlias = Callable[[Platform], list[Object]]
 
 _TEMPLATES = {
-    "namespaces": ("cluster/namespaces", "cluster/rbac", "cluster/quotas", "cluster/network", "cluster/runtime"),
+    "namespaces": (
+        "cluster/namespaces",
+        "cluster/rbac",
+        "cluster/quotas",
+        "cluster/network",
+        "cluster/databases",
+        "cluster/runtime",
+    ),
     "queue": ("cluster/queues",),
     "object-store": ("datalake/credentials", "datalake/s3"),
     "mlflow": ("datalake/mlflow",),
@@ -80,7 +96,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 
 
 def namespaces(platform: Platform) -> list[Object]:
-    """Namespaces with Pod Security labels, roles, quotas, network policies, and the pods' runtime volume."""
+    """Namespaces with Pod Security labels, roles, quotas, network policies, databases' passwords, runtime volume."""
     return platform.render(*_TEMPLATES["namespaces"])
 
 

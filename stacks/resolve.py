@@ -14,7 +14,7 @@ from sovereign.profile import EmbeddedTarget, KubeconfigTarget, Profile
 from sovereign.runtime import Runtime, current_runtime
 from sovereign.site import Site
 from sovereign.tools import ensure_tools, find_data, find_tool, load_tools
-from sovereign.workload import PodRuntime, embedded_runtime, image_runtime, source_folders
+from sovereign.workload import PodRuntime, database_ports, embedded_runtime, image_runtime, source_folders
 from stacks.kube import Cluster
 from stacks.kueue import kueue_objects
 from stacks.node import lifecycle, processes
@@ -70,7 +70,7 @@ def resolve(
 
     Raises:
         ToolError: a program is missing and cannot be built, or this Python is no runtime.
-        SiteError: the site has no passphrase.
+        SiteError: the site has no passphrase, or its file `pgpass` is none that libpq takes.
     """
     names = [*PROGRAMS, *_IMAGES] if isinstance(profile.target, EmbeddedTarget) else ["kubectl", "kueue"]
     names.append("pulumi")
@@ -97,6 +97,7 @@ def resolve(
         overlays=(site.overlays_dir,),
         s3_secret_key=s3_secret_key(site),
         champion=champion,
+        database_passwords=site.database_passwords() if database_ports(profile) else None,
     )
     return Deployment(platform, target, programs)
 

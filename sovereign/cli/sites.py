@@ -38,7 +38,7 @@ def site_of(profile_or_site: Path, site_dir: Path | None = None, *, base: str | 
         base: the model to continue from, from now on; by default what was named before, else the profile's.
 
     Raises:
-        SiteError: the folder is something else.
+        SiteError: the folder is something else, or its file of passwords is wrong.
         ProfileError: the profile is wrong, or `base` is no model's name.
         UnusableBaseError: training cannot continue from the base.
     """
@@ -46,6 +46,8 @@ def site_of(profile_or_site: Path, site_dir: Path | None = None, *, base: str | 
     if base is not None:
         name_base(site, base)
     look_up_folder(site)
+    if site.database_passwords() is not None:  # for queries from this machine
+        os.environ["SOVEREIGN_PGPASSFILE"] = str(site.pgpass_file)
     return site
 
 

@@ -53,7 +53,8 @@ class OpenTarget:
             raise ProfileError(
                 "pods of an existing cluster do not see folders of this machine",
                 got=", ".join(map(str, folders)),
-                hint=f"only {STDLIB} and the demonstration country, with its questions, work there yet",
+                hint=f"put the files of a source into the site's store (s3://…); databases, {STDLIB} and the "
+                "demonstration country work there too",
             )
         context = job_context(
             profile,

@@ -2,13 +2,16 @@
 
 The server makes a row's JSON and sorts the rows by it, so that the same rows come in the same order everywhere, and
 reads them in one snapshot of a transaction that can write nothing. Where the connection's settings and password come
-from is libpq's affair: environment, service file, password file.
+from is libpq's affair: environment, service file, password file; that is the site's own, where SOVEREIGN_PGPASSFILE
+names one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,12 +56,16 @@ def _read_lines(source: Source) -> Iterator[bytes]:
     import psycopg
 
     try:
-        with psycopg.connect(
-            source.path,
-            client_encoding="utf8",
-            application_name="sovereign",
-            connect_timeout=_CONNECT_TIMEOUT_S,
-        ) as connection:
+        with (
+            _password_file() as passfile,
+            psycopg.connect(
+                source.path,
+                client_encoding="utf8",
+                application_name="sovereign",
+                connect_timeout=_CONNECT_TIMEOUT_S,
+                passfile=passfile,
+            ) as connection,
+        ):
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             connection.read_only = True
             with _cursor(connection) as cursor:
@@ -74,6 +81,26 @@ def _read_lines(source: Source) -> Iterator[bytes]:
             expected="a server that answers, a user that may connect, a query that it may run",
             hint="docs/corpus.md says where the connection's settings come from",
         ) from error
+
+
+@contextmanager
+def _password_file() -> Iterator[str | None]:
+    """Where libpq finds the site's passwords; None where it is to look for itself.
+
+    In a pod it belongs to another user and is read by the pod's group, and libpq passes over what a group can read: it
+    is given a copy in memory.
+    """
+    passwords = Path(os.environ.get("SOVEREIGN_PGPASSFILE", ""))
+    if not passwords.is_file():
+        yield None
+        return
+    copy = os.memfd_create("pgpass")
+    try:
+        os.fchmod(copy, 0o600)
+        os.write(copy, passwords.read_bytes())
+        yield f"/proc/self/fd/{copy}"
+    finally:
+        os.close(copy)
 
 
 def _cursor(connection: Connection) -> Cursor[tuple[bytes]]:

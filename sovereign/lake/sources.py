@@ -197,7 +197,7 @@ def _object_piece(source: Source, store: Store, item: StoredObject, prefix: str,
         path = scratch / "object"
         try:
             store.get_file(item.key, path)
-            if item not in store.describe(item.key):
+            if store.describe_one(item.key) != item:
                 raise SourceError(
                     f"{item.key} of source {source.name} has changed while it was read", hint="run the stage again"
                 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from sovereign.files import write_atomic
 from sovereign.lake.curation import Curation
 from sovereign.lake.decontamination import file_digest
 from sovereign.lake.demonstration import LANGUAGES, Question, make_documents, make_facts, make_questions
-from sovereign.lake.documents import DocumentWriter
+from sovereign.lake.documents import Counts, Document
 from sovereign.lake.hostfiles import collected_digests
-from sovereign.lake.ingest import Ingested, ingest_source, with_progress
+from sovereign.lake.ingest import Batches, ingest_source
+from sovereign.lake.records import Report
 from sovereign.lake.sources import combine_digests, source_digest
+from sovereign.locks import hold
 from sovereign.plan import Plan
 from sovereign.profile import Demonstration, Profile
 from sovereign.stages import Stage, StageContext, StageOutput
@@ -30,8 +33,10 @@ def _run_corpus(context: StageContext) -> StageOutput:
         SourceError: a source is not there, or nothing of it can be read.
         StageError: the documents cannot be written.
     """
+    waiting = partial(context.progress, "waiting for a process of another run")
     try:
-        return _gather(context)
+        with hold(context.workdir / "lock", waiting):
+            return _gather(context)
     except OSError as error:  # of reading a file, it is counted as that file's
         raise StageError(
             f"cannot write the documents: {error}",
@@ -41,22 +46,19 @@ def _run_corpus(context: StageContext) -> StageOutput:
 
 def _gather(context: StageContext) -> StageOutput:
     settings = context.profile.corpus
-    folder = context.workdir / "raw" / context.dataset
-    whole = Ingested()
+    batches, counts = Batches(context), Counts()
     metrics: dict[str, Any] = {}
     questions: list[Question] = []
     if settings.demonstration is not None:
         context.progress("demonstration country")
         questions = list(make_questions(settings.demonstration))
         metrics["demonstration"] = _demonstration_metrics(settings.demonstration)
-        with DocumentWriter(folder, "documents") as writer:
-            for document in with_progress(context, make_documents(settings.demonstration), "demonstration country"):
-                writer.add(document)
-                whole.counts.add(document)
-        whole.files += writer.files
+        made_from = {"demonstration": settings.demonstration.model_dump(mode="json")}
+        tell = partial(_tell, settings.demonstration)
+        counts.update(batches.add("demonstration country", made_from, tell).counts)
     for source in settings.sources:
         context.progress(f"source {source.name}")
-        part = ingest_source(context, source, folder, len(whole.files))
+        part = ingest_source(context, source, batches)
         report = part.report
         metrics[f"source {source.name}"] = {"declared": source.model_dump(mode="json"), **report.metrics()}
         if not report.documents:
@@ -68,8 +70,17 @@ def _gather(context: StageContext) -> StageOutput:
             )
         if report.skipped:
             context.progress(f"source {source.name}: skipped {dict(report.skipped)}, first {report.examples[0]}")
-        whole.add(part)
-    return _output(f"raw/{context.dataset}/", folder, whole.files, questions, whole.counts.metrics() | metrics)
+        counts.update(part.counts)
+    prefix = f"raw/{context.dataset}/"
+    output = _output(prefix, context.workdir / prefix, questions, counts.metrics() | metrics)
+    return replace(output, stored=batches.publish())
+
+
+def _tell(settings: Demonstration, report: Report) -> Iterator[Document]:
+    for document in make_documents(settings):
+        report.found += 1
+        report.documents += 1
+        yield document
 
 
 def _demonstration_metrics(settings: Demonstration) -> dict[str, Any]:
@@ -85,17 +96,15 @@ def _run_curate(context: StageContext) -> StageOutput:
         return StageOutput()
     metrics, asked = curation.metrics()
     questions, metrics["questions"] = curation.check_questions(asked)
-    output = _output(curation.curated, context.workdir / curation.curated, [], questions, metrics)
+    output = _output(curation.curated, context.workdir / curation.curated, questions, metrics)
     return replace(output, stored=stored)
 
 
-def _output(
-    prefix: str, folder: Path, files: list[Path], questions: list[Question], metrics: dict[str, Any]
-) -> StageOutput:
-    """Store keys of the written files and of questions.jsonl."""
+def _output(prefix: str, folder: Path, questions: list[Question], metrics: dict[str, Any]) -> StageOutput:
+    """With questions.jsonl, written into `folder`."""
     lines = "".join(json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in questions)
     write_atomic(folder / "questions.jsonl", lines)
-    return StageOutput({prefix + path.name: path for path in [*files, folder / "questions.jsonl"]}, metrics)
+    return StageOutput({f"{prefix}questions.jsonl": folder / "questions.jsonl"}, metrics)
 
 
 def _corpus_config(profile: Profile, _plan: Plan) -> Mapping[str, Any]:
@@ -139,6 +148,7 @@ corpus = Stage(
     prefix="raw/{dataset}/",
     version=3,
     external_inputs=_source_digests,
+    scratch="raw/{dataset}/units/",
 )
 curate = Stage(
     name="curate",

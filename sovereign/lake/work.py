@@ -127,7 +127,7 @@ class Work:
             for number in wanted:
                 shutil.rmtree(self._folder, ignore_errors=True)
                 self._folder.mkdir(parents=True)
-                self._finish(step.name, number, step.make(number, self._folder))
+                self.finish(step.name, number, step.make(number, self._folder))
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def wait(self, steps: Iterable[Step], is_over: Callable[[], bool] = lambda: False) -> None:
@@ -233,12 +233,14 @@ class Work:
         folder = self._marker_key(step)
         return {int(key.removeprefix(folder).removesuffix(".json")) for key in self._store.list(folder)}
 
-    def _finish(self, step: str, number: int, result: Result) -> None:
+    def finish(self, step: str, number: int, result: Result) -> Marker:
+        """Store what a unit made, its files and then its marker."""
         digests = {path.name: sha256_file(path) for path in result.files}
         for path in result.files:
             self._store.put_file(self.key(step, number, path.name), path)
         values = {"files": digests, "parts": result.parts, "facts": result.facts}
         self._store.put_bytes(self._marker_key(step, number), json.dumps(values, ensure_ascii=False).encode())
+        return Marker(digests, result.parts, result.facts)
 
     def _refuse(self, step: str, number: int, what: str, found: str, expected: str | None = None) -> NoReturn:
         self.forget(step, number)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ import yaml
 
 from sovereign.cli.target import open_target
 from sovereign.errors import ClusterError
+from sovereign.files import sha256_bytes
 from sovereign.plan import plan
 from sovereign.profile import load_profile
 from sovereign.render import Object
@@ -122,6 +124,58 @@ def test_secrets_are_not_in_the_state_in_clear(deployed: LiveSite) -> None:
     files = [path for path in deployed.site.state_dir.rglob("*") if path.is_file()]
     assert state_file(deployed.site, "datalake") in files
     assert not [path for path in files if key.encode() in path.read_bytes()]
+
+
+_SEES = """
+import hashlib, os
+from pathlib import Path
+from sovereign.lake.database import _password_file
+mounted = Path(os.environ["SOVEREIGN_PGPASSFILE"])
+with _password_file() as name:
+    copy = Path(name)
+    modes = [oct(path.stat().st_mode & 0o777) for path in (mounted, copy)]
+    print(os.getuid(), *modes, hashlib.sha256(copy.read_bytes()).hexdigest())
+"""
+
+
+def test_databases_passwords_are_a_file_in_the_pod_of_corpus_and_go_again(deployed: LiveSite) -> None:
+    site, cluster = deployed.site, deployed.cluster
+    profile, password = site.profile_path.read_text(), "*:*:*:reader:made-up-for-the-archive\n"
+    named = {"name": "decrees", "path": "postgresql://reader@db.example.org/gazette", "query": "SELECT 1::text AS text"}
+    secret: Object = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "databases", "namespace": "training"}}
+    pod: Object = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "sees-passwords", "namespace": "training"}}
+    made: list[Object] = [pod]
+    try:
+        site.pgpass_file.write_text(password)
+        site.pgpass_file.chmod(0o600)
+        deployed.edit(corpus={"sources": [{**named, "owner": "O", "licence": "CC0-1.0", "language": "en"}]})
+        deployed.run("deploy", "--stack", "cluster")
+        with open_target(site) as target:
+            made += target.runner.render("corpus", "try")
+        assert password.strip() not in json.dumps(made)
+        (job_of_corpus,) = (item for item in made if item["kind"] == "Job")
+        spec = job_of_corpus["spec"]["template"]["spec"]
+        spec["containers"][0]["command"][1:] = ["-c", _SEES]
+        for item in made[1:-1]:
+            cluster.apply(item)
+        cluster.apply({**pod, "spec": spec})
+        deadline = time.monotonic() + 300
+        while (phase := (cluster.get(pod) or {}).get("status", {}).get("phase")) in (None, "Pending", "Running"):
+            assert time.monotonic() < deadline, phase
+            time.sleep(1)
+        (line,) = cluster.follow_log("training", "sees-passwords")
+        assert (phase, line.split()) == ("Succeeded", ["65532", "0o440", "0o600", sha256_bytes(password.encode())])
+        assert not [
+            path for path in site.state_dir.rglob("*") if path.is_file() and b"made-up-for" in path.read_bytes()
+        ]
+    finally:
+        site.pgpass_file.unlink()
+        site.profile_path.write_text(profile)
+        for item in made:
+            cluster.delete(item)
+        deployed.run("deploy", "--stack", "cluster")
+    assert cluster.get(secret) is None
+    cluster.close()
 
 
 # --- the state -----------------------------------------------------------------------------------------------------

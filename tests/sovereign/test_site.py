@@ -37,12 +37,42 @@ def test_site_has_a_private_passphrase_and_the_profile(tmp_path: Path) -> None:
 def test_passphrase_and_data_stay_out_of_a_repository_around_the_site(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     site = make(tmp_path)
+    site.pgpass_file.write_text("*:*:*:reader:made up\n")
     for folder in (site.node_dir, site.data_dir, site.state_dir):
         folder.mkdir(exist_ok=True)
         (folder / "file").write_text("")
     command = ["git", "-C", str(tmp_path), "status", "--porcelain", "--untracked-files=all"]
     seen = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[1::2]
     assert seen == ["site/.gitignore", "site/profile.yaml"]
+
+
+def test_file_of_passwords_is_private_right_and_kept_out_of_git(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make(tmp_path)
+    assert site.database_passwords() is None
+    text = "# of the archive\n\ndb.example.org:5432:*:reader:made\\: up\r\n*:*:*:*:\\\\"
+    site.pgpass_file.write_bytes(text.encode())
+    site.pgpass_file.chmod(0o640)
+    with pytest.raises(SiteError, match=r"others may read .*pgpass\n.*mode 0640\n.*chmod 600"):
+        site.database_passwords()
+    site.pgpass_file.chmod(0o600)
+    (site.root / ".gitignore").write_text("/passphrase\n")  # of before
+    assert site.database_passwords() == text.replace("\r", "")
+    assert "/pgpass" in (site.root / ".gitignore").read_text().splitlines()
+    monkeypatch.setenv("SOVEREIGN_PGPASSFILE", "")
+    site_of(site.root)
+    assert os.environ["SOVEREIGN_PGPASSFILE"] == str(site.pgpass_file)
+
+
+@pytest.mark.parametrize("line", ["secret", "h:5432:d:secret", "h:5432:d:u:sec:ret", " # secret"])
+def test_line_that_libpq_would_pass_over_is_an_error_that_does_not_tell_it(line: str, tmp_path: Path) -> None:
+    site = make(tmp_path)
+    site.pgpass_file.write_text(f"*:*:*:*:right\n{line}\n")
+    site.pgpass_file.chmod(0o600)
+    with pytest.raises(SiteError, match=r"line 2 of .*pgpass") as caught:
+        site.database_passwords()
+    assert "secret" not in str(caught.value) and "sec:ret" not in str(caught.value)
 
 
 def test_second_init_keeps_the_passphrase(tmp_path: Path) -> None:

@@ -64,6 +64,15 @@ def test_fingerprint_changes_with_the_content(store: Store) -> None:
     assert after["raw/demo/b"] == before["raw/demo/b"]
 
 
+def test_one_object_is_described_as_in_a_listing(store: Store) -> None:
+    for key in ("raw/demo/step-1", "raw/demo/step-10", "raw/demo/step-1-x/y", "raw/demo/step/z"):
+        store.put_bytes(key, key.encode())
+    for item in store.describe("raw/demo/"):
+        assert store.describe_one(item.key) == item
+    for missing in ("raw/demo/step", "raw/demo/ste", "raw/demo/step-2", "raw/none"):
+        assert store.describe_one(missing) is None
+
+
 def test_deleted_and_missing_keys(store: Store, tmp_path: Path) -> None:
     store.put_bytes("raw/demo/a", b"a")
     assert store.exists("raw/demo/a")

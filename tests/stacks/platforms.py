@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sovereign.plan import plan
-from sovereign.profile import EmbeddedTarget, Profile, load_profile
+from sovereign.profile import EmbeddedTarget, Profile, Source, load_profile
 from sovereign.resources import data_path
 from sovereign.runtime import Runtime
 from sovereign.workload import PodRuntime, embedded_runtime, image_runtime
@@ -28,8 +28,19 @@ def pod_runtime(profile: Profile) -> PodRuntime:
     return image_runtime(profile.target)
 
 
-def platform(name: str, *, overlays: tuple[Path, ...] = (), champion: str | None = "c0ffee" * 10 + "c0de") -> Platform:
+def platform(
+    name: str,
+    *,
+    overlays: tuple[Path, ...] = (),
+    champion: str | None = "c0ffee" * 10 + "c0de",
+    sources: tuple[Source, ...] | None = None,
+    database_passwords: str | None = None,
+) -> Platform:
+    """The platform of a shipped profile, with other sources where they are given."""
     profile = shipped_profile(name)
+    if sources is not None:
+        corpus = profile.corpus.model_copy(update={"sources": sources})
+        profile = profile.model_copy(update={"corpus": corpus})
     return Platform(
         profile=profile,
         plan=plan(profile),
@@ -39,4 +50,5 @@ def platform(name: str, *, overlays: tuple[Path, ...] = (), champion: str | None
         overlays=overlays,
         s3_secret_key="made-up-key",
         champion=champion,
+        database_passwords=database_passwords,
     )

@@ -12,9 +12,10 @@ import yaml
 
 from sovereign.errors import ProfileError
 from sovereign.plan import plan
-from sovereign.profile import EmbeddedTarget
+from sovereign.profile import EmbeddedTarget, Profile, Source
 from sovereign.profile_curation import Curation
 from sovereign.render import render_template, render_text
+from sovereign.stages import CHECKS, STAGES
 from sovereign.workload import job_context, slurm_context
 from stacks.objects import STACKS, objects_for
 from tests.stacks.platforms import platform, pod_runtime, shipped_profile
@@ -24,8 +25,8 @@ PROFILES = ("ci", "demo", "site", "nation")
 Object = dict[str, Any]
 
 
-def job(name: str, stage: str) -> list[Object]:
-    profile = shipped_profile(name)
+def job(name: str, stage: str, profile: Profile | None = None) -> list[Object]:
+    profile = profile or shipped_profile(name)
     text = "apiVersion: sovereign/v1\nname: a profile's text, ÿ\n"
     context = job_context(
         profile, plan(profile), pod_runtime(profile), name=f"{name}-{stage}", stage=stage, key="abc", profile_text=text
@@ -128,6 +129,61 @@ def test_secrets_stand_in_secrets_only(name: str) -> None:
     for stack in STACKS:
         for item in objects_for(stack, platform(name)):
             assert item["kind"] == "Secret" or "made-up-key" not in yaml.safe_dump(item)
+
+
+DATABASE = Source(
+    name="decrees",
+    path="postgresql://reader@one.example.org:6432,two.example.org/gazette",
+    query="SELECT body AS text FROM decree",
+    owner="O",
+    licence="CC0-1.0",
+    language="fr",
+)
+PGPASS = '*:6432:gazette:reader:made\\\\up "word"\n# another\n*:5432:gazette:reader:made-up-too\n'
+
+
+@pytest.mark.parametrize("name", ["demo", "site"])
+def test_databases_passwords_reach_the_pod_of_corpus_only(name: str) -> None:
+    wanted = platform(name, sources=(DATABASE,), database_passwords=PGPASS)
+    objects = [item for stack in STACKS for item in objects_for(stack, wanted)]
+    (secret,) = (item for item in objects if "made-up-too" in yaml.safe_dump(item))
+    assert (secret["kind"], secret["metadata"]["namespace"]) == ("Secret", "training")
+    assert secret["stringData"] == {"pgpass": PGPASS}
+    mounting = []
+    for stage in (*STAGES, *CHECKS):
+        rendered_job = job(name, stage, wanted.profile)
+        assert "made-up-too" not in yaml.safe_dump(rendered_job)
+        (found,) = (item for item in rendered_job if item["kind"] == "Job")
+        pod = found["spec"]["template"]
+        if any("secret" in volume for volume in pod["spec"]["volumes"]):
+            mounting.append((stage, pod))
+        assert ("SOVEREIGN_PGPASSFILE" in yaml.safe_dump(found)) == (stage == "corpus")
+    ((stage, pod),) = mounting
+    (container,) = pod["spec"]["containers"]
+    (volume,) = (one for one in pod["spec"]["volumes"] if "secret" in one)
+    (mount,) = (one for one in container["volumeMounts"] if one["name"] == volume["name"])
+    (named,) = (one["value"] for one in container["env"] if one["name"] == "SOVEREIGN_PGPASSFILE")
+    assert stage == "corpus" and mount["readOnly"]
+    assert volume["secret"] == {"secretName": secret["metadata"]["name"], "optional": True, "defaultMode": 0o400}
+    assert [Path(mount["mountPath"]) / key for key in secret["stringData"]] == [Path(named)]
+    (policy,) = (
+        item for item in objects if item["metadata"]["name"] == "databases" and item["kind"] == "NetworkPolicy"
+    )
+    assert [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]] == [5432, 6432]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+
+
+def test_without_a_database_or_its_password_there_is_no_secret_for_it() -> None:
+    shipped = [item["metadata"]["name"] for item in objects_for("cluster", platform("demo"))]
+    assert "databases" not in shipped
+    without = objects_for("cluster", platform("demo", sources=(DATABASE,)))
+    assert [item["kind"] for item in without if item["metadata"]["name"] == "databases"] == ["NetworkPolicy"]
+
+
+def test_what_is_no_address_of_a_database_is_named() -> None:
+    wrong = DATABASE.model_copy(update={"path": "postgresql://reader@host:none/gazette"})
+    with pytest.raises(ProfileError, match="source decrees has no address of a database"):
+        objects_for("cluster", platform("demo", sources=(wrong,)))
 
 
 def test_without_a_champion_nothing_is_served() -> None:

@@ -106,6 +106,25 @@ def test_settings_come_from_a_service_file(decrees: Postgres, tmp_path: Path, mo
     assert rows_digest(source("postgresql:///postgres?service=gazette")) == rows_digest(source(decrees.url()))
 
 
+def test_password_file_that_a_pods_group_can_read_is_taken(
+    decrees: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libpq itself passes it over."""
+    expected = rows_digest(source(decrees.url()))
+    (tmp_path / "pgpass").rename(tmp_path / "mounted")
+    (tmp_path / "mounted").chmod(0o440)
+    monkeypatch.setenv("PGPASSFILE", str(tmp_path / "mounted"))
+    with pytest.raises(SourceError, match="no password supplied"):
+        rows_digest(source(decrees.url()))
+    monkeypatch.setenv("SOVEREIGN_PGPASSFILE", str(tmp_path / "mounted"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert rows_digest(source(decrees.url())) == expected
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    monkeypatch.setenv("SOVEREIGN_PGPASSFILE", str(tmp_path / "not mounted"))
+    with pytest.raises(SourceError, match="no password supplied"):
+        rows_digest(source(decrees.url()))
+
+
 @pytest.mark.parametrize(
     ("query", "message"),
     [

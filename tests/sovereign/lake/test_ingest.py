@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import os
 import random
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,18 @@ RUN = """
 import sys
 from sovereign.lake import ingest
 from sovereign.stages import main
-ingest.BATCH_BYTES = 20_000
-sys.exit(main(sys.argv[1:]))
+
+def noted(source, piece, *more):
+    with open(log, "a") as file:
+        file.write(piece.name + "\\n")
+    return read_piece(source, piece, *more)
+
+log, read_piece, ingest.read_piece, ingest.BATCH_BYTES = sys.argv[1], ingest.read_piece, noted, 20_000
+sys.exit(main(sys.argv[2:]))
 """
-"""The stage's process, with batches small enough for a test."""
+"""The stage's process, with batches small enough for a test; it notes which files it reads."""
+MAX_PIECES = 4
+"""Files in a batch of `many_files`, at most."""
 
 
 def profile(*sources: dict[str, Any], **corpus_section: Any) -> Profile:
@@ -74,43 +83,84 @@ def many_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Process:
-    """The stage `corpus` as a process of its own."""
+    """The stage `corpus` as a process of its own, each time in another work folder, as in another pod."""
 
-    def __init__(self, wanted: Profile, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, wanted: Profile, folder: Path, *, fresh: bool = True) -> None:
+        self.folder, self.fresh, self.started = folder, fresh, 0
+        self.root = folder / "store"
         folder.mkdir(exist_ok=True)
         (folder / "profile.yaml").write_text(wanted.model_dump_json(exclude_none=True))
-        self.command = [sys.executable, "-c", RUN, "run", "corpus", "--profile", str(folder / "profile.yaml")]
-        self.command += ["--store", f"file://{folder / 'store'}", "--workdir", str(folder / "work")]
-
-    def start(self, **more: Any) -> subprocess.Popen[str]:
-        return subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **more)
-
-    def finish(self, **more: Any) -> tuple[int, str]:
-        with self.start(**more) as process:
-            error = process.communicate()[1]
-        return process.returncode, error
 
     @property
-    def finished_batches(self) -> list[Path]:
-        return sorted((self.folder / "work" / "ingest").rglob("*.json"))
+    def workdir(self) -> Path:
+        return self.folder / f"work-{self.started if self.fresh else 0}"
+
+    @property
+    def read(self) -> list[str]:
+        """Files that the last process has read."""
+        log = self.folder / f"read-{self.started}"
+        return log.read_text().splitlines() if log.exists() else []
+
+    def start(self, **more: Any) -> subprocess.Popen[str]:
+        self.started += 1
+        command = [sys.executable, "-c", RUN, str(self.folder / f"read-{self.started}"), "run", "corpus"]
+        command += ["--profile", str(self.folder / "profile.yaml")]
+        command += ["--store", f"file://{self.root}", "--workdir", str(self.workdir)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+    def finish(self, **more: Any) -> tuple[int, str]:
+        """Exit code and errors."""
+        with self.start(**more) as process:
+            self.told, error = process.communicate()
+        return process.returncode, error
+
+    def kill(self, when: Callable[[], bool]) -> None:
+        """Start, and kill as soon as it is so."""
+        with self.start() as running:
+            while not when():
+                assert running.poll() is None, running.stderr and running.stderr.read()
+                time.sleep(0.001)
+            os.kill(running.pid, signal.SIGKILL)
+        assert running.returncode == -signal.SIGKILL
+
+    def kill_reading(self, num_batches: int) -> None:
+        """Kill in the middle of a batch, with so many finished or more."""
+        self.kill(lambda: len(self.finished) >= num_batches and any(self.workdir.rglob(".*.part")))
+
+    def markers(self, step: str) -> list[Path]:
+        return sorted((self.root / "raw/test/units/markers" / step).glob("*.json"))
+
+    @property
+    def finished(self) -> list[Path]:
+        return self.markers("0-read")
 
     @property
     def stored(self) -> dict[str, str]:
-        """Digests of all outputs; the receipt tells times and is left out."""
-        root = self.folder / "store"
+        """Digests of all outputs, and of what lies there beside them; the receipt tells times and is left out."""
         return {
-            path.relative_to(root).as_posix(): sha256_file(path)
-            for path in root.rglob("*")
-            if path.is_file() and path.name != "receipt.json"
+            path.relative_to(self.root).as_posix(): sha256_file(path)
+            for path in self.root.rglob("*")
+            if path.is_file() and path.name != "receipt.json" and "sovereign-part" not in path.name
         }
+
+    @property
+    def result(self) -> dict[str, str]:
+        return {key: digest for key, digest in self.stored.items() if "/units/" not in key}
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Of the receipt."""
+        receipt = json.loads((self.root / "raw/test/receipt.json").read_text())
+        metrics: dict[str, Any] = receipt["predicate"]["metrics"]
+        return metrics
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(many_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Process:
     process = Process(wanted_of(many_files), tmp_path_factory.mktemp("whole"))
     assert process.finish() == (0, "")
-    assert len(process.finished_batches) > 40
+    assert len([key for key in process.stored if "documents-" in key]) > 40
+    assert process.read == sorted(path.name for path in many_files.iterdir())
     return process
 
 
@@ -118,43 +168,90 @@ def wanted_of(many_files: Path) -> Profile:
     return profile({"name": "many", "path": str(many_files)}, demonstration={"facts": 10})
 
 
-@pytest.mark.parametrize("moments", [(0,), (1,), (10, 30), (5, 6, 7, 25)])
-def test_killed_stage_goes_on_where_it_stopped(
-    moments: tuple[int, ...], many_files: Path, uninterrupted: Process, tmp_path: Path
-) -> None:
-    process = Process(wanted_of(many_files), tmp_path / "killed")
-    for moment in moments:
-        with process.start() as running:
-            while len(process.finished_batches) < moment or not list(tmp_path.rglob(".*.part")):
-                assert running.poll() is None, running.stderr
-                time.sleep(0.001)
-            os.kill(running.pid, signal.SIGKILL)
-        assert running.returncode == -signal.SIGKILL
-    kept = {path: path.stat().st_mtime_ns for path in process.finished_batches[: max(moments)]}
-    assert not process.stored
-    assert process.finish() == (0, "")
+def assert_same(process: Process, uninterrupted: Process) -> None:
+    """Nothing else lies in the store either, and the receipts say the same."""
     assert process.stored == uninterrupted.stored
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    receipts = [
-        json.loads((one.folder / "store/raw/test/receipt.json").read_text()) for one in (process, uninterrupted)
-    ]
-    metrics = [receipt["predicate"]["metrics"] for receipt in receipts]
-    assert metrics[0] == metrics[1]
-    report = metrics[0]["source many"]
+    assert process.metrics == uninterrupted.metrics
+
+
+@pytest.mark.parametrize(
+    ("moments", "fresh"), [((0,), True), ((1,), True), ((10, 30), True), ((5, 6, 7, 25), True), ((10, 30), False)]
+)
+def test_killed_stage_goes_on_where_it_stopped(
+    moments: tuple[int, ...], fresh: bool, many_files: Path, uninterrupted: Process, tmp_path: Path
+) -> None:
+    process = Process(wanted_of(many_files), tmp_path / "killed", fresh=fresh)
+    read: list[list[str]] = []
+    for moment in moments:
+        process.kill_reading(moment)
+        read.append(process.read)
+        assert not process.result
+        assert len(list(process.workdir.rglob("*.parquet"))) <= 1
+    kept = {path: path.stat().st_mtime_ns for path in process.finished}
+    assert process.finish() == (0, "")
+    assert f"{len(kept)} batches were finished before" in process.told or not kept
+    read.append(process.read)
+    assert_same(process, uninterrupted)
+    report = process.metrics["source many"]
     assert report["found"] == report["documents"] + sum(report["skipped"].values())
     assert set(report["skipped"]) == {"not JSON", "truncated or damaged gzip"}
+    assert sorted({name for names in read for name in names}) == uninterrupted.read
+    for before, after in itertools.pairwise(read):  # only the batch that was not finished is read again
+        assert len(set(before) & set(after)) <= MAX_PIECES
 
 
-def test_damaged_batch_is_made_again(many_files: Path, uninterrupted: Process, tmp_path: Path) -> None:
+def test_stage_killed_while_it_publishes_reads_nothing_again(
+    many_files: Path, uninterrupted: Process, tmp_path: Path
+) -> None:
+    process = Process(wanted_of(many_files), tmp_path / "killed")
+    for moment in (0, 10, 30):
+        process.kill(lambda moment=moment: bool(process.result) and len(process.markers("1-publish")) >= moment)  # type: ignore[misc]
+        assert process.read == (uninterrupted.read if moment == 0 else [])
+        names = [Path(key).name for key in process.stored if key.endswith(".parquet")]
+        assert 0 <= len(names) - len(set(names)) <= 1, "a file lies there once, but for one that is moved"
+        assert len(set(names)) == len([key for key in uninterrupted.stored if key.endswith(".parquet")])
+    (tmp_path / "killed/store/raw/test/documents-00003.parquet").write_bytes(b"PAR1")
+    assert process.finish() == (0, "")
+    assert process.told.count("made anew") == 1
+    assert 0 < len(process.read) <= MAX_PIECES
+    assert_same(process, uninterrupted)
+
+
+def test_damaged_and_foreign_batches_are_made_anew(many_files: Path, uninterrupted: Process, tmp_path: Path) -> None:
     process = Process(wanted_of(many_files), tmp_path / "damaged")
+    process.kill_reading(12)
+    unit = process.root / "raw/test/units/files/read"
+    (unit / "000003/documents-00003.parquet").write_bytes(b"PAR1")
+    (unit / "000005/documents-00005.parquet").unlink()
+    process.finished[7].write_text('{"files": ')
+    foreign = json.loads(process.finished[9].read_text())
+    foreign["facts"]["key"] = "0" * 64
+    process.finished[9].write_text(json.dumps(foreign))
     assert process.finish() == (0, "")
-    (tmp_path / "damaged/store/raw/test/receipt.json").unlink()
-    work = tmp_path / "damaged/work"
-    (work / "raw/test/documents-00003.parquet").write_bytes(b"PAR1")
-    (work / "raw/test/documents-00005.parquet").unlink()
-    process.finished_batches[9].write_text('{"key": ')
+    assert [f"source many: batch {number} " in process.told for number in (3, 5, 7, 9)] == [True] * 4
+    assert process.told.count("made anew") == 4
+    assert_same(process, uninterrupted)
+
+
+def test_batches_of_another_source_are_kept_when_one_changes(tmp_path: Path) -> None:
+    """The first source is finished, and the second one makes the stage fail; then it is mended."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "first/a.txt").write_text("a text")
+    (tmp_path / "second/b.bin").write_text("not read")
+    sources = [{"name": name, "path": str(tmp_path / name)} for name in ("first", "second")]
+    before = Process(profile(sources[0]), tmp_path / "site")
+    assert before.finish() == (0, "")
+    receipt = (before.root / "raw/test/receipt.json").read_bytes()
+    process = Process(profile(*sources), tmp_path / "site")
+    assert process.finish()[0] == 1
+    assert process.result == before.result, "the result before stays"
+    assert (process.root / "raw/test/receipt.json").read_bytes() == receipt
+    (tmp_path / "second/b.txt").write_text("another text")
     assert process.finish() == (0, "")
-    assert process.stored == uninterrupted.stored
+    assert process.read == ["b.bin", "b.txt"]
+    assert not list((process.root / "raw/test/units").rglob("*.*"))
+    assert process.metrics["documents"] == 2
 
 
 def test_full_disk_is_an_error_and_nothing_is_lost(many_files: Path, uninterrupted: Process, tmp_path: Path) -> None:
@@ -165,12 +262,11 @@ def test_full_disk_is_an_error_and_nothing_is_lost(many_files: Path, uninterrupt
     code, error = process.finish(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     assert code == 1
     assert "error: cannot write the documents" in error and "make room" in error
-    assert not process.stored
+    assert not process.result
     assert not list(tmp_path.rglob("*.part"))
-    finished = len(process.finished_batches)
-    assert finished < len(uninterrupted.finished_batches)
+    assert 0 < len(process.finished) < len(sizes)
     assert process.finish() == (0, "")
-    assert process.stored == uninterrupted.stored
+    assert_same(process, uninterrupted)
 
 
 def test_clock_of_the_files_means_nothing(tmp_path: Path) -> None:
@@ -259,6 +355,27 @@ def test_objects_of_the_store_are_a_source(store: Store, tmp_path: Path) -> None
     assert texts_of(run(wanted, store, tmp_path / "work"), store, tmp_path) == ["one", "two", "changed", "no"]
     with pytest.raises(SourceError, match=r"source nothing is not there\n  got: no object at s3://raw/in/none"):
         run(profile({"name": "nothing", "path": "s3://raw/in/none"}), store, tmp_path / "work")
+
+
+def test_a_folder_is_listed_as_often_for_many_objects_as_for_few(tmp_path: Path) -> None:
+    class Counting(FolderStore):
+        """Counts listings of the source."""
+
+        listings = 0
+
+        def list(self, prefix: str) -> Iterator[str]:
+            self.listings += prefix.startswith("raw/in")
+            return super().list(prefix)
+
+    listings = []
+    for count in (2, 40):
+        store = Counting(tmp_path / f"store {count}")
+        for number in range(count):
+            store.put_bytes(f"raw/in/{number}.txt", b"a text")
+        receipt = run(profile({"name": "one", "path": "s3://raw/in"}), store, tmp_path / f"work {count}")
+        assert receipt.metrics["documents"] == count
+        listings.append(store.listings)
+    assert listings == [3, 3]  # for its digest, for hosts' files, for the documents
 
 
 @settings(max_examples=25, deadline=None)
