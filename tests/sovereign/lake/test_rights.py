@@ -143,8 +143,7 @@ def test_a_withdrawn_owner_is_out_and_the_copies_of_others_stay(site: Site) -> N
 
 def test_an_owner_is_withdrawn_however_the_name_is_spelled(tmp_path: Path) -> None:
     spelled = unicodedata.normalize("NFD", " Bibliothèque  nationale")
-    texts = {name: f"The town hall of {name} is open from nine to five on every day of the week." for name in "ab"}
-    site = Site(tmp_path, [{"id": "a", "text": texts["a"], "owner": spelled}, {"id": "b", "text": texts["b"]}])
+    site = Site(tmp_path, [{**DOCUMENTS[0], "owner": spelled}, DOCUMENTS[1]])
     site.run()
     assert site.kept()["a"].owners == ("Bibliothèque nationale",)
     site.run({"withdrawn": [{"date": "2026-05-01", "owner": "Bibliothèque nationale"}]})
