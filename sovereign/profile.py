@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sovereign.errors import ProfileError
 from sovereign.licences import check_licence
+from sovereign.owners import OwnerName
 from sovereign.profile_base import Base
 from sovereign.profile_cleaning import Cleaning, Share
 from sovereign.profile_curation import Curation
@@ -138,7 +139,7 @@ class Source(Section):
     query: str | None = None
     """SQL that gives the rows of a database: a column `text` and, where there are any, `id`, `language`, `owner`,
     `licence`, `collected_at` and `url`."""
-    owner: str
+    owner: OwnerName
     """Person or institution that owns the text."""
     licence: str
     """SPDX expression; custom terms as a `LicenseRef-…` that `corpus.rights.licences` declares."""

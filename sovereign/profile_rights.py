@@ -7,12 +7,13 @@ import binascii
 import re
 from datetime import date
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from sovereign.licences import CUSTOM, check_licence, licence_id
+from sovereign.owners import OwnerName
 from sovereign.section import AbsolutePath, Section, refuse_repeats
+from sovereign.urls import parse_target
 
 AGENTS = (
     "sovereign", "GPTBot", "CCBot", "Google-Extended", "ClaudeBot", "anthropic-ai", "Applebot-Extended", "Amazonbot",
@@ -27,8 +28,8 @@ _ED25519_PREFIXES = (bytes.fromhex("302a300506032b6570032100"), b"\0\0\0\x0bssh-
 class Owner(Section):
     """Who owns text, and what was agreed with them. All but `contact` goes into the dataset's manifest."""
 
-    name: str
-    """The owner, spelled as on the documents."""
+    name: OwnerName
+    """The owner, spelled as on the documents, but for spaces and Unicode's forms."""
     kind: Literal["person", "institution"] | None = None
     """A person or an institution."""
     contact: str | None = None
@@ -96,7 +97,7 @@ class Withdrawal(Section):
 
     date: str
     """When that was declared, YYYY-MM-DD. It holds for text of any date."""
-    owner: str | None = None
+    owner: OwnerName | None = None
     """All text of this owner."""
     document: str | None = None
     """The document with this `doc_id`."""
@@ -111,8 +112,8 @@ class Withdrawal(Section):
         if sum(value is not None for value in (self.owner, self.document, self.url)) != 1:
             raise ValueError("needs exactly one of owner, document and url")
         date.fromisoformat(self.date)
-        if self.url is not None and not urlsplit(self.url if "//" in self.url else f"//{self.url}").hostname:
-            raise ValueError("url must be a host, or begin with https:// and a host")
+        if self.url is not None and parse_target(self.url) is None:
+            raise ValueError("url must be a host, such as example.org, or begin with https:// and a host")
         return self
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
-import click
-
 from sovereign.errors import SovereignError
 
 
 def main() -> None:
     """Run the command line; never returns."""
+    from typer import Abort, TyperException
+
     from sovereign.cli.app import app
     from sovereign.cli.console import say
 
@@ -23,10 +23,12 @@ def main() -> None:
     except SovereignError as error:
         say(f"error: {error}", "red")
         sys.exit(1)
-    except click.ClickException as error:
-        error.show()
+    except TyperException as error:
+        if message := error.format_message():  # none where the help was shown
+            command = getattr(error, "ctx", None)
+            say(f"error: {message}" + (f"\n  hint: {command.command_path} --help" if command else ""), "red")
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, Abort):
         say("stopped; the same command goes on where it stopped")
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

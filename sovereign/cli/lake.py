@@ -19,6 +19,7 @@ from sovereign.lake.commitments import DatasetKeys, commit_key
 from sovereign.lake.dataset import Dataset
 from sovereign.lake.leaves import Leaves
 from sovereign.lake.manifest import make_manifest
+from sovereign.lake.pii import Masker
 from sovereign.lake.proofs import (
     Anchor,
     Exclusion,
@@ -32,6 +33,7 @@ from sovereign.lake.proofs import (
     write_proof,
 )
 from sovereign.lake.screening import Screen
+from sovereign.profile_cleaning import PersonalData
 from sovereign.site import Site
 
 
@@ -116,6 +118,13 @@ def run_prove(
                 hint=f"sovereign lake manifest {site.root} makes it anew; or restore {site.dataset_key_file}",
             )
         if text is not None:
+            if not dataset.is_made_by(site.profile):
+                raise ProofError(
+                    "the profile's settings of corpus.cleaning or corpus.rights are not those that the dataset has",
+                    expected="the settings with which the text was cleaned, since a proof is about the cleaned text",
+                    hint="take the change of the profile back, or make the dataset anew: sovereign stage curate "
+                    f"{site.root}",
+                )
             kept = Screen(site.profile.corpus.cleaning).text_of(_read_text(text), language)
         else:
             kept = dataset.find(str(document)).document.text
@@ -151,6 +160,12 @@ def run_check(path: Path, manifest: Path, *, text: Path | None, as_json: bool) -
             hint="it must be the text as the dataset keeps it, with personal data masked (docs/datasets.md)",
         )
     _show(proof, anchor, as_json=as_json, manifest_sha256=sha256_bytes(content), text_compared=text is not None)
+    if (
+        text is not None
+        and isinstance(proof, Exclusion)
+        and (personal := Masker(PersonalData()).mask(_read_text(text))[1])
+    ):
+        say(f"the text has personal data ({', '.join(sorted(personal))}): is it in the dataset with masks?", "yellow")
 
 
 def _show(proof: Proof, anchor: Anchor, *, as_json: bool, **more: Any) -> None:

@@ -156,7 +156,7 @@ def run_withdraw(
     # Not the lock of the site: text can be taken back while a training runs.
     with hold(site.state_dir / "withdrawals.lock", lambda: say("waiting for another withdrawal to end")):
         is_new = add_withdrawal(site.withdrawals_file, wanted)
-    if owner is not None and owner not in _known_owners(site):
+    if wanted.owner is not None and wanted.owner not in _known_owners(site):
         say(f"no text of {owner} is known here: is the name spelled as on the documents?", "yellow")
     if not is_new:
         say(f"recorded before in {site.withdrawals_file}")

@@ -19,7 +19,7 @@ from sovereign.lake.notices import file_name, read_notice
 from sovereign.lake.opening import open_expanded
 from sovereign.lake.records import NOTICE, Record, Report, SourceFile, Unreadable
 from sovereign.lake.texts import html_text, pdf_text
-from sovereign.lake.urls import parse_address
+from sovereign.urls import parse_address
 
 _BLOCK_BYTES = 2**18
 _MAX_HEADER_BYTES = 2**16

@@ -13,7 +13,9 @@ from sovereign.files import sha256_file
 from sovereign.lake.commitments import DatasetKeys
 from sovereign.lake.documents import Document, read_documents
 from sovereign.lake.leaves import Row, build_leaves
-from sovereign.receipts import Receipt
+from sovereign.plan import plan
+from sovereign.profile import Profile
+from sovereign.receipts import Receipt, config_digest
 from sovereign.stages import load_stage, read_receipt
 from sovereign.store import Store
 
@@ -70,6 +72,16 @@ class Dataset:
         return {
             name: digest for name, digest in names.items() if name.endswith(".parquet") and split_of(name) in SPLITS
         }
+
+    def is_made_by(self, profile: Profile) -> bool:
+        """Whether it was made with the profile's settings of stage `curate` as they are now.
+
+        Raises:
+            PlanError: what the profile asks for cannot fit.
+        """
+        return (
+            config_digest(load_stage("curate").config(profile, plan(profile))) == self.parents["curate"].config_digest
+        )
 
     def fetch(self, name: str) -> Path:
         """Fetch one of its files.

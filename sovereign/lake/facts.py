@@ -13,11 +13,8 @@ from sovereign.lake.census import Census, take_census
 from sovereign.lake.dataset import Dataset
 from sovereign.lake.demonstration import SOURCE as DEMONSTRATION
 from sovereign.lake.proofs import Anchor, read_anchor
-from sovereign.plan import plan
 from sovereign.profile import Profile
 from sovereign.profile_cleaning import Cleaning
-from sovereign.receipts import config_digest
-from sovereign.stages import load_stage
 
 
 @dataclass(frozen=True)
@@ -69,8 +66,6 @@ def gather_facts(profile: Profile, dataset: Dataset) -> Facts:
     """
     content = _read_manifest(dataset)
     parents = dataset.parents
-    config = load_stage("curate").config(profile, plan(profile))
-    is_current = config_digest(config) == parents["curate"].config_digest
     return Facts(
         profile=profile,
         manifest=json.loads(content),
@@ -78,7 +73,7 @@ def gather_facts(profile: Profile, dataset: Dataset) -> Facts:
         anchor=read_anchor(content),
         gathered=parents["corpus"].metrics if "corpus" in parents else {},
         cleaned=parents["curate"].metrics,
-        rules=profile.corpus.cleaning if is_current else None,
+        rules=profile.corpus.cleaning if dataset.is_made_by(profile) else None,
         census=take_census(dataset),
     )
 

@@ -15,7 +15,7 @@ from sovereign.lake.archives import parse_answer, split_warc
 from sovereign.lake.notices import FILES, HostFile, file_name
 from sovereign.lake.opening import open_expanded, split_compression
 from sovereign.lake.records import Unreadable
-from sovereign.lake.urls import ascii_host, parse_address
+from sovereign.urls import ascii_host, parse_address
 
 MAX_BYTES = 500 * 1024
 """So much of a file is looked at: https://www.rfc-editor.org/rfc/rfc9309#section-2.5."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sovereign.lake.urls import Address
+from sovereign.urls import Address
 
 FILES = {"/robots.txt": "robots.txt", "/ai.txt": "ai.txt", "/.well-known/tdmrep.json": "tdmrep.json"}
 """Path on the host and name of the files in which a host speaks for all its pages."""
@@ -55,7 +55,8 @@ def read_notice(headers: Iterable[tuple[str, str]], page: bytes) -> Notice | Non
         page: HTML, or nothing.
     """
     said = [(name.lower(), value) for name, value in headers]
-    for found in _META.finditer(page, 0, _HEAD_BYTES):
+    head = page[: 4 * _HEAD_BYTES].replace(b"\0", b"")  # in UTF-16 and UTF-32 letters of tags have these beside them
+    for found in _META.finditer(head, 0, _HEAD_BYTES):
         attributes = {name.lower(): value.strip(b"\"'") for name, value in _ATTRIBUTE.findall(found[1])}
         name, content = (attributes.get(key, b"").decode("ascii", "replace") for key in (b"name", b"content"))
         said.append(({"robots": "x-robots-tag"}.get(name.lower(), name.lower()), content))

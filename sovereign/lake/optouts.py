@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urljoin
 
 from sovereign.lake.notices import FILES, HostFile, Notice, file_name
-from sovereign.lake.urls import Address, parse_address
+from sovereign.urls import Address, parse_address
 
 if TYPE_CHECKING:
     from protego import Protego
@@ -125,10 +125,15 @@ class OptOuts:
         return ""
 
     def has_robots(self, url: str | None) -> bool:
-        """Whether the host of `url` has answered for robots.txt, be it that there is none; true without an address."""
-        address = parse_address(url) if url else None
-        if address is None:
+        """Whether the host of `url` has answered for robots.txt, be it that there is none; true without an address.
+
+        What is no address has no host that could have answered.
+        """
+        if not url:
             return True
+        address = parse_address(url)
+        if address is None:
+            return False
         query = "SELECT 1 FROM file WHERE authority = ? AND name = 'robots.txt'"
         return self._database.execute(query, (address.authority,)).fetchone() is not None
 

@@ -19,10 +19,15 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
 
 from sovereign.errors import StageError
+from sovereign.ngrams import SPACELESS
 from sovereign.profile_cleaning import PersonalData
 
 Find = Callable[[str], Iterable[tuple[int, int]]]
 
+_W = rf"[^\W{SPACELESS}]"
+"""A character of a word, in a script that has spaces between words: a number may stand right beside any other."""
+_GAP = "[ \u00a0\u202f]"
+"""A space, which may be one that does not break the line."""
 GROUP = "sovereign.pii"
 
 
@@ -65,7 +70,7 @@ class Masker:
         return text, counts
 
 
-def by_pattern(pattern: str, is_valid: Callable[[str], bool], *, not_after: str = r"\w") -> Find:
+def by_pattern(pattern: str, is_valid: Callable[[str], bool], *, not_after: str = _W) -> Find:
     """A finder of what matches `pattern`, does not follow one character that matches `not_after`, and is valid.
 
     The pattern must take linear time. One that begins with a set of characters is searched for fastest.
@@ -90,7 +95,9 @@ def phone_finder(regions: Iterable[str]) -> Find:
     def find(text: str) -> Iterator[tuple[int, int]]:
         if not candidate.search(text):
             return
-        matches = [match for region in (wanted or (None,)) for match in PhoneNumberMatcher(text, region)]
+        matches = [
+            match for region in (wanted or (None,)) for match in PhoneNumberMatcher(text, region, max_tries=len(text))
+        ]
         spans, end = sorted({(match.start, match.end) for match in matches}), 0
         for start, stop in spans:
             if start >= end:
@@ -101,27 +108,31 @@ def phone_finder(regions: Iterable[str]) -> Find:
 
 
 def find_email(text: str) -> Iterator[tuple[int, int]]:
-    """Addresses with a domain of at least two labels."""
-    at = text.find("@")
-    while at >= 0:
-        domain = _DOMAIN.match(text, at + 1)
-        local = _LOCAL.search(text[max(0, at - _MAX_LOCAL - 1) : at]) if domain else None
-        if domain and local:
-            yield at - len(local[0]), domain.end()
-        at = text.find("@", domain.end() if domain and local else at + 1)
+    """Addresses with a domain of at least two labels; letters of scripts without spaces border on them."""
+    end = 0
+    for sign in _AT.finditer(text):
+        if sign.start() < end:
+            continue
+        for local_part, domain_part in ((_LOCAL, _DOMAIN), (_LOCAL_ANY, _DOMAIN_ANY)):
+            domain = domain_part.match(text, sign.end())
+            local = local_part.search(text[max(0, sign.start() - _MAX_LOCAL - 1) : sign.start()]) if domain else None
+            if domain and local:
+                end = domain.end()
+                yield sign.start() - len(local[0]), end
+                break
 
 
 def find_iban(text: str) -> Iterator[tuple[int, int]]:
     """International Bank Account Numbers, ISO 13616: length by country, modulo 97."""
     end = 0
     for match in _IBAN.finditer(text):
-        length = _IBAN_LENGTHS.get(match[0][:2], 99)
+        length = _IBAN_LENGTHS.get(match[0][:2].upper(), 99)
         stop = match.start()
         compact = ""
         while stop < match.end() and len(compact) < length:
             compact += text[stop].strip()
             stop += 1
-        is_whole = len(compact) == length and not text[stop : stop + 1].isalnum()
+        is_whole = len(compact) == length and not _IBAN_CHAR.match(text, stop)
         number = "".join(str(int(char, 36)) for char in compact[4:] + compact[:4])
         if match.start() >= end and is_whole and int(number) % 97 == 1:
             yield match.start(), stop
@@ -150,9 +161,25 @@ def is_public_ip(text: str) -> bool:
 
 
 _MAX_LOCAL = 64
-_LOCAL = re.compile(rf"(?<![\w.+%-])[\w.+%-]{{1,{_MAX_LOCAL}}}\Z")
-_DOMAIN = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w@-])")
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}")
+_AT = re.compile("[@\uff20]")
+
+
+def _email_parts(char: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What stands before and after the @; `char` is a regular expression of a letter, digit or underscore."""
+    local = rf"(?<!(?:{char}|[.+%-]))(?:{char}|[.+%-]){{1,{_MAX_LOCAL}}}\Z"
+    edge = rf"(?!_){char}"
+    label = rf"{edge}(?:(?:{char}|-){{0,61}}{edge})?"
+    top = rf"(?:[xX][nN]--[a-zA-Z0-9-]{{2,59}}|(?:(?![\d_]){char}){{2,24}})"
+    return re.compile(local), re.compile(rf"(?:{label}\.){{1,8}}{top}(?![_-]{{0,8}}(?!_){char}|@)")
+
+
+_LOCAL, _DOMAIN = _email_parts(_W)
+_LOCAL_ANY, _DOMAIN_ANY = _email_parts(r"\w")
+_IBAN = re.compile(
+    rf"(?<![A-Za-z0-9])(?:[A-Z]{{2}}[0-9]{{2}}(?:{_GAP}?[A-Z0-9]){{11,30}}"
+    rf"|[a-z]{{2}}[0-9]{{2}}(?:{_GAP}?[a-z0-9]{{4}}){{2,7}}(?:{_GAP}?[a-z0-9]{{1,3}})?)"
+)
+_IBAN_CHAR = re.compile("[A-Za-z0-9]")
 _ISSUER = re.compile(
     r"4\d{12}(?:\d{3}){0,2}|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}"
     r"|3[47]\d{13}|35\d{14}|6(?:011|4[4-9]\d|5\d\d)\d{12}"
@@ -169,17 +196,20 @@ _IBAN_LENGTHS = {
 }
 """Characters of a country's IBAN, from the registry of SWIFT."""
 
-_IPV4 = by_pattern(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\.?\w)", is_public_ip, not_after=r"[\w.]")
+_IPV4 = by_pattern(rf"[0-9]{{1,3}}(?:\.[0-9]{{1,3}}){{3}}(?!\.?{_W})", is_public_ip, not_after=rf"\.|{_W}")
 _IPV6 = by_pattern(
-    r"[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![\w:])", is_public_ip, not_after=r"[\w:.]"
+    rf"[23][0-9A-Fa-f]{{3}}:(?:[0-9A-Fa-f]{{0,4}}:){{1,6}}[0-9A-Fa-f]{{0,4}}(?!:|{_W})",
+    is_public_ip,
+    not_after=rf"[:.]|{_W}",
 )
 
 FINDERS: dict[str, Find] = {
     "email": find_email,
     "iban": find_iban,
-    "card": by_pattern(r"[0-9](?:[ -]?[0-9]){12,18}(?![\w-])", is_card, not_after=r"[\w.+-]"),
+    "card": by_pattern(rf"[0-9](?:(?:-|{_GAP})?[0-9]){{12,18}}(?!-|{_W})", is_card, not_after=rf"[.+-]|{_W}"),
     "fr-nir": by_pattern(
-        r"[1-478] ?[0-9]{2} ?(?:0[1-9]|1[0-2]|[2-9][0-9]) ?(?:[0-9]{2}|2[AB]) ?[0-9]{3} ?[0-9]{3} ?[0-9]{2}(?!\w)",
+        rf"[1-478]{_GAP}?[0-9]{{2}}{_GAP}?(?:0[1-9]|1[0-2]|[2-9][0-9]){_GAP}?(?:[0-9]{{2}}|2[AB])"
+        rf"{_GAP}?[0-9]{{3}}{_GAP}?[0-9]{{3}}{_GAP}?[0-9]{{2}}(?!{_W})",
         is_nir,
     ),
     "ip": lambda text: sorted([*_IPV4(text), *_IPV6(text)]),

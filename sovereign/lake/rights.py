@@ -15,10 +15,11 @@ from typing import Any
 
 from sovereign.errors import SiteError, StageError
 from sovereign.lake.documents import Document, read_rows
-from sovereign.lake.urls import UrlSet
 from sovereign.licences import LicenceError, is_allowed
+from sovereign.owners import owner_name
 from sovereign.profile import DEMONSTRATION, Corpus
 from sovereign.profile_rights import Withdrawal
+from sovereign.urls import UrlSet
 from sovereign.withdrawals import read_withdrawals
 
 WITHDRAWN_OWNER, WITHDRAWN_DOCUMENT, OPTED_OUT = "withdrawn owner", "withdrawn document", "opted out"
@@ -83,7 +84,7 @@ class RightsRules:
 
     def taken_back(self, document: Document) -> str:
         """Why the document is no longer to be used, or nothing."""
-        if not self.withdrawn_owners.isdisjoint(document.owners):
+        if not self.withdrawn_owners.isdisjoint(map(owner_name, document.owners)):
             return WITHDRAWN_OWNER
         if document.doc_id in self._documents:
             return WITHDRAWN_DOCUMENT
@@ -103,7 +104,11 @@ class RightsRules:
 
     def unregistered(self, document: Document) -> set[str]:
         """Owners of the document that are not in the profile."""
-        return set() if document.source == self._made_up else set(document.owners) - self.registered
+        return (
+            set()
+            if document.source == self._made_up
+            else {one for one in document.owners if owner_name(one) not in self.registered}
+        )
 
     def reason(self, document: Document) -> str:
         """Why the document is set aside, or nothing."""

@@ -27,6 +27,7 @@ from sovereign.lake.opening import split_compression
 from sovereign.lake.records import Reader, Record, Report, SourceFile, Unreadable
 from sovereign.lake.tables import read_csv, read_jsonl, read_parquet
 from sovereign.lake.texts import read_html, read_pdf, read_text
+from sovereign.owners import owner_name
 from sovereign.profile import POSTGRESQL, S3, STDLIB, Source
 from sovereign.store import Store, StoredObject
 
@@ -277,12 +278,14 @@ def _to_document(source: Source, where: str, record: dict[Any, Any], ids: set[by
             value.encode()
         except UnicodeEncodeError as error:  # JSON can escape half a surrogate pair
             raise Unreadable(f"{key} is not valid Unicode") from error
+    if not (owner := owner_name(values["owner"])):
+        raise Unreadable("owner is blank")
     return Document(
         doc_id=values["doc_id"],
         text=text,
         language=values["language"],
         source=source.name,
-        owners=(values["owner"],),
+        owners=(owner,),
         licence=values["licence"],
         collected_at=values["collected_at"] or None,
         url=values["url"] or None,

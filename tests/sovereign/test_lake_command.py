@@ -123,6 +123,16 @@ def test_a_text_with_personal_data_is_found_as_it_is_kept(site: Site, tmp_path: 
     assert done.returncode == 1 and "personal data masked" in done.stderr
 
 
+def test_no_proof_about_a_text_that_is_cleaned_in_another_way_now(copy: Site, tmp_path: Path) -> None:
+    """With masks for telephone numbers only, the text would not be what the dataset keeps: "not in", though it is."""
+    text = copy.profile_path.read_text()
+    copy.profile_path.write_text(text.replace("corpus:\n", "corpus:\n  cleaning: {personal_data: {kinds: [phone]}}\n"))
+    (tmp_path / "given.txt").write_text(PERSONAL)
+    with pytest.raises(ProofError, match="not those that the dataset has"):
+        run("prove", copy, "--text", tmp_path / "given.txt", "--out", tmp_path / "proof.json")
+    assert not (tmp_path / "proof.json").exists()
+
+
 def test_a_document_is_proven_by_its_name_and_leaves_are_made_again(site: Site, tmp_path: Path) -> None:
     for leaves in (site.data_dir / "leaves").iterdir():
         leaves.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sovereign.errors import ProfileError, SiteError
 from sovereign.profile import Profile, load_profile, parse_profile
 from sovereign.profile_rights import Withdrawal
 from sovereign.site import Site, init_site
+from sovereign.urls import UrlSet
 from sovereign.withdrawals import add_withdrawal, read_withdrawals
 
 SOURCE = {"name": "gazette", "path": "/texts", "owner": "Archive", "licence": "CC-BY-4.0", "language": "fr"}
@@ -59,7 +61,12 @@ def test_a_full_registry_is_taken() -> None:
         ({}, {"rights": {"withdrawn": [{"date": "2026-05-01"}]}}, "exactly one of owner, document and url"),
         ({}, {"rights": {"withdrawn": [{"date": "2026-05-01", "owner": "A", "url": "b"}]}}, "exactly one of"),
         ({}, {"rights": {"withdrawn": [{"date": "1 May", "owner": "A"}]}}, "withdrawn.0"),
-        ({}, {"rights": {"withdrawn": [{"date": "2026-05-01", "url": "https://"}]}}, "url must be a host"),
+        ({}, {"rights": {"withdrawn": [{"date": "2026-05-01", "owner": " "}]}}, "must be a name, not blank"),
+        ({"owner": "\u00a0"}, {}, "must be a name, not blank"),
+        *(
+            ({}, {"rights": {"withdrawn": [{"date": "2026-05-01", "url": url}]}}, "url must be a host")
+            for url in ("https://", "ftp://example.org", "https://example.org:99999/", "exam ple.org", "//", "a..b")
+        ),
     ],
 )
 def test_what_is_wrong_is_told(source: dict[str, Any], corpus: dict[str, Any], message: str) -> None:
@@ -121,3 +128,18 @@ def test_stages_read_the_profile_with_the_site_s_withdrawals(tmp_path: Path) -> 
     assert resolved != site.profile_path
     assert load_profile(resolved) == site.profile
     assert "withdrawals" not in (site.root / ".gitignore").read_text()
+
+
+@pytest.mark.parametrize(
+    "url", ["example.org", "//example.org", "https://bücher.example/a b", "https://[2001:db8::1]/x"]
+)
+def test_what_a_withdrawal_names_can_be_looked_for(url: str) -> None:
+    urls = UrlSet()
+    urls.add(str(Withdrawal(date="2026-05-01", url=url).url))
+    assert urls.has(url if "//" in url else f"https://{url}/page")
+
+
+def test_owners_are_one_however_they_are_spelled() -> None:
+    composed, decomposed = "Bibliothèque nationale", unicodedata.normalize("NFD", " Bibliothèque\u00a0 nationale ")
+    assert profile({"owner": decomposed}).corpus.sources[0].owner == composed
+    assert Withdrawal(date="2026-05-01", owner=decomposed).owner == composed

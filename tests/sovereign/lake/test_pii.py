@@ -28,6 +28,17 @@ from sovereign.profile_cleaning import PersonalData
         ("n° 2 69 05 49 588 157 80, né en Corse : 1 55 08 2A 001 001 40", "n° <FR-NIR>, né en Corse : <FR-NIR>"),
         ("Tel. +33 1 42 68 53 00 or +1 (650) 253-0000", "Tel. <PHONE> or <PHONE>"),
         ("هاتف: +966 11 401 4444", "هاتف: <PHONE>"),
+        ("请写信至alice@example.org以便我们能够在两周之内给您答复", "请写信至<EMAIL>以便我们能够在两周之内给您答复"),
+        ("联系alice@example.org请，用户@例子.中国。", "联系<EMAIL>请，<EMAIL>。"),
+        ("这" * 70 + "alice@example.org。", "这" * 70 + "<EMAIL>。"),
+        ("服务器8.8.8.8的地址，卡号4111111111111111有效", "服务器<IP>的地址，卡号<CARD>有效"),
+        ("账户FR1420041010050500013M02606是", "账户<IBAN>是"),
+        ("_alice@example.org_, bob@example.org-; c@xn--e1afmkfd.xn--p1ai", "<EMAIL>_, <EMAIL>-; <EMAIL>"),
+        ("alice＠example.org", "<EMAIL>"),
+        ("IBAN FR14\u00a02004\u00a01010\u00a00505\u00a00001\u00a03M02\u00a0606.", "IBAN <IBAN>."),
+        ("fr14 2004 1010 0505 0001 3m02 606, de89370400440532013000", "<IBAN>, <IBAN>"),
+        ("4111\u202f1111\u202f1111\u202f1111", "<CARD>"),
+        ("2\u00a069\u00a005\u00a049\u00a0588\u00a0157\u00a080", "<FR-NIR>"),
     ],
 )  # fmt: skip
 def test_masked(text: str, masked: str) -> None:
@@ -62,6 +73,11 @@ def test_numbers_without_country_code_need_their_region() -> None:
     text = "Appelez le 01 42 68 53 00 ou le (030) 901820."
     assert Masker(PersonalData(phone_regions=("FR",))).mask(text)[0] == "Appelez le <PHONE> ou le (030) 901820."
     assert Masker(PersonalData(phone_regions=("FR", "DE"))).mask(text)[0].count("<PHONE>") == 2
+
+
+def test_a_phone_number_behind_many_other_numbers_is_found() -> None:
+    text = "1234567 x " * 66_000
+    assert Masker(PersonalData(kinds=("phone",))).mask(text + "+33 6 12 34 56 78")[0] == text + "<PHONE>"
 
 
 def test_demonstration_country_has_none() -> None:

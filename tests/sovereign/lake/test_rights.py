@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,15 @@ def test_a_withdrawn_owner_is_out_and_the_copies_of_others_stay(site: Site) -> N
     again = site.run({"withdrawn": [{"date": "2026-05-01", "owner": "River Office"}]})
     assert again.metrics["rejected"] == {"withdrawn owner": 1}
     assert (site.kept()["f"].owners, site.kept()["f"].licence) == (("Press",), "MIT")
+
+
+def test_an_owner_is_withdrawn_however_the_name_is_spelled(tmp_path: Path) -> None:
+    spelled = unicodedata.normalize("NFD", " Bibliothèque  nationale")
+    site = Site(tmp_path, [{**DOCUMENTS[0], "owner": spelled}, DOCUMENTS[1]])
+    site.run()
+    assert site.kept()["a"].owners == ("Bibliothèque nationale",)
+    site.run({"withdrawn": [{"date": "2026-05-01", "owner": "Bibliothèque nationale"}]})
+    assert site.kept().keys() == {"b"}
 
 
 def test_a_withdrawn_document_is_out_and_its_duplicate_stays(site: Site) -> None:

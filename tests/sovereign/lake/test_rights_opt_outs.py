@@ -13,14 +13,14 @@ import pytest
 
 from sovereign.errors import SourceError
 from sovereign.lake.documents import read_documents
-from sovereign.lake.notices import HostFile, read_notice
+from sovereign.lake.notices import HostFile, Notice, read_notice
 from sovereign.lake.optouts import OptOuts
 from sovereign.lake.stages import corpus
-from sovereign.lake.urls import UrlSet, parse_address
 from sovereign.profile_rights import AGENTS
 from sovereign.receipts import Receipt
 from sovereign.stages import run_stage
 from sovereign.store import FolderStore
+from sovereign.urls import UrlSet, parse_address
 from tests.sovereign.lake.test_lake_stages import profile, source
 from tests.sovereign.lake.web import TEXT, page, plain, record, write_warc
 
@@ -315,9 +315,21 @@ def test_hosts_and_prefixes(prefix: str, inside: list[str], outside: list[str]) 
 def test_addresses() -> None:
     assert parse_address("HTTPS://A.org:443") == ("a.org", "a.org", "/")
     assert parse_address("<http://a.org:81/x?y#z>") == ("a.org", "a.org:81", "/x?y")
-    assert [parse_address(url) for url in ("ftp://a.org", "a.org", "http://", "http://a:b/", "http://[::1")] == [
-        None
-    ] * 5
+    assert parse_address("//a.org/x") == parse_address("a.org/x") == ("a.org", "a.org", "/x")
+    wrong = ("ftp://a.org", "article 5", "urn:a:b", "http://", "http://a:b/", "http://[::1", "https://a b.org/", "news")
+    assert [parse_address(url) for url in wrong] == [None] * len(wrong)
+
+
+def test_a_page_in_utf_16_is_heard() -> None:
+    page = '<html><head><meta name="tdm-reservation" content="1"></head></html>'
+    for encoding in ("utf-16", "utf-16-be", "utf-32"):
+        assert read_notice((), page.encode(encoding)) == Notice("tdm-reservation")
+
+
+def test_an_address_without_scheme_is_under_its_hosts_rules(tmp_path: Path) -> None:
+    with opt_outs(tmp_path / "x", ("a.org", "robots.txt", None, "User-agent: *\nDisallow: /")) as found:
+        assert found.reason("a.org/1", None, None) == found.reason("//a.org/1", None, None) == "opted out: robots.txt"
+        assert found.has_robots("a.org/1") and not found.has_robots("urn:a") and found.has_robots(None)
 
 
 def test_a_damaged_collection_stops_the_stage(tmp_path: Path) -> None:

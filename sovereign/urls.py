@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 _DEFAULT_PORTS = (None, 80, 443)
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*|[0-9a-f:.]*:[0-9a-f:.]*")
+"""A name, or an IPv6 address."""
+_WITHOUT_SCHEME = re.compile(r"//|[\w-]+(\.[\w-]+)+(:\d+)?(/|\Z)")
 
 
 class Address(NamedTuple):
@@ -25,17 +29,27 @@ class Address(NamedTuple):
 
 
 def parse_address(url: str) -> Address | None:
-    """The address in `url`; None when it is none of http or https."""
+    """The address in `url`, also without its scheme; None when it is none of http or https."""
+    url = url.strip().removeprefix("<").removesuffix(">")
+    if _WITHOUT_SCHEME.match(url):
+        url = f"https://{url.removeprefix('//')}"
     try:
-        parts = urlsplit(url.strip().removeprefix("<").removesuffix(">"))
+        parts = urlsplit(url)
         name, port = parts.hostname, parts.port
     except ValueError:
         return None
     if parts.scheme not in ("http", "https") or not name:
         return None
     host = ascii_host(name)
+    if not _HOST.fullmatch(host):
+        return None
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Address(host, host if port in _DEFAULT_PORTS else f"{host}:{port}", path)
+
+
+def parse_target(url: str) -> Address | None:
+    """What an opt-out names: a host (`example.org`), or an address."""
+    return parse_address(url if "//" in url else f"https://{url}")
 
 
 def ascii_host(name: str) -> str:
@@ -56,7 +70,7 @@ class UrlSet:
 
     def add(self, url: str) -> None:
         """Add a host (`example.org`), or a prefix that names a path or begins with https://."""
-        found = parse_address(url if "//" in url else f"https://{url}")
+        found = parse_target(url)
         if found is None:
             raise ValueError(f"{url} is no host and no address")
         if found.path == "/":
