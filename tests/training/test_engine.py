@@ -154,7 +154,7 @@ def _measure_many_shapes(answers: Connection) -> None:
     from training.loss import LanguageModelLoss
 
     compile_parts = LanguageModelLoss.compile_parts
-    LanguageModelLoss.compile_parts = lambda self: compile_parts(self, "aot_eager")  # type: ignore[method-assign, misc]
+    LanguageModelLoss.compile_parts = lambda self: compile_parts(self, "aot_eager")  # type: ignore[method-assign, misc, assignment]
     resolved = with_recipe(0, "fp32")
     resolved = resolved.model_copy(update={"recipe": resolved.recipe.model_copy(update={"compile": True})})
     tokens = np.random.default_rng(0).integers(1, resolved.model.vocab_size, (4, resolved.model.sequence_length))
