@@ -8,14 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from sovereign.errors import ProofError, StoreError
-from sovereign.files import sha256_file
+from sovereign.errors import ProofError
 from sovereign.lake.commitments import DatasetKeys
 from sovereign.lake.documents import Document, read_documents
 from sovereign.lake.leaves import Row, build_leaves
 from sovereign.receipts import Receipt
 from sovereign.stages import load_stage, read_receipt
-from sovereign.store import Store
+from sovereign.store import Store, fetch_checked
 
 SPLITS = ("heldout", "train")
 """Whose documents a dataset has; rejected ones are not in it."""
@@ -77,16 +76,7 @@ class Dataset:
         Raises:
             StoreError: it is missing, or not what the receipt says.
         """
-        path = self.folder / name
-        self.store.get_file(self.prefix + name, path)
-        if (found := sha256_file(path)) != self.files[name]:
-            raise StoreError(
-                f"{self.prefix}{name} is not what its receipt says",
-                got=found,
-                expected=self.files[name],
-                hint=f"delete {self.prefix}receipt.json in the store and run stage curate again",
-            )
-        return path
+        return fetch_checked(self.store, self.prefix + name, self.folder / name, self.files[name])
 
     def entries(self, splits: Container[str] = SPLITS) -> Iterator[Entry]:
         """All documents, or those of some splits; each file is fetched and removed again.
