@@ -69,6 +69,11 @@ class Dataset:
         """Hex SHA-256 of its Parquet files by name, in the order of names."""
         return self._files_of(SPLITS)
 
+    @property
+    def rejected_files(self) -> list[str]:
+        """Names of the files with what stage `curate` set aside."""
+        return list(self._files_of(_REJECTED))
+
     def _files_of(self, kinds: Container[str]) -> dict[str, str]:
         outputs = self.parents["curate"].outputs
         names = {key.removeprefix(self.prefix): digest for key, digest in sorted(outputs.items())}
@@ -103,7 +108,7 @@ class Dataset:
         Raises:
             StoreError: see `fetch`.
         """
-        for name in self._files_of(_REJECTED):
+        for name in self.rejected_files:
             path = self.fetch(name)
             for document, further in read_rows([path], ["reason"], text=False):
                 yield document, further["reason"]
