@@ -124,13 +124,15 @@ def _versions_with(
 ) -> list[Held]:
     """The versions of the dataset with a document's text; of former ones the catalog is asked."""
     held = [Held(one, kept_as=tuple(_ids(kept))) for one in versions["curate"] if one.is_current and kept]
-    former = [one for one in versions["curate"] if not one.is_current and may_contain(versions, one, document, owners)]
+    former = [one for one in versions["curate"] if not one.is_current]
     if former:
         with _recorded(site, store, local=local) as recorded:
             for version in former:
                 found = recorded(version, document)
-                if found.is_in is not False:
-                    held.append(Held(version, kept_as=found.kept_as, unknown="" if found.is_in else found.why))
+                if found.is_in:
+                    held.append(Held(version, kept_as=found.kept_as))
+                elif found.is_in is None and may_contain(versions, version, document, owners):
+                    held.append(Held(version, unknown=found.why))
     return held
 
 

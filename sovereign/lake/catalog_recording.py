@@ -90,8 +90,9 @@ def _set_aside(dataset: Dataset, of: Mapping[str, str]) -> Iterator[pa.Table]:
     for name in dataset.rejected_files:
         path = dataset.fetch(name)
         found = pq.read_table(path, columns=[name for name in schema.names if name not in of])
-        columns = {name: pa.array([value] * found.num_rows, pa.string()) for name, value in of.items()}
-        yield pa.table(columns | dict(zip(found.column_names, found.columns, strict=True))).select(schema.names)
+        for column, value in of.items():
+            found = found.append_column(column, pa.array([value] * found.num_rows, pa.string()))
+        yield found.select(schema.names)
         path.unlink()
 
 

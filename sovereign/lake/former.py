@@ -6,8 +6,8 @@ rejected, with what they duplicated. Where a version was recorded before there w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow.dataset as ds
 
@@ -57,7 +57,7 @@ def look_up(catalog: Catalog, version: Version, receipt: Receipt, doc_id: str) -
             & (ds.field("version") == version.version)
             & (ds.field("doc_id") == doc_id)
         )
-        rows: list[Mapping[str, str]] = aside.to_table(filter=is_wanted).to_pylist()
+        rows: list[dict[str, Any]] = aside.to_table(filter=is_wanted).to_pylist()
         for row in rows:
             if row["reason"] in _DUPLICATES:
                 return Recorded(is_in=True, kept_as=_ids(kept, ds.field("cluster_id") == row["cluster_id"]))
@@ -65,8 +65,8 @@ def look_up(catalog: Catalog, version: Version, receipt: Receipt, doc_id: str) -
 
 
 def _ids(documents: ds.Dataset, condition: ds.Expression) -> tuple[str, ...]:
-    found: list[str] = documents.to_table(columns=["doc_id"], filter=condition).column("doc_id").to_pylist()
-    return tuple(sorted(found))
+    found = documents.to_table(columns=["doc_id"], filter=condition)
+    return tuple(sorted(str(doc_id) for doc_id in found.column("doc_id").to_pylist()))
 
 
 def _set_aside(catalog: Catalog, version: Version) -> ds.Dataset | None:

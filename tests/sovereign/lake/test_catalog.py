@@ -70,7 +70,7 @@ def test_what_was_set_aside_is_recorded_with_its_version_without_its_text(lake: 
     with lake.open() as catalog:
         rows = catalog.rows("set_aside", first)
         assert catalog.rows("set_aside", second) == []
-    of = {"dataset": "test", "version": first.version}
+    of: dict[str, Any] = {"dataset": "test", "version": first.version}
     assert rows == [
         of | {"doc_id": one.doc_id, "reason": reason, "cluster_id": one.cluster_id} for one, reason in rejected
     ]
