@@ -144,7 +144,8 @@ class Source(Section):
     licence: str
     """SPDX expression; custom terms as a `LicenseRef-…` that `corpus.rights.licences` declares."""
     legal_basis: str | None = None
-    """Why the text may be used: the law's article, the contract, the consent."""
+    """Why the text may be used: the law's article, the contract, the consent. Published with the dataset's manifest, as
+    are `terms` and `contact`."""
     terms: str | None = None
     """Further terms of use, or where they stand."""
     contact: str | None = None

@@ -28,7 +28,7 @@ from sovereign.files import sha256_file
 from sovereign.plan import Plan, plan
 from sovereign.profile import Profile, load_profile
 from sovereign.receipts import Receipt, code_version, config_digest, made_by, now, stage_key
-from sovereign.store import Store, open_store
+from sovereign.store import Store, fetch_checked, open_store
 
 STAGES = ("corpus", "curate", "tokenize", "train", "evaluate", "register")
 """The stages in their order."""
@@ -94,18 +94,12 @@ class StageContext:
         """Fetch the input `key` into the work folder and check it against its receipt.
 
         Raises:
-            StageError: its digest is not the receipt's.
+            StoreError: it is missing, or not what the receipt says.
         """
         path = self.workdir / key
-        if not (path.is_file() and key in self.inputs and sha256_file(path) == self.inputs[key]):
-            self.store.get_file(key, path)
-        if key in self.inputs and (found := sha256_file(path)) != self.inputs[key]:
-            raise StageError(
-                f"{key} is not what its receipt says",
-                got=found,
-                expected=self.inputs[key],
-                hint=f"delete {key} in the store and run the stages again; the one that made it will make it anew",
-            )
+        if key in self.inputs:
+            return fetch_checked(self.store, key, path, self.inputs[key])
+        self.store.get_file(key, path)
         return path
 
 

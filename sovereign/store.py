@@ -94,6 +94,28 @@ def open_store(url: str) -> Store:
     raise StoreError("unknown kind of store", got=url, expected="file:///folder or s3://")
 
 
+def fetch_checked(store: Store, key: str, path: Path, digest: str) -> Path:
+    """Fetch `key` into `path`, unless what is there is it already.
+
+    Args:
+        digest: hex SHA-256 of the file, from the receipt of the stage that made it.
+
+    Raises:
+        StoreError: it is missing, or not what the receipt says.
+    """
+    if path.is_file() and sha256_file(path) == digest:
+        return path
+    store.get_file(key, path)
+    if (found := sha256_file(path)) != digest:
+        raise StoreError(
+            f"{key} is not what its receipt says",
+            got=found,
+            expected=digest,
+            hint=f"delete {key} in the store and run the stages again; the one that made it will make it anew",
+        )
+    return path
+
+
 class FolderStore:
     """A store in a local folder."""
 

@@ -116,19 +116,3 @@ def check_file(path: Path, manifest: Manifest) -> None:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if found != expected:
         raise CheckpointError(f"{path} is damaged", got=found, expected=expected)
-
-
-def verify(folder: Path) -> Manifest:
-    """Check COMMIT, manifest and every file of a checkpoint that is whole in `folder`.
-
-    Raises:
-        CheckpointError: one of them is missing or not what was written.
-    """
-    try:
-        commit, data = (folder / COMMIT).read_text(), (folder / MANIFEST).read_bytes()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"checkpoint {folder} is incomplete: {error}") from error
-    manifest = parse_manifest(data, commit, folder / MANIFEST)
-    for name in sorted(manifest.files):
-        check_file(folder / name, manifest)
-    return manifest

@@ -15,7 +15,7 @@ from sovereign.cli.console import lines, say, write_json
 from sovereign.cli.runs import store_of
 from sovereign.errors import ProfileError
 from sovereign.lake.documents import Document
-from sovereign.lake.rights import RightsRules, read_claims
+from sovereign.lake.rights import RightsRules, is_of_rights, read_claims
 from sovereign.lake.whereabouts import (
     Version,
     current,
@@ -99,11 +99,7 @@ def _left_out(version: Version) -> dict[str, dict[str, int]]:
     found = {}
     for name, values in version.receipt.metrics.items():
         if name.startswith("source "):
-            skipped = {
-                reason: count
-                for reason, count in values["skipped"].items()
-                if reason.startswith(("opted out", "licence"))
-            }
+            skipped = {reason: count for reason, count in values["skipped"].items() if is_of_rights(reason)}
             if skipped:
                 found[name.removeprefix("source ")] = skipped
     return found

@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sovereign.cli.catalog import open_catalog
 from sovereign.cli.console import lines, write_json
 from sovereign.cli.runs import store_of
-from sovereign.errors import ProfileError
+from sovereign.errors import CatalogError, ProfileError
 from sovereign.files import write_atomic
 from sovereign.lake.whereabouts import (
+    Found,
+    Held,
     Trace,
+    Traced,
     Version,
     Wanted,
     count_files,
     current,
     find_checkpoints,
     find_documents,
+    may_contain,
     read_versions,
     tokens_seen,
     trace,
+    versions_with_owner,
 )
 from sovereign.site import Site
 from sovereign.store import Store
+
+if TYPE_CHECKING:
+    from sovereign.lake.former import Recorded
 
 
 def run_where(site: Site, *, owner: str | None, document: str | None, local: bool, as_json: bool) -> None:
@@ -48,8 +59,12 @@ def run_where(site: Site, *, owner: str | None, document: str | None, local: boo
             for one in find_documents(store, version, wanted)
         ]
         kept = [one for one in curated if not one.reason]
-        owners = {owner} if owner is not None else {name for one in [*raw, *curated] for name in one.document.owners}
-        traced = trace(versions, owners, bool(kept) if owner is None else None)
+        owners = {name for one in [*raw, *curated] for name in one.document.owners}
+        if document is None:
+            held = versions_with_owner(versions, str(owner))
+        else:
+            held = _versions_with(site, store, versions, document, kept, owners, local=local)
+        traced = trace(versions, held)
         ids = {one.document.doc_id for one in kept} | ({document} if document is not None else set())
         found = {
             "dataset": name,
@@ -60,9 +75,9 @@ def run_where(site: Site, *, owner: str | None, document: str | None, local: boo
                 "documents": _ids(kept),
                 "rejected": {one.document.doc_id: one.reason for one in curated if one.reason},
             },
-            "datasets": [_dataset(version, count, document) for version, count in traced.datasets],
+            "datasets": [_dataset(one) for one in held],
             "shards": _shards(store, versions, wanted, ids),
-            "tokenized": [_described(version) for version in traced.shards],
+            "tokenized": [_traced(one) for one in traced.shards],
             "models": _models(store, traced, owner),
             "checkpoints": find_checkpoints(store, name, traced.shards),
             "exports": _exports(site, traced),
@@ -86,10 +101,64 @@ def _described(version: Version) -> dict[str, Any]:
     }
 
 
-def _dataset(version: Version, count: int, document: str | None) -> dict[str, Any]:
-    """Of a former version only the owners are known, so a document of theirs may have been in it or not."""
-    is_certain = document is None or version.is_current
-    return _described(version) | {"documents": count if document is None else None, "is_certain": is_certain}
+def _traced(one: Traced) -> dict[str, Any]:
+    return _described(one.version) | {"is_certain": one.is_certain}
+
+
+def _dataset(held: Held) -> dict[str, Any]:
+    told: dict[str, Any] = {"documents": held.documents, "is_certain": not held.unknown}
+    if held.documents is None:
+        told |= {"kept_as": list(held.kept_as)} | ({"unknown": held.unknown} if held.unknown else {})
+    return _described(held.version) | told
+
+
+def _versions_with(
+    site: Site,
+    store: Store,
+    versions: dict[str, list[Version]],
+    document: str,
+    kept: list[Found],
+    owners: set[str],
+    *,
+    local: bool,
+) -> list[Held]:
+    """The versions of the dataset with a document's text; of former ones the catalog is asked."""
+    held = [Held(one, kept_as=tuple(_ids(kept))) for one in versions["curate"] if one.is_current and kept]
+    former = [one for one in versions["curate"] if not one.is_current]
+    if former:
+        with _recorded(site, store, local=local) as recorded:
+            for version in former:
+                found = recorded(version, document)
+                if found.is_in:
+                    held.append(Held(version, kept_as=found.kept_as))
+                elif found.is_in is None and may_contain(versions, version, document, owners):
+                    held.append(Held(version, unknown=found.why))
+    return held
+
+
+@contextmanager
+def _recorded(site: Site, store: Store, *, local: bool) -> Iterator[Callable[[Version, str], Recorded]]:
+    """What the catalog knows of a document in a former version; where it cannot be read, why."""
+    from sovereign.lake.former import Recorded, look_up
+
+    with ExitStack() as stack:
+        try:
+            catalog = stack.enter_context(open_catalog(site, store, local=local, make=False))
+            known = {one.version: one for one in catalog.versions(site.profile.name)}
+        except CatalogError as error:
+            message = error.message
+            yield lambda *_: Recorded(is_in=None, why=message)
+            return
+
+        def find(version: Version, document: str) -> Recorded:
+            if version.name not in known:
+                return Recorded(is_in=None, why="this version is not recorded in the catalog")
+            try:
+                return look_up(catalog, known[version.name], version.receipt, document)
+            except CatalogError as error:
+                return Recorded(is_in=None, why=error.message)
+
+        yield find
 
 
 def _shards(store: Store, versions: dict[str, list[Version]], wanted: Wanted, ids: set[str]) -> list[dict[str, Any]]:
@@ -127,20 +196,27 @@ def _models(store: Store, traced: Trace, owner: str | None) -> list[dict[str, An
     models = []
     for training in traced.trainings:
         registered = [
-            {"version": one.receipt.metrics.get("version"), "digest": one.receipt.metrics.get("digest")}
+            {"version": one.version.receipt.metrics.get("version"), "digest": one.version.receipt.metrics.get("digest")}
             for one in traced.registrations
-            if one.is_made_of(training)
+            if one.version.is_made_of(training.version)
         ]
-        seen = tokens_seen(store, training, owner) if owner is not None else None
-        described = {"run": training.receipt.key[:8], **_described(training), "registered": registered}
+        seen = tokens_seen(store, training.version, owner) if owner is not None else None
+        described = {"run": training.version.receipt.key[:8], **_traced(training), "registered": registered}
         models.append(described | ({} if seen is None else {"tokens_seen": seen}))
     return models
 
 
 def _exports(site: Site, traced: Trace) -> list[dict[str, Any]]:
-    """Files that were exported of a model that has the text."""
-    digests = {one.receipt.metrics.get("digest") for one in traced.registrations}
-    return [one for one in read_exports(site) if one["model_digest"] in digests]
+    """Files that were exported of a model that has the text, or may have it."""
+    digests: dict[Any, bool] = {}
+    for one in traced.registrations:
+        digest = one.version.receipt.metrics.get("digest")
+        digests[digest] = digests.get(digest, False) or one.is_certain
+    return [
+        one | {"is_certain": digests[one["model_digest"]]}
+        for one in read_exports(site)
+        if one["model_digest"] in digests
+    ]
 
 
 def read_exports(site: Site) -> list[dict[str, Any]]:
@@ -163,15 +239,7 @@ def _show_where(found: dict[str, Any]) -> None:
     reasons = Counter(found["curated"]["rejected"].values())
     rows += [(f"set aside: {reason}", f"{count:,} documents") for reason, count in sorted(reasons.items())]
     lines("Stored documents", rows or [("none", "")])
-    rows = []
-    for one in found["datasets"]:
-        count = "the document" if one["documents"] is None else f"{one['documents']:,} documents"
-        rows.append(
-            (
-                f"{found['dataset']} {one['version'][:12]}",
-                f"{'' if one['is_certain'] else 'perhaps '}{count}, {_when(one)}",
-            )
-        )
+    rows = [(f"{found['dataset']} {one['version'][:12]}", _held(one)) for one in found["datasets"]]
     lines("Versions of the dataset", rows or [("none", "")])
     rows = [(one["shard"], f"{one['documents']:,} documents, {one['tokens']:,} tokens") for one in found["shards"]]
     rows += [(f"shards {one['version'][:12]}", _when(one)) for one in found["tokenized"] if not one["is_current"]]
@@ -184,11 +252,20 @@ def _show_where(found: dict[str, Any]) -> None:
     lines("Models", rows or [("none", "")])
     rows = [(one["folder"], "" if one["is_certain"] else "perhaps") for one in found["checkpoints"]]
     lines("Checkpoints", rows or [("none", "")])
-    lines(
-        "Exports",
-        [(one["path"], f"{one['format']} of {one['model_digest'][:12]}") for one in found["exports"]] or [("none", "")],
-    )
+    rows = [(one["path"], f"{_perhaps(one)}{one['format']} of {one['model_digest'][:12]}") for one in found["exports"]]
+    lines("Exports", rows or [("none", "")])
+
+
+def _held(one: dict[str, Any]) -> str:
+    if one["documents"] is not None:
+        return f"{one['documents']:,} documents, {_when(one)}"
+    kept = f"the text of the document, kept as {', '.join(one['kept_as'])}" if one["kept_as"] else "the document"
+    return f"{kept}, {_when(one)}" + (f": {one['unknown']}" if "unknown" in one else "")
+
+
+def _perhaps(one: dict[str, Any]) -> str:
+    return "" if one["is_certain"] else "perhaps "
 
 
 def _when(one: dict[str, Any]) -> str:
-    return f"{'current' if one['is_current'] else 'former'}, of {one['finished_at']}"
+    return f"{_perhaps(one)}{'current' if one['is_current'] else 'former'}, of {one['finished_at']}"

@@ -13,7 +13,6 @@ import yaml
 
 from sovereign.files import write_atomic
 from sovereign.lake.census import QUALITY_BINS, Tally
-from sovereign.lake.demonstration import SOURCE as DEMONSTRATION
 from sovereign.lake.facts import Facts
 from sovereign.lake.gaps import find_gaps
 from sovereign.lake.pages import render_page
@@ -21,7 +20,15 @@ from sovereign.lake.plots import draw_bars, draw_histogram
 
 SPLITS = ("train", "heldout")
 _FILES = [{"split": "train", "path": "train-*.parquet"}, {"split": "test", "path": "heldout-*.parquet"}]
-_DECLARED = ("owner", "licence", "legal_basis", "terms", "contact")
+_DECLARED = {
+    "owner": "declaredOwner",
+    "licence": "declaredLicence",
+    "legal_basis": "legalBasis",
+    "terms": "terms",
+    "contact": "contact",
+    "opt_outs": "optOuts",
+}
+"""Names in the card and terms of the manifest."""
 _AGREED = ("consent", "terms", "withdrawal")
 _SIZES = (
     "n<1K",
@@ -91,6 +98,7 @@ def card_numbers(facts: Facts) -> dict[str, Any]:
         "unmeasured": census.unmeasured,
         "documents_in": cleaned["documents_in"],
         "rejected": [{"reason": reason, "documents": documents} for reason, documents in rejected],
+        "rights": [{"source": source, "reason": reason, "records": number} for source, reason, number in facts.rights],
         "duplicates": {kind: cleaned["rejected"].get(kind, 0) for kind in ("duplicate", "near duplicate")},
         "masked": [{"kind": kind, "number": number} for kind, number in _rank(cleaned.get("masked", {}))],
         "collected": {
@@ -171,15 +179,15 @@ def _owners(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _sources(facts: Facts) -> list[dict[str, Any]]:
     """Sources with what they declare and what reading them gave; None where it is not stated or not known."""
     rows = []
-    for source in facts.sources:
-        declared, report = facts.declared(source), facts.report(source)
+    for source, entry in facts.sources.items():
+        report = facts.report(source)
         tallies = facts.census.sources[source].splits if source in facts.census.sources else {}
         counted = {split: tallies[split].documents if tallies else 0 for split in SPLITS}
         rows.append(
             {
                 "source": source,
                 "domain": facts.domain(source),
-                "is_generated": source == DEMONSTRATION,
+                "is_generated": entry["sovereign:isGenerated"],
                 **counted,
                 "documents": sum(counted.values()),
                 "characters": sum(tally.characters for tally in tallies.values()),
@@ -187,7 +195,7 @@ def _sources(facts: Facts) -> list[dict[str, Any]]:
                 "skipped": [
                     {"reason": reason, "records": number} for reason, number in _rank(report.get("skipped", {}))
                 ],
-                **{key: declared.get(key) for key in _DECLARED},
+                **{key: entry.get(f"sovereign:{term}") for key, term in _DECLARED.items()},
             }
         )
     return sorted(rows, key=lambda row: (-row["documents"], row["source"]))

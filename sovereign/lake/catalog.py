@@ -6,7 +6,7 @@ Table `documents` has the newest recorded version of each dataset, those before 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -197,12 +197,21 @@ class Catalog:
         Raises:
             CatalogError: see `ensure`.
         """
+        self.append_parts(name, key, [pa.Table.from_pylist(rows, schema=TABLES[name])])
+
+    def append_parts(self, name: str, key: str, parts: Iterable[pa.Table]) -> None:
+        """The same for rows that come in parts, one of which is in memory at a time; `parts` is read only if needed.
+
+        Raises:
+            CatalogError: see `ensure`.
+        """
         table = self.ensure(name, TABLES[name])
-        if any(summary_of(one).get(KEY) == key for one in table.snapshots()):
+        if has_key(table, key):
             return
         with table.transaction() as transaction:
             evolve(transaction, TABLES[name])
-            transaction.append(pa.Table.from_pylist(rows, schema=TABLES[name]), snapshot_properties={KEY: key})
+            for part in parts:
+                transaction.append(part.cast(TABLES[name]), snapshot_properties={KEY: key})
 
 
 def equal(column: str, value: str) -> BooleanExpression:
@@ -216,6 +225,11 @@ def data_files(documents: Table, dataset: str, snapshot_id: int | None = None) -
         return []
     scan = documents.scan(row_filter=equal("dataset", dataset), snapshot_id=snapshot_id)
     return [task.file for task in scan.plan_files()]
+
+
+def has_key(table: Table, key: str) -> bool:
+    """Whether a commit with this key added rows to one of the small tables."""
+    return any(summary_of(one).get(KEY) == key for one in table.snapshots())
 
 
 def evolve(transaction: Transaction, schema: pa.Schema) -> None:

@@ -7,7 +7,7 @@ that what a snapshot has can be held against the receipt. docs/decisions/0010 ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import cast
 
@@ -28,6 +28,8 @@ from sovereign.lake.catalog_tables import (
     DOCUMENTS,
     DOCUMENTS_SCHEMA,
     PARTITION,
+    SET_ASIDE,
+    TABLES,
     dataset_row,
     decision_row,
     licence_rows,
@@ -77,7 +79,21 @@ def record(
         details = {"receipt_key": receipt.key, "snapshot_id": version.snapshot_id}
         decision = decision_row(DATASET_RECORDED, made_by(), datetime.now(UTC), details)
         catalog.append("decisions", f"{DATASET_RECORDED} {version.snapshot_id}", [of | decision])
+        catalog.append_parts(SET_ASIDE, key, _set_aside(dataset, of))
     return version, is_new
+
+
+def _set_aside(dataset: Dataset, of: Mapping[str, str]) -> Iterator[pa.Table]:
+    """Which documents are not in the version, and why; a part at least, also when there are none."""
+    schema = TABLES[SET_ASIDE]
+    yield schema.empty_table()
+    for name in dataset.rejected_files:
+        path = dataset.fetch(name)
+        found = pq.read_table(path, columns=[name for name in schema.names if name not in of])
+        for column, value in of.items():
+            found = found.append_column(column, pa.array([value] * found.num_rows, pa.string()))
+        yield found.select(schema.names)
+        path.unlink()
 
 
 def _newest_digest(documents: Table, dataset: str) -> str | None:

@@ -18,6 +18,8 @@ from sovereign.profile_rights import Owner
 from sovereign.receipts import Receipt
 
 DOCUMENTS = "documents"
+SET_ASIDE = "set_aside"
+"""Documents that stage `curate` rejected, without all else that is known of them."""
 PARTITION = ("dataset", "split")
 """Columns that the data files of `documents` have not: each file is of one dataset and split."""
 DOCUMENTS_SCHEMA = pa.schema([*(pa.field(name, pa.string()) for name in PARTITION), *SCHEMA])
@@ -62,6 +64,14 @@ TABLES: Mapping[str, pa.Schema] = {
             *_OF,
             pa.field("licence", pa.string()),
             pa.field("documents", pa.int64()),
+        ]
+    ),
+    SET_ASIDE: pa.schema(
+        [
+            *_OF,
+            pa.field("doc_id", pa.string()),
+            pa.field("reason", pa.string()),
+            pa.field("cluster_id", pa.string()),
         ]
     ),
     "decisions": pa.schema(

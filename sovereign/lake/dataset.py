@@ -8,19 +8,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from sovereign.errors import ProofError, StoreError
-from sovereign.files import sha256_file
+from sovereign.errors import ProofError
 from sovereign.lake.commitments import DatasetKeys
-from sovereign.lake.documents import Document, read_documents
+from sovereign.lake.documents import Document, read_documents, read_rows
 from sovereign.lake.leaves import Row, build_leaves
 from sovereign.plan import plan
 from sovereign.profile import Profile
 from sovereign.receipts import Receipt, config_digest
 from sovereign.stages import load_stage, read_receipt
-from sovereign.store import Store
+from sovereign.store import Store, fetch_checked
 
 SPLITS = ("heldout", "train")
 """Whose documents a dataset has; rejected ones are not in it."""
+_REJECTED = ("rejected",)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Dataset:
     folder: Path
     """Scratch; one Parquet file at a time lies here."""
     parents: Mapping[str, Receipt]
-    """Receipts of the stages that it came from."""
+    """Receipts of the stages that it came from; without that of `corpus` where it has run again since."""
 
     @classmethod
     def open(cls, name: str, store: Store, folder: Path) -> Self:
@@ -57,6 +57,8 @@ class Dataset:
         parents = {stage: receipt for stage, receipt in stages.items() if receipt is not None}
         if "curate" not in parents:
             raise ProofError(f"dataset {name} is not made yet", hint="sovereign stage curate PROFILE")
+        if "corpus" in parents and not parents["corpus"].outputs.items() <= parents["curate"].inputs.items():
+            del parents["corpus"]
         return cls(name, store, folder, parents)
 
     @property
@@ -67,11 +69,17 @@ class Dataset:
     @cached_property
     def files(self) -> dict[str, str]:
         """Hex SHA-256 of its Parquet files by name, in the order of names."""
+        return self._files_of(SPLITS)
+
+    @property
+    def rejected_files(self) -> list[str]:
+        """Names of the files with what stage `curate` set aside."""
+        return list(self._files_of(_REJECTED))
+
+    def _files_of(self, kinds: Container[str]) -> dict[str, str]:
         outputs = self.parents["curate"].outputs
         names = {key.removeprefix(self.prefix): digest for key, digest in sorted(outputs.items())}
-        return {
-            name: digest for name, digest in names.items() if name.endswith(".parquet") and split_of(name) in SPLITS
-        }
+        return {name: digest for name, digest in names.items() if name.endswith(".parquet") and split_of(name) in kinds}
 
     def is_made_by(self, profile: Profile) -> bool:
         """Whether it was made with the profile's settings of stage `curate` as they are now.
@@ -84,21 +92,13 @@ class Dataset:
         )
 
     def fetch(self, name: str) -> Path:
-        """Fetch one of its files.
+        """Fetch one of the files that stage `curate` made.
 
         Raises:
             StoreError: it is missing, or not what the receipt says.
         """
-        path = self.folder / name
-        self.store.get_file(self.prefix + name, path)
-        if (found := sha256_file(path)) != self.files[name]:
-            raise StoreError(
-                f"{self.prefix}{name} is not what its receipt says",
-                got=found,
-                expected=self.files[name],
-                hint=f"delete {self.prefix}receipt.json in the store and run stage curate again",
-            )
-        return path
+        key = self.prefix + name
+        return fetch_checked(self.store, key, self.folder / name, self.parents["curate"].outputs[key])
 
     def entries(self, splits: Container[str] = SPLITS) -> Iterator[Entry]:
         """All documents, or those of some splits; each file is fetched and removed again.
@@ -112,6 +112,18 @@ class Dataset:
             path = self.fetch(name)
             for row, document in enumerate(read_documents([path])):
                 yield Entry(document, number, row, split_of(name))
+            path.unlink()
+
+    def rejected(self) -> Iterator[tuple[Document, str]]:
+        """Documents that were set aside, without their texts, each with the reason.
+
+        Raises:
+            StoreError: see `fetch`.
+        """
+        for name in self.rejected_files:
+            path = self.fetch(name)
+            for document, further in read_rows([path], ["reason"], text=False):
+                yield document, further["reason"]
             path.unlink()
 
     def entry(self, file: int, row: int) -> Entry:

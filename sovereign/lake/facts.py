@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from sovereign.errors import ProofError
@@ -13,6 +14,7 @@ from sovereign.lake.census import Census, take_census
 from sovereign.lake.dataset import Dataset
 from sovereign.lake.demonstration import SOURCE as DEMONSTRATION
 from sovereign.lake.proofs import Anchor, read_anchor
+from sovereign.lake.rights import is_of_rights
 from sovereign.profile import Profile
 from sovereign.profile_cleaning import Cleaning
 
@@ -34,16 +36,18 @@ class Facts:
     """What the dataset was cleaned by; None where the profile says something else by now."""
     census: Census
 
-    @property
-    def sources(self) -> list[str]:
-        """Names of the sources, also of those that nothing was kept of."""
-        read = {name.removeprefix("source ") for name in self.gathered if name.startswith("source ")}
-        return sorted(read | self.census.sources.keys())
+    @cached_property
+    def sources(self) -> dict[str, Mapping[str, Any]]:
+        """The manifest's entries of sources by name, also of those that nothing was kept of."""
+        return {entry["sovereign:source"]: entry for entry in self.manifest["sovereign:sources"]}
 
-    def declared(self, source: str) -> Mapping[str, Any]:
-        """What the profile said of a source when it was read."""
-        found: Mapping[str, Any] = self.report(source).get("declared", {})
-        return found
+    @property
+    def rights(self) -> Iterator[tuple[str, str, int]]:
+        """Source, reason and number of what was left out because of somebody's rights, while reading and after."""
+        for name, entry in self.sources.items():
+            for one in entry["sovereign:leftOut"]:
+                if is_of_rights(one["sovereign:reason"]):
+                    yield name, one["sovereign:reason"], one["sovereign:records"]
 
     def domain(self, source: str) -> str:
         """What a source's text is about or for, where the profile says that; else its name."""
@@ -64,11 +68,11 @@ def gather_facts(profile: Profile, dataset: Dataset) -> Facts:
         PlanError: what the profile asks for cannot fit.
         StoreError: a file is missing or not what its receipt says.
     """
-    content = _read_manifest(dataset)
+    content, manifest = _read_manifest(dataset)
     parents = dataset.parents
     return Facts(
         profile=profile,
-        manifest=json.loads(content),
+        manifest=manifest,
         manifest_sha256=sha256_bytes(content),
         anchor=read_anchor(content),
         gathered=parents["corpus"].metrics if "corpus" in parents else {},
@@ -78,16 +82,22 @@ def gather_facts(profile: Profile, dataset: Dataset) -> Facts:
     )
 
 
-def _read_manifest(dataset: Dataset) -> bytes:
+def _read_manifest(dataset: Dataset) -> tuple[bytes, dict[str, Any]]:
     key, again = f"{dataset.prefix}manifest.json", "sovereign lake manifest PROFILE"
     if not dataset.store.exists(key):
         raise ProofError(f"dataset {dataset.name} has no manifest", hint=again)
     content = dataset.store.get_bytes(key)
     try:
-        files = [one for one in json.loads(content)["distribution"] if one["@type"] == "cr:FileObject"]
+        manifest: dict[str, Any] = json.loads(content)
+        files = [one for one in manifest["distribution"] if one["@type"] == "cr:FileObject"]
         described = {one["@id"]: one["sha256"] for one in files}
+        parents = {one["sovereign:stage"]: one["sovereign:key"] for one in manifest["sovereign:parents"]}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProofError(f"{key} is no manifest: {type(error).__name__}", hint=f"{again} makes it anew") from error
     if described != dataset.files:
         raise ProofError("the manifest is of other files than the dataset has now", hint=f"{again} makes it anew")
-    return content
+    if parents != {stage: receipt.key for stage, receipt in dataset.parents.items()}:
+        raise ProofError("the stages have run again since the manifest was made", hint=f"{again} makes it anew")
+    if "sovereign:sources" not in manifest:
+        raise ProofError("the manifest is of an earlier version of the kit", hint=f"{again} makes it anew")
+    return content, manifest

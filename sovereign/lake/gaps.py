@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sovereign.lake.demonstration import SOURCE as DEMONSTRATION
 from sovereign.lake.facts import Facts
 from sovereign.profile_cleaning import Cleaning
 
@@ -19,9 +18,11 @@ def _of_sources(facts: Facts) -> Iterator[str]:
     silent = sum("sovereign:consent" not in owner for owner in owners)
     if silent:
         yield f"For {silent:,} of {len(owners):,} owners it is not stated on what the use of their text rests."
-    real = [source for source in facts.sources if source != DEMONSTRATION]
-    for key, words in (("legal_basis", "legal basis"), ("contact", "contact")):
-        if without := [source for source in real if not facts.declared(source).get(key)]:
+    if without_way := sum("sovereign:withdrawal" not in owner for owner in owners):
+        yield f"For {without_way:,} of {len(owners):,} owners it is not stated how they take text back."
+    real = {name: source for name, source in facts.sources.items() if not source["sovereign:isGenerated"]}
+    for term, words in (("legalBasis", "legal basis"), ("contact", "contact")):
+        if without := [name for name, source in real.items() if f"sovereign:{term}" not in source]:
             yield f"Sources with no stated {words}: {', '.join(without)}."
     if not facts.gathered:
         yield "What could not be read of the sources is not known."

@@ -1,6 +1,7 @@
 """The manifest of a dataset: JSON-LD in Croissant's vocabulary, with what it has not under a namespace of its own.
 
-It names files, columns, counts, owners with what was agreed with them, parents, and the root of the documents' tree.
+It names files, columns, counts, owners with what was agreed with them, sources with what was declared of them and left
+out of them, parents, and the root of the documents' tree.
 It holds no time and nothing of the machine: the same dataset, profile and dataset key give the same bytes.
 Croissant: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.0.html
 """
@@ -19,6 +20,7 @@ import rfc8785
 from sovereign.errors import ProofError
 from sovereign.lake.commitments import DatasetKeys, commit_key
 from sovereign.lake.dataset import Dataset, Entry, split_of
+from sovereign.lake.demonstration import SOURCE as DEMONSTRATION
 from sovereign.lake.documents import SCHEMA, Document
 from sovereign.lake.leaves import Leaves
 from sovereign.lake.proofs import TREE_TYPE
@@ -29,7 +31,15 @@ NAMESPACE = "https://sovereign.local/dataset/v1#"
 CROISSANT = "http://mlcommons.org/croissant/1.0"
 
 _REPORT_EVERY = 1_000
-
+_DECLARED = {
+    "owner": "declaredOwner",
+    "licence": "declaredLicence",
+    "legal_basis": "legalBasis",
+    "terms": "terms",
+    "contact": "contact",
+    "opt_outs": "optOuts",
+}
+"""What a profile says of a source, and the terms for it. Its path is of one machine and stays out."""
 _PLAIN = {"@language": None}
 """Names and digests are in no language."""
 _CONTEXT: dict[str, Any] = {
@@ -73,7 +83,7 @@ _CONTEXT: dict[str, Any] = {
     "transform": "cr:transform",
 } | {
     f"sovereign:{name}": {"@id": f"sovereign:{name}", "@context": _PLAIN}
-    for name in ("commitments", "languages", "licences", "owners", "parents")
+    for name in ("commitments", "languages", "licences", "owners", "parents", "sources")
 }
 """Croissant's own context, which its readers expect as it is, and our terms."""
 
@@ -102,6 +112,7 @@ class _Counts:
     """By language and split."""
     licences: defaultdict[str, _Count] = field(default_factory=lambda: defaultdict(_Count))
     owners: defaultdict[str, _Count] = field(default_factory=lambda: defaultdict(_Count))
+    sources: defaultdict[str, _Count] = field(default_factory=lambda: defaultdict(_Count))
     licences_of: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """Documents by owner and licence."""
 
@@ -109,7 +120,8 @@ class _Counts:
         """The same documents, counted."""
         for entry in entries:
             document = entry.document
-            counts = [self.total, self.languages[document.language, entry.split], self.licences[document.licence]]
+            counts = [self.total, self.languages[document.language, entry.split]]
+            counts += [self.licences[document.licence], self.sources[document.source]]
             for owner in document.owners:
                 counts.append(self.owners[owner])
                 self.licences_of[owner][document.licence] += 1
@@ -167,6 +179,7 @@ def make_manifest(
             {"sovereign:licence": licence, **count.terms()} for licence, count in sorted(counts.licences.items())
         ],
         "sovereign:owners": _owners(profile, counts),
+        "sovereign:sources": _sources(dataset, counts),
         "sovereign:parents": [
             {
                 "@type": "sovereign:Stage",
@@ -256,6 +269,34 @@ def _owners(profile: Profile, counts: _Counts) -> list[dict[str, Any]]:
                     for licence, documents in sorted(counts.licences_of[name].items())
                 ],
                 **{f"sovereign:{key}": value for key, value in terms.items()},
+            }
+        )
+    return found
+
+
+def _sources(dataset: Dataset, counts: _Counts) -> list[dict[str, Any]]:
+    """Every source, with what the profile said of it when it was read; what it did not say is not there."""
+    gathered = dataset.parents["corpus"].metrics if "corpus" in dataset.parents else {}
+    read = {name.removeprefix("source "): values for name, values in gathered.items() if name.startswith("source ")}
+    left_out: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
+    for name, values in read.items():
+        left_out[name].update({("corpus", reason): number for reason, number in values["skipped"].items()})
+    for document, reason in dataset.rejected():
+        left_out[document.source]["curate", reason] += 1
+    found = []
+    for name in sorted({*read, *counts.sources, *left_out}):
+        declared = read[name]["declared"] if name in read else {}
+        found.append(
+            {
+                "@type": "sovereign:Source",
+                "sovereign:source": name,
+                "sovereign:isGenerated": name == DEMONSTRATION and name not in read,
+                **counts.sources[name].terms(),
+                **{f"sovereign:{term}": declared[key] for key, term in _DECLARED.items() if declared.get(key)},
+                "sovereign:leftOut": [
+                    {"sovereign:stage": stage, "sovereign:reason": reason, "sovereign:records": number}
+                    for (stage, reason), number in sorted(left_out[name].items())
+                ],
             }
         )
     return found

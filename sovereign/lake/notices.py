@@ -48,7 +48,9 @@ def file_name(address: Address | None) -> str | None:
 
 
 def read_notice(headers: Iterable[tuple[str, str]], page: bytes) -> Notice | None:
-    """The word of a page in its HTTP headers and meta tags; either alone counts, whatever the other says.
+    """The word of a page in its HTTP headers and meta tags; either alone counts, whatever the other or the host says.
+
+    That is stricter than TDMRep's processing priority, by which a meta tag's 0 replaces a header's 1.
 
     Args:
         headers: names and values.

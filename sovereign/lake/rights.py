@@ -24,8 +24,15 @@ from sovereign.withdrawals import read_withdrawals
 
 WITHDRAWN_OWNER, WITHDRAWN_DOCUMENT, OPTED_OUT = "withdrawn owner", "withdrawn document", "opted out"
 NOT_TRAINABLE, NOT_REGISTERED = "licence not trainable", "owner not registered"
+_OF_RIGHTS = ("opted out", "withdrawn", "licence", NOT_REGISTERED)
+"""How the reasons begin for which text is left out because of somebody's rights, at ingest and by stage `curate`."""
 _NAMED, _COUNTED = 5, 20
 """Documents and licences or owners that an error names."""
+
+
+def is_of_rights(reason: str) -> bool:
+    """Whether text that was left out for `reason` was so because of somebody's rights."""
+    return reason.startswith(_OF_RIGHTS)
 
 
 def read_claims(paths: Iterable[Path], groups: Iterable[int] | None = None) -> Iterator[Document]:

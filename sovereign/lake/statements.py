@@ -38,6 +38,7 @@ class TrainedSources:
 
     def __init__(self, facts: Facts, asked: Asked) -> None:
         self._said, self._asked = facts.profile.publication, asked
+        self._declared = facts.sources
         self._census: dict[str, SourceCensus] = {
             name: found for name, found in sorted(facts.census.sources.items()) if found.splits["train"].documents
         }
@@ -79,6 +80,8 @@ class TrainedSources:
                     characters=own.splits["train"].characters,
                     collected_from=own.trained.earliest,
                     collected_until=own.trained.latest,
+                    legal_basis=self._declared[name].get("sovereign:legalBasis"),
+                    contact=self._declared[name].get("sovereign:contact"),
                 )
             )
         return rows

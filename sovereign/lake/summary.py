@@ -7,6 +7,7 @@ for evaluation are no training content and are not counted.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ from sovereign.lake.summary_model import (
     SyntheticData,
     TrainingSummary,
     UserData,
+    WithdrawalData,
 )
 from sovereign.profile_publication import Publication
 
@@ -68,7 +70,7 @@ def make_summary(facts: Facts, tokens: int | None) -> TrainingSummary:
         user=_user(sources, said, asked),
         synthetic=_synthetic(sources, said, asked),
         other=_other(sources, said),
-        reservations=_reservations(said, asked),
+        reservations=_reservations(facts, asked),
         illegal=_illegal(facts, asked),
         information=_information(facts),
     )
@@ -259,10 +261,20 @@ def _other(sources: TrainedSources, said: Publication) -> OtherSources:
     )
 
 
-def _reservations(said: Publication, asked: Asked) -> Reservations:
+def _reservations(facts: Facts, asked: Asked) -> Reservations:
+    said, left_out = facts.profile.publication, Counter[str]()
+    for _, reason, number in facts.rights:
+        left_out[reason] += number
     return Reservations(
         is_code_of_practice_signatory=asked.ask("3.1", said, "is_code_of_practice_signatory"),
         opt_out_policy=asked.ask("3.1", said, "opt_out_policy"),
+        left_out=_counts(left_out),
+        withdrawals=[
+            WithdrawalData(owner=owner["sovereign:owner"], withdrawal=owner["sovereign:withdrawal"])
+            for owner in facts.manifest["sovereign:owners"]
+            if "sovereign:withdrawal" in owner
+        ]
+        or None,
         comments=said.comments.get("3.1"),
     )
 

@@ -44,6 +44,8 @@ class SourceData(_Part):
     characters: Number = Field(title="Characters")
     collected_from: str | None = Field(title="Collected from")
     collected_until: str | None = Field(title="Collected until")
+    legal_basis: str | None = Field(title="Legal basis")
+    contact: str | None = Field(title="Contact at its owner's")
 
 
 class CrawlerData(_Part):
@@ -62,6 +64,13 @@ class DomainData(_Part):
     domain: str = Field(title="Domain")
     documents: Number = Field(title="Documents")
     characters: Number = Field(title="Characters")
+
+
+class WithdrawalData(_Part):
+    """How one owner takes text back."""
+
+    owner: str = Field(title="Owner")
+    withdrawal: str = Field(title="Way")
 
 
 class Count(_Part):
@@ -189,6 +198,10 @@ class Reservations(_Part):
         title="Signatory to the Code of Practice for general-purpose AI models that includes commitments on copyright"
     )
     opt_out_policy: str | None = Field(title="Measures before and during data collection, opt-out protocols honoured")
+    left_out: list[Count] = Field(
+        title="Records and documents left out for opt-outs, withdrawals, licences and owners, by reason"
+    )
+    withdrawals: list[WithdrawalData] | None = Field(title="How owners take text back")
     comments: str | None = Field(title="Additional comments")
 
 

@@ -113,6 +113,19 @@ def _search(store: Store, version: Version, is_wanted: Callable[[Document], bool
                     yield Found(document, key, further.get("reason", ""))
 
 
+@dataclass(frozen=True)
+class Held:
+    """A version of the dataset that has the wanted text, or may have it."""
+
+    version: Version
+    documents: int | None = None
+    """Of an owner; None where one document is looked for."""
+    kept_as: tuple[str, ...] = ()
+    """The documents there that have the text of the one that is looked for."""
+    unknown: str = ""
+    """Why nobody knows whether the document was in it; empty where it was."""
+
+
 def contains(version: Version, owner: str) -> int:
     """Number of an owner's documents in a version of a dataset, from its receipt."""
     metrics = version.receipt.metrics
@@ -120,35 +133,52 @@ def contains(version: Version, owner: str) -> int:
     return sum(part.get("documents_by_owner", {}).get(owner, 0) for part in parts)
 
 
+def versions_with_owner(versions: dict[str, list[Version]], owner: str) -> list[Held]:
+    """The versions of the dataset with text of an owner."""
+    counts = [(version, contains(version, owner)) for version in versions["curate"]]
+    return [Held(version, documents) for version, documents in counts if documents]
+
+
+def may_contain(versions: dict[str, list[Version]], version: Version, doc_id: str, owners: set[str]) -> bool:
+    """Whether receipts alone leave it open that a document was in a version.
+
+    Its source must have been read for the version and, where the owners are known, one of them must have text in it.
+    """
+    source = doc_id.partition("/")[0]
+    corpora = [one.receipt.metrics for one in versions["corpus"] if version.is_made_of(one)]
+    if corpora and not any({source, f"source {source}"} & corpus.keys() for corpus in corpora):
+        return False
+    return not owners or any(contains(version, owner) for owner in owners)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A result of a stage that has the wanted text, or may have it."""
+
+    version: Version
+    is_certain: bool
+
+
 @dataclass(frozen=True)
 class Trace:
     """What was made of the wanted text."""
 
-    datasets: list[tuple[Version, int]]
-    """Versions with the number of documents."""
-    shards: list[Version]
-    trainings: list[Version]
-    registrations: list[Version]
+    shards: list[Traced]
+    trainings: list[Traced]
+    registrations: list[Traced]
 
 
-def trace(versions: dict[str, list[Version]], owners: set[str], present: bool | None) -> Trace:
-    """Follow the text of `owners` through the receipts.
-
-    Args:
-        present: whether the text is in the current dataset; None: what the receipt says of the owners counts. Of former
-            versions the receipt is all that is left.
-    """
-    datasets = []
-    for version in versions["curate"]:
-        count = sum(contains(version, owner) for owner in owners)
-        if present is not None and version.is_current:
-            count = int(present)
-        if count:
-            datasets.append((version, count))
-    made = [[version for version, _ in datasets]]
+def trace(versions: dict[str, list[Version]], held: list[Held]) -> Trace:
+    """Follow the text from versions of the dataset through the receipts."""
+    made = [[Traced(one.version, is_certain=not one.unknown) for one in held]]
     for stage in ("tokenize", "train", "register"):
-        made.append([one for one in versions[stage] if any(one.is_made_of(before) for before in made[-1])])
-    return Trace(datasets, *made[1:])
+        found = []
+        for version in versions[stage]:
+            before = [one for one in made[-1] if version.is_made_of(one.version)]
+            if before:
+                found.append(Traced(version, is_certain=any(one.is_certain for one in before)))
+        made.append(found)
+    return Trace(*made[1:])
 
 
 def tokens_seen(store: Store, version: Version, owner: str) -> int | None:
@@ -160,7 +190,7 @@ def tokens_seen(store: Store, version: Version, owner: str) -> int | None:
     return int(ledger["by_owner"].get(owner, {}).get("tokens", 0))
 
 
-def find_checkpoints(store: Store, dataset: str, shards: list[Version]) -> list[dict[str, Any]]:
+def find_checkpoints(store: Store, dataset: str, shards: list[Traced]) -> list[dict[str, Any]]:
     """Folders of the checkpoints of trainings, finished or not, that took `shards`; of a damaged one nobody knows."""
     found = []
     for key in store.list(f"models/{dataset}/train/checkpoints/"):
@@ -170,8 +200,10 @@ def find_checkpoints(store: Store, dataset: str, shards: list[Version]) -> list[
             inputs = dict(json.loads(store.get_bytes(key))["config"]["inputs"])
         except (ValueError, KeyError, TypeError):
             inputs = None
-        if inputs is None or any(one.receipt.outputs.items() <= inputs.items() for one in shards):
-            found.append({"folder": key.rpartition("/")[0], "is_certain": inputs is not None})
+        taken = [one for one in shards if inputs is None or one.version.receipt.outputs.items() <= inputs.items()]
+        if inputs is None or taken:
+            is_certain = inputs is not None and any(one.is_certain for one in taken)
+            found.append({"folder": key.rpartition("/")[0], "is_certain": is_certain})
     return found
 
 

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sovereign.cli.app import app
+from sovereign.cli.catalog import open_catalog
 from sovereign.cli.sites import find_profile
 from sovereign.cli.where import read_exports, record_export
 from sovereign.errors import ProfileError, SiteError, StageError
@@ -195,7 +196,68 @@ def test_where_of_a_document_finds_what_was_kept_for_it(site: Site) -> None:
     assert found["curated"]["rejected"] == {"gazette/gazette.jsonl#3": "withdrawn document"}
     assert found["curated"]["documents"] == []
     assert [(one["is_current"], one["is_certain"]) for one in found["datasets"]] == [(False, False)]
-    assert run("where", site, "--document", "nothing")["datasets"] == []
+    assert found["datasets"][0]["unknown"] == "nothing is recorded in the catalog yet"
+    assert [one["is_certain"] for one in found["tokenized"]] == [False]
+    told = say("where", site, "--document", "gazette/gazette.jsonl#3", "--local")
+    assert "the document, perhaps former, of " in told and "nothing is recorded in the catalog yet" in told
+    assert run("where", site, "--document", "nothing")["datasets"] == []  # no version was made of such a source
+
+
+def datasets(site: Site, document: str) -> list[tuple[bool, bool, list[str]]]:
+    """The versions with the document's text: whether each is the current one and certain, and what was kept for it."""
+    found = run("where", site, "--document", document)["datasets"]
+    return [(one["is_current"], one["is_certain"], one["kept_as"]) for one in found]
+
+
+def test_where_of_a_document_is_exact_for_versions_in_the_catalog(site: Site) -> None:
+    first, second, third, fourth = (f"gazette/gazette.jsonl#{number}" for number in range(1, 5))
+    make(site, "tokenize")
+    training, digest = train(site)
+    record_export(site, {"path": "/exports/ci.gguf", "format": "gguf-q8_0", "sha256": "ab", "model_digest": digest})
+    run("record", site)
+    source = site.root.parent / "gazette.jsonl"
+    lines = [
+        GAZETTE[1] | {"owner": "Régie des eaux"},  # a name that no former version knows
+        GAZETTE[2],
+        {"id": "4", "text": "Le pont neuf est plus vieux que le pont vieux."},
+        {"id": "5", "text": "x"},
+    ]
+    source.write_text("".join(json.dumps(one) + "\n" for one in lines))  # the first is gone from the source
+    say("withdraw", site, "--document", third)
+    make(site, "corpus", "curate")
+    run("record", site)
+    assert datasets(site, first) == [(False, True, [first])]
+    assert datasets(site, second) == [(True, True, [second]), (False, True, [second])]
+    assert datasets(site, third) == [(False, True, [second])]  # what was kept for it then
+    assert datasets(site, fourth) == [(True, True, [fourth])]
+    assert datasets(site, "gazette/gazette.jsonl#5") == []  # too short now, not there before
+    found = run("where", site, "--document", third)
+    assert [(one["run"], one["is_certain"]) for one in found["models"]] == [(training.key[:8], True)]
+    assert [one["is_certain"] for one in found["exports"]] == [True]
+    told = say("where", site, "--document", third, "--local")
+    assert f"the text of the document, kept as {second}, former, of " in told and "perhaps" not in told
+    assert "kept as" not in say("where", site, "--owner", "Musée", "--local")
+    source.write_text("".join(json.dumps(one) + "\n" for one in lines[:1]))
+    make(site, "corpus", "curate")
+    assert datasets(site, fourth) == [(False, True, [fourth])]
+    rejected = run("query", site, "SELECT reason, count(*) AS n FROM set_aside GROUP BY ALL")
+    counts = {one["reason"]: one["n"] for one in rejected["rows"]}
+    assert counts == {"duplicate": 1, "too short": 1, "withdrawn document": 1}
+
+
+def test_where_says_perhaps_where_a_version_was_recorded_without_its_duplicates(site: Site) -> None:
+    run("record", site)
+    with open_catalog(site, store(site), local=True, make=False) as catalog:
+        catalog._catalog.drop_table(("lake", "set_aside"))  # as a version of the kit before there was that table
+    say("withdraw", site, "--owner", "Office des eaux")
+    make(site, "curate")
+    assert datasets(site, "gazette/gazette.jsonl#2") == [(False, True, ["gazette/gazette.jsonl#2"])]
+    assert datasets(site, "gazette/gazette.jsonl#3")[-1] == (False, False, [])
+    path = store(site).root / "catalog"
+    for file in path.rglob("*.parquet"):
+        file.unlink()
+    (former,) = run("where", site, "--document", "gazette/gazette.jsonl#2")["datasets"]
+    assert not former["is_certain"] and "cannot read" in former["unknown"]
 
 
 def test_what_is_not_clear_or_not_there_is_told(site: Site, tmp_path: Path) -> None:

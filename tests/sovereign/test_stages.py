@@ -150,7 +150,7 @@ def test_inputs_are_checked_against_their_receipt(profile: Profile, store: Folde
     assert receipt.inputs == {"raw/tiny/a": sha256_bytes(b"a of version 1")}
     store.put_bytes("raw/tiny/a", b"changed by hand")
     fresh = replace(needing, version=2)
-    with pytest.raises(StageError, match="not what its receipt says"):
+    with pytest.raises(StoreError, match="not what its receipt says"):
         run_stage(fresh, profile, store, tmp_path / "empty", io.StringIO())
 
 

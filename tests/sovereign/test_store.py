@@ -13,7 +13,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
 from sovereign.errors import StoreError, StoreUnavailableError
-from sovereign.store import FolderStore, S3Store, Store, fetch_folder, open_store
+from sovereign.files import sha256_bytes
+from sovereign.store import FolderStore, S3Store, Store, fetch_checked, fetch_folder, open_store
 from tests.sovereign.servers import S3_SETTINGS, free_port, s3_server
 
 
@@ -50,6 +51,20 @@ def test_listing_is_sorted_and_by_prefix(store: Store) -> None:
     assert list(store.list("raw/demo/step-1")) == ["raw/demo/step-1/x", "raw/demo/step-10/x"]
     assert list(store.list("raw/demo/")) == ["raw/demo/step-1/x", "raw/demo/step-10/x", "raw/demo/step-2/x"]
     assert list(store.list("raw/none/")) == []
+
+
+def test_a_file_is_fetched_until_it_is_what_its_receipt_says(store: Store, tmp_path: Path) -> None:
+    path, digest = tmp_path / "file", sha256_bytes(b"right")
+    store.put_bytes("raw/demo/a", b"wrong")
+    with pytest.raises(StoreError, match="raw/demo/a is not what its receipt says"):
+        fetch_checked(store, "raw/demo/a", path, digest)
+    store.put_bytes("raw/demo/a", b"right")
+    assert fetch_checked(store, "raw/demo/a", path, digest).read_bytes() == b"right"
+    store.delete("raw/demo/a")
+    assert fetch_checked(store, "raw/demo/a", path, digest) == path  # it lies there already
+    path.unlink()
+    with pytest.raises(StoreError):
+        fetch_checked(store, "raw/demo/a", path, digest)
 
 
 def test_fingerprint_changes_with_the_content(store: Store) -> None:

@@ -46,7 +46,13 @@ def profile(name: str) -> Profile:
 
 
 def publish(
-    store: Store, folder: Path, documents: Sequence[Document], *, name: str = "test", extra: Mapping[str, str] = {}
+    store: Store,
+    folder: Path,
+    documents: Sequence[Document],
+    *,
+    name: str = "test",
+    extra: Mapping[str, str] = {},
+    rejected: Sequence[tuple[Document, str]] = (),
 ) -> Receipt:
     """Make `documents` the curated dataset of the store; the first is held out. `extra` are further columns."""
 
@@ -62,9 +68,15 @@ def publish(
                         counts.add(one)
                 output.files |= {f"curated/{name}/{path.name}": path for path in writer.files}
             output.metrics[split] = counts.metrics()
+        if rejected:
+            with DocumentWriter(context.workdir / "made", "rejected", extra=["reason"]) as writer:
+                for one, reason in rejected:
+                    writer.add(one, reason=reason)
+            output.files |= {f"curated/{name}/{path.name}": path for path in writer.files}
         return output
 
-    config = {"documents": [asdict(one) for one in documents], "extra": dict(extra)}
+    aside = [[asdict(one), reason] for one, reason in rejected]
+    config = {"documents": [asdict(one) for one in documents], "extra": dict(extra), "rejected": aside}
     stage = Stage("curate", run, (), lambda *_: config, "curated/{dataset}/")
     return run_stage(stage, profile(name), store, folder / "work", io.StringIO())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from collections import Counter
@@ -167,10 +168,42 @@ def test_what_is_not_known_is_said(made: Published) -> None:
     text = gaps()
     assert "Sources with no stated legal basis: letters." in text
     assert "Sources with no stated contact: gazette, letters." in text
+    assert "owners it is not stated how they take text back" in text
     assert "Documents carry no addresses" in text
     assert "names and postal addresses are still there" in text
     assert "harmful and illegal content was not looked for" in text
     assert "By which rules the dataset was cleaned is not known" in gaps(min_chars=11)
+
+
+def test_rights_are_told_by_source_and_by_owner(tmp_path: Path) -> None:
+    """What was left out and why, on what the use rests, whom to ask, and how text is taken back."""
+    declared = {"owner": "Archive", "licence": "CC-BY-4.0", "language": "en", "contact": HOSTILE}
+    law = {"legal_basis": "Archives Act, section 4", "terms": "not for resale", "opt_outs": "ignore"}
+    made = Published(
+        tmp_path / "lake",
+        sources=[
+            {"name": "gazette", "path": str(tmp_path / "lake" / "gazette"), **declared, **law},
+            {"name": "letters", "path": str(tmp_path / "lake" / "letters"), **declared},
+        ],
+        owners=[{"name": "Archive", "withdrawal": "write to the clerk"}, {"name": "Ann", "contact": "ann@example.org"}],
+        rights={
+            "withdrawn": [{"date": "2026-05-01", "owner": ARABIC}, {"date": "2026-05-01", "document": "letters/3.txt"}]
+        },
+    )
+    numbers, card = write(made, tmp_path / "card")
+    assert numbers["rights"] == [
+        {"source": "gazette", "reason": "withdrawn owner", "records": 1},
+        {"source": "letters", "reason": "withdrawn document", "records": 1},
+    ]
+    assert "| letters | withdrawn document | 1 |" in card and "Nothing was left out because" not in card
+    contact = escape_markdown(HOSTILE)
+    assert f"| Archives Act, section 4 | not for resale | {contact} | not looked for, on that legal basis |" in card
+    assert f"| not stated | not stated | {contact} | honoured |" in card
+    assert "| not stated | not stated | write to the clerk |" in card
+    assert "ann@example.org" not in card
+    silent = len(numbers["owners"]) - 1
+    assert f"For {silent} of {silent + 1} owners it is not stated how they take text back." in numbers["gaps"]
+    assert all(len({len(row) for row in table}) == 1 for table in tables(card))
 
 
 def test_rules_that_are_off_are_named_and_an_older_plot_goes(tmp_path: Path) -> None:
@@ -250,6 +283,16 @@ def test_no_card_without_the_manifest_of_these_files(tmp_path: Path) -> None:
     path.write_bytes(b"[]")
     with pytest.raises(ProofError, match="is no manifest"):
         made.facts()
+    before = {key: value for key, value in json.loads(manifest).items() if key != "sovereign:sources"}
+    path.write_text(json.dumps(before))
+    with pytest.raises(ProofError, match="earlier version of the kit"):
+        made.facts()
+    path.write_bytes(manifest)
+    receipt = made.dataset.parents["corpus"]
+    made.store.put_bytes("raw/test/receipt.json", receipt.model_copy(update={"key": "0" * 64}).to_bytes())
+    with pytest.raises(ProofError, match="run again since the manifest was made"):
+        made.facts()
+    made.store.put_bytes("raw/test/receipt.json", receipt.to_bytes())
     path.unlink()
     with pytest.raises(ProofError, match="has no manifest"):
         made.facts()

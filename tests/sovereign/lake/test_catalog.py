@@ -61,6 +61,21 @@ def test_data_files_are_the_curated_files_byte_for_byte(lake: Lake) -> None:
     assert {Path(key).stem for key in data_files(lake)} == digests
 
 
+def test_what_was_set_aside_is_recorded_with_its_version_without_its_text(lake: Lake) -> None:
+    rejected = [(document(20, cluster_id="c"), "duplicate"), (document(21), "too short")]
+    lake.publish(FIRST, rejected=rejected)
+    first, _ = lake.record()
+    second = lake.add(SECOND)
+    lake.record()
+    with lake.open() as catalog:
+        rows = catalog.rows("set_aside", first)
+        assert catalog.rows("set_aside", second) == []
+    of: dict[str, Any] = {"dataset": "test", "version": first.version}
+    assert rows == [
+        of | {"doc_id": one.doc_id, "reason": reason, "cluster_id": one.cluster_id} for one, reason in rejected
+    ]
+
+
 def test_the_other_tables_say_what_the_receipt_and_the_profile_say(lake: Lake) -> None:
     receipt = lake.publish([*FIRST, document(12, owners=("Office 0", "Museum"))])
     version, _ = lake.record(agreed=[Owner(name="Museum", consent="contract"), Owner(name="Nobody yet", terms="none")])

@@ -31,15 +31,19 @@ from sovereign.store import FolderStore
 AGREED = {"name": "Archive", "consent": "contract of 2026-03-01", "withdrawal": "write to archive@example.org"}
 
 
-def profile(texts: Path) -> Profile:
+DECLARED = {"legal_basis": "Archives Act, § 4", "terms": "https://example.org/terms", "contact": "data@example.org"}
+
+
+def profile(texts: Path, **corpus_section: Any) -> Profile:
     """The demonstration country and a source whose files have two owners."""
     source = {"name": "gazette", "path": str(texts), "owner": "Archive", "licence": "CC-BY-4.0", "language": "fr"}
     owners = [AGREED, {"name": "Nobody yet", "terms": "none"}]
+    section = {"demonstration": {"facts": 10}, "sources": [source | DECLARED], "owners": owners}
     return Profile.model_validate(
         {
             "apiVersion": "sovereign/v1",
             "name": "test",
-            "corpus": {"demonstration": {"facts": 10}, "sources": [source], "owners": owners},
+            "corpus": section | corpus_section,
             "model": {"parameters": 4e5},
             "training": {"tokens": 1e5},
         }
@@ -51,7 +55,12 @@ class Made:
 
     def __init__(self, folder: Path, texts: Path, line: str = "Le journal officiel.") -> None:
         texts.mkdir(parents=True, exist_ok=True)
-        lines = [{"text": line}, {"text": "Même texte ici."}, {"text": "Même texte ici.", "owner": "Musée"}]
+        lines = [
+            {"text": line},
+            {"text": "Même texte ici."},
+            {"text": "Même texte ici.", "owner": "Musée"},
+            {"no": "text"},
+        ]
         (texts / "a.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
         self.profile = profile(texts)
         self.store = FolderStore(folder / "store")
@@ -117,6 +126,10 @@ def test_its_own_terms_are_linked_data_in_no_language(made: Made) -> None:
     assert owners.keys() == {one["sovereign:owner"] for one in made.content["sovereign:owners"]}
     assert graph.value(owners["Archive"], own.owner) == rdflib.Literal("Archive")  # with a language it would differ
     assert graph.value(owners["Archive"], own.withdrawal) == rdflib.Literal(AGREED["withdrawal"])
+    sources = {str(name): node for node, name in graph.subject_objects(own.source)}
+    assert graph.value(sources["gazette"], own.legalBasis) == rdflib.Literal(DECLARED["legal_basis"])
+    reasons = {graph.value(one, own.reason) for one in graph.objects(sources["gazette"], own.leftOut)}
+    assert reasons == {rdflib.Literal("duplicate"), rdflib.Literal("no text")}
     (report,) = graph.objects(None, own.qualityReport)
     assert json.loads(str(report)) == made.content["sovereign:qualityReport"]
     (tree,) = graph.objects(None, own.commitments)
@@ -156,6 +169,78 @@ def test_what_was_agreed_stands_with_the_owner_and_nothing_is_made_up(made: Made
     assert "sovereign:terms" not in archive
     assert not {"sovereign:consent", "sovereign:terms", "sovereign:withdrawal"} & owners["Musée"].keys()
     assert owners["Musée"]["sovereign:documents"] == 1
+
+
+def by_source(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Entries of the manifest's sources, without the prefix of its terms."""
+    return {
+        one["sovereign:source"]: {key.removeprefix("sovereign:"): value for key, value in one.items()}
+        for one in content["sovereign:sources"]
+    }
+
+
+def left_out(source: dict[str, Any]) -> dict[tuple[str, str], int]:
+    """Numbers by stage and reason."""
+    names = ("stage", "reason", "records")
+    rows = [tuple(one[f"sovereign:{name}"] for name in names) for one in source["leftOut"]]
+    return {(stage, reason): number for stage, reason, number in rows}
+
+
+def test_each_source_stands_there_with_what_was_declared_and_left_out(made: Made) -> None:
+    sources = by_source(made.content)
+    assert sources.keys() == {"demonstration", "gazette"}
+    gazette, generated = sources["gazette"], sources["demonstration"]
+    said = {key: gazette[key] for key in ("legalBasis", "terms", "contact")}
+    assert said == dict(zip(said, DECLARED.values(), strict=True))
+    assert (gazette["declaredOwner"], gazette["declaredLicence"]) == ("Archive", "CC-BY-4.0")
+    assert (gazette["optOuts"], gazette["isGenerated"], generated["isGenerated"]) == ("honour", False, True)
+    assert left_out(gazette) == {("corpus", "no text"): 1, ("curate", "duplicate"): 1}
+    assert generated["leftOut"] == [] and "legalBasis" not in generated
+    rows = [row for split in ("train", "heldout") for row in made.rows(split)]
+    for name, source in sources.items():
+        own = [row for row in rows if row["source"] == name]
+        assert (source["documents"], source["characters"]) == (len(own), sum(len(row["text"]) for row in own))
+    assert str(made.store.root.parent) not in made.bytes.decode()
+    assert list(made.scratch.glob("*.parquet")) == []
+
+
+def test_what_was_taken_back_is_counted_by_source_and_reason(tmp_path: Path) -> None:
+    """Of two sources; who took it back is not said."""
+    made = Made(tmp_path, tmp_path / "texts")
+    (tmp_path / "letters").mkdir()
+    for number in range(3):
+        (tmp_path / "letters" / f"{number}.txt").write_text(f"This is letter number {number} of mine.")
+    letters = {
+        "name": "letters",
+        "path": str(tmp_path / "letters"),
+        "owner": "Ann",
+        "licence": "CC0-1.0",
+        "language": "en",
+    }
+    sources = [*made.profile.model_dump()["corpus"]["sources"], letters]
+    withdrawn = [{"date": "2026-05-01", "owner": "Musée"}, {"date": "2026-05-02", "document": "letters/1.txt"}]
+    made.profile = profile(tmp_path / "texts", sources=sources, rights={"withdrawn": withdrawn})
+    for stage in (corpus, curate):
+        run_stage(stage, made.profile, made.store, tmp_path / "work", io.StringIO())
+    made.dataset = Dataset.open("test", made.store, made.scratch)
+    content = json.loads(made.make(bytes(32)))
+    found = by_source(content)
+    assert left_out(found["gazette"]) == {("corpus", "no text"): 1, ("curate", "withdrawn owner"): 1}
+    assert left_out(found["letters"]) == {("curate", "withdrawn document"): 1}
+    assert found["letters"]["documents"] == 2 and "legalBasis" not in found["letters"]
+    assert "Musée" not in {one["sovereign:owner"] for one in content["sovereign:owners"]}
+
+
+def test_a_corpus_that_was_read_again_since_is_no_parent(tmp_path: Path) -> None:
+    """What it says of its sources is not true of this dataset."""
+    made = Made(tmp_path, tmp_path / "texts")
+    assert made.dataset.parents.keys() == {"corpus", "curate"}
+    (tmp_path / "texts" / "b.txt").write_text("Un texte de plus pour la suite.")
+    run_stage(corpus, made.profile, made.store, tmp_path / "work", io.StringIO())
+    made.dataset = Dataset.open("test", made.store, made.scratch)
+    assert made.dataset.parents.keys() == {"curate"}
+    found = by_source(json.loads(made.make(bytes(32))))
+    assert found["gazette"]["documents"] == 2 and "legalBasis" not in found["gazette"]
 
 
 def test_same_input_same_bytes_and_other_input_other_root(made: Made, tmp_path: Path) -> None:

@@ -152,14 +152,18 @@ def test_tdm_reservation_as_header_meta_tag_and_file(tmp_path: Path) -> None:
         page("https://a.org/2", headers="tdm-reservation: 0"),
         page("https://a.org/3", head="<META CONTENT='1' NAME='tdm-reservation'>"),
         page("https://a.org/4", head='<meta name="tdm-reservation" content="0">'),
+        page("https://a.org/5", headers="tdm-reservation: 1", head='<meta name="tdm-reservation" content="0">'),
+        page("https://a.org/6", headers="tdm-reservation: 2"),
         page("https://f.org/open/1"),
         page("https://f.org/closed"),
+        page("https://f.org/set-free", headers="tdm-reservation: 0"),  # the protocol would have it, the kit is stricter
         plain("https://f.org/.well-known/tdmrep.json", json.dumps(rules), headers="Content-Type: application/json"),
         plain("https://g.org/.well-known/tdmrep.json", "<html>not found</html>"),
         page("https://g.org/1"),
     )
-    assert found.urls == ["https://a.org/2", "https://a.org/4", "https://f.org/open/1", "https://g.org/1"]
-    assert found.skipped == {"opted out: tdm-reservation": 2, "opted out: tdmrep.json": 1, ROBOTS: 2}
+    free = ["https://a.org/2", "https://a.org/4", "https://a.org/6", "https://f.org/open/1", "https://g.org/1"]
+    assert found.urls == free
+    assert found.skipped == {"opted out: tdm-reservation": 3, "opted out: tdmrep.json": 2, ROBOTS: 2}
 
 
 def test_ai_txt_and_noai(tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def test_what_nobody_stated_is_null_and_named_with_the_key_that_states_it(made: 
         assert key.split(".")[1].partition("[")[0] in Publication.model_fields
     sections = value["sections"]
     assert sections["1.1"]["provider_name"] is None
+    assert (sections["3.1"]["left_out"], sections["3.1"]["withdrawals"]) == ([], None)
     assert sections["1.2"]["model_names"] is None
     assert [sections[number]["is_used"] for number in ("2.1", "2.2.1", "2.2.2", "2.3", "2.5", "2.6")] == [None] * 6
     assert sections["2.4"]["has_model_interactions"] is None
@@ -204,6 +205,24 @@ def test_private_sources_with_a_link_are_publicly_known_and_small_public_ones_ar
     datasets = make_summary(facts, 1000).sections.public
     assert [one.name for one in datasets.large] == ["gazette"]
     assert [one.name for one in datasets.others] == ["letters"]
+
+
+def test_sources_say_their_legal_basis_and_what_was_left_out_is_counted(tmp_path: Path) -> None:
+    """Beyond what the template asks, so that nothing of it is missing when it is not stated."""
+    made = Published(
+        tmp_path / "lake",
+        owners=[{"name": "Archive", "withdrawal": "write to the clerk", "contact": "clerk@example.org"}],
+        rights={"withdrawn": [{"date": "2026-05-01", "document": f"letters/{number}.txt"} for number in range(3)]},
+    )
+    value = content(summarise(made, stated(made)))
+    assert value["missing"] == []
+    rows = {one["name"]: one for one in value["sections"]["2.1"]["large"] + value["sections"]["2.5"]["sources"]}
+    assert rows["gazette"]["legal_basis"] == "Archives Act, section 4"
+    assert [rows[name]["legal_basis"] for name in ("letters", "demonstration")] == [None, None]
+    assert value["sections"]["3.1"]["left_out"] == [{"name": "withdrawn document", "number": 3}]
+    assert value["sections"]["3.1"]["withdrawals"] == [{"owner": "Archive", "withdrawal": "write to the clerk"}]
+    page = render_summary(summarise(made, stated(made)))
+    assert "write to the clerk" in page and "clerk@example.org" not in page
 
 
 def test_crawlers_are_described_and_the_largest_tenth_of_domains_is_named(tmp_path: Path) -> None:
