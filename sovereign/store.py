@@ -279,6 +279,8 @@ class S3Store:
             raise StoreUnavailableError(f"cannot {operation} {key}: {error}") from error
         except (exceptions.BotoCoreError, exceptions.ClientError, S3UploadFailedError, OSError) as error:
             hint = room_hint(error, folder) if folder else None
+            if "InsufficientStorage" in str(error):
+                hint = "make room where the service keeps its objects and run the same command again"
             raise StoreError(f"cannot {operation} {key}: {error}", hint=hint) from error
 
     @contextmanager

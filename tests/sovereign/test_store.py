@@ -211,3 +211,11 @@ def test_what_is_prepared_is_stored_in_order_or_not_at_all(store: Store, tmp_pat
     with store.prepare({"raw/demo/a": tmp_path / "file", "raw/demo/b": b"bytes"}) as store_all:
         store_all()
     assert [store.get_bytes(key) for key in store.list("raw/demo/")] == [b"of a file", b"bytes"]
+
+
+def test_a_service_with_a_full_disk_says_so(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(2_000_000))
+    with small_disk(tmp_path / "disk", "1m") as disk, s3_server(disk):
+        with pytest.raises(StoreError, match=r"(?s)cannot store raw/a: .*No space left.*hint: make room where the"):
+            open_store("s3://").put_file("raw/a", tmp_path / "large")
+        assert list(open_store("s3://").list("raw/")) == []
