@@ -141,6 +141,8 @@ class FolderStore:
                     temporary.write_bytes(content)
                 else:
                     shutil.copyfile(content, temporary)
+                with temporary.open("rb") as file:  # some file systems tell only now that there is no room
+                    os.fsync(file.fileno())
             yield temporary
         finally:
             with suppress(OSError):
