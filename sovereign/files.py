@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
 from pathlib import Path
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
@@ -52,3 +55,9 @@ def sha256_file(path: Path) -> str:
 def sha256_bytes(data: bytes) -> str:
     """Hex SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()
+
+
+def room_hint(error: BaseException, folder: Path) -> str | None:
+    """What to do where `error` says that nothing more can be written in `folder`; None where it says something else."""
+    has_room = not isinstance(error, OSError) or error.errno not in _NO_ROOM
+    return None if has_room else f"make room in {folder} and run the same command again"

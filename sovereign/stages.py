@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sovereign.errors import SovereignError, StageError
-from sovereign.files import sha256_file
+from sovereign.files import room_hint, sha256_file
 from sovereign.plan import Plan, plan
 from sovereign.profile import Profile, load_profile
 from sovereign.receipts import Receipt, code_version, config_digest, made_by, now, stage_key
@@ -215,9 +215,14 @@ def run_stage(stage: Stage, profile: Profile, store: Store, workdir: Path, strea
     config = stage.config(profile, resolved)
     key = stage_key(stage.name, stage.version, config, inputs)
     started_at, start = now(), time.monotonic()
-    workdir.mkdir(parents=True, exist_ok=True)
     context = StageContext(profile, resolved, store, workdir, progress, inputs, key, rank, num_ranks)
-    output = stage.run(replace(context, is_over=lambda: find_current() is not None))
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        output = stage.run(replace(context, is_over=lambda: find_current() is not None))
+    except OSError as error:
+        if hint := room_hint(error, workdir):
+            raise StageError(f"stage {stage.name} has no room in its work folder: {error}", hint=hint) from error
+        raise
     digests = output.stored | {name: sha256_file(path) for name, path in output.files.items()}
     receipt = Receipt(
         stage=stage.name,
@@ -241,15 +246,15 @@ def run_stage(stage: Stage, profile: Profile, store: Store, workdir: Path, strea
 
 def _store_result(store: Store, stage: Stage, profile: Profile, output: StageOutput, receipt: Receipt) -> None:
     """Store the files and then the receipt, so that a receipt never names files of another run, whenever it stops."""
-    content = receipt.to_bytes()
     key = receipt_key(stage, profile.name)
     before = read_receipt(store, stage, profile.name)
-    store.delete(key)
-    for name, path in sorted(output.files.items()):
-        store.put_file(name, path)
-    for name in sorted(set(before.outputs if before else ()) - set(receipt.outputs)):
-        store.delete(name)
-    store.put_bytes(key, content)
+    files = dict(sorted(output.files.items()))
+    with store.prepare(files) as store_files, store.prepare({key: receipt.to_bytes()}) as store_receipt:
+        store.delete(key)
+        store_files()
+        for name in sorted(set(before.outputs if before else ()) - set(receipt.outputs)):
+            store.delete(name)
+        store_receipt()
 
 
 def _clear_scratch(store: Store, stage: Stage, profile: Profile) -> None:

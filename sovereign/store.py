@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from sovereign.errors import StoreError, StoreUnavailableError
-from sovereign.files import put_in_place, sha256_file
+from sovereign.files import put_in_place, room_hint, sha256_file
 
 _PART = ".sovereign-part-"
 """In the name of a file that is being written; never listed."""
@@ -38,6 +38,13 @@ class Store(Protocol):
 
     def put_file(self, key: str, path: Path) -> None:
         """Store the file at `path` as `key`."""
+        ...
+
+    def prepare(self, files: Mapping[str, Path | bytes]) -> AbstractContextManager[Callable[[], None]]:
+        """Get ready to store `files` (content by key); what it gives stores them, in their order.
+
+        In a folder all of them are written before, under other names, so that no key changes where there is no room.
+        """
         ...
 
     def get_file(self, key: str, path: Path) -> None:
@@ -129,30 +136,58 @@ class FolderStore:
             raise StoreError("key leads out of the store", got=key)
         return path
 
-    def _put(self, key: str, write: Callable[[Path], object]) -> None:
+    @contextmanager
+    def _storing(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(f"cannot store {key}: {error}", hint=room_hint(error, self.root)) from error
+
+    @contextmanager
+    def prepare(self, files: Mapping[str, Path | bytes]) -> Iterator[Callable[[], None]]:
+        with ExitStack() as stack:
+            ready = {key: stack.enter_context(self._written(key, content)) for key, content in files.items()}
+
+            def store_all() -> None:
+                for key, temporary in ready.items():
+                    with self._storing(key):
+                        put_in_place(temporary, self._path(key))
+
+            yield store_all
+
+    @contextmanager
+    def _written(self, key: str, content: Path | bytes) -> Iterator[Path]:
+        """The file that is to be `key`, on the disk, under another name beside it; it goes unless it was moved."""
         target = self._path(key)
         temporary = target.with_name(f".{target.name}{_PART}{uuid.uuid4().hex}")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write(temporary)
-            put_in_place(temporary, target)
-        except OSError as error:
+            with self._storing(key):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if isinstance(content, bytes):
+                    temporary.write_bytes(content)
+                else:
+                    shutil.copyfile(content, temporary)
+                with temporary.open("rb") as file:  # some file systems tell only now that there is no room
+                    os.fsync(file.fileno())
+            yield temporary
+        finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            raise StoreError(f"cannot store {key}: {error}", hint="is the disk full?") from error
 
     def put_file(self, key: str, path: Path) -> None:
-        self._put(key, lambda temporary: shutil.copyfile(path, temporary))
+        with self.prepare({key: path}) as store_all:
+            store_all()
 
     def put_bytes(self, key: str, data: bytes) -> None:
-        self._put(key, lambda temporary: temporary.write_bytes(data))
+        with self.prepare({key: data}) as store_all:
+            store_all()
 
     def get_file(self, key: str, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._path(key), path)
         except OSError as error:
-            raise StoreError(f"cannot read {key}: {error}") from error
+            raise StoreError(f"cannot fetch {key} to {path}: {error}", hint=room_hint(error, path.parent)) from error
 
     def get_bytes(self, key: str) -> bytes:
         try:
@@ -172,7 +207,19 @@ class FolderStore:
     def copy(self, key: str, target: str) -> None:
         if not self.exists(key):
             raise StoreError(f"cannot copy {key}: it is not there")
-        self.put_file(target, self._path(key))
+        path = self._path(target)
+        temporary = path.with_name(f".{path.name}{_PART}{uuid.uuid4().hex}")
+        try:  # a second name takes no room; no file of the store is ever written into
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.hardlink_to(self._path(key))
+        except OSError:  # a file system without them
+            self.put_file(target, self._path(key))
+            return
+        try:
+            with self._storing(target):
+                put_in_place(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)  # where `target` was the same file already, it was not moved
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -254,7 +301,8 @@ class S3Store:
 
     @staticmethod
     @contextmanager
-    def _errors(operation: str, key: str) -> Iterator[None]:
+    def _errors(operation: str, key: str, folder: Path | None = None) -> Iterator[None]:
+        """Args: `folder` is where the operation writes on this machine."""
         from boto3.exceptions import S3UploadFailedError
         from botocore import exceptions
 
@@ -263,7 +311,21 @@ class S3Store:
         except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
             raise StoreUnavailableError(f"cannot {operation} {key}: {error}") from error
         except (exceptions.BotoCoreError, exceptions.ClientError, S3UploadFailedError, OSError) as error:
-            raise StoreError(f"cannot {operation} {key}: {error}") from error
+            hint = room_hint(error, folder) if folder else None
+            if "InsufficientStorage" in str(error):
+                hint = "make room where the service keeps its objects and run the same command again"
+            raise StoreError(f"cannot {operation} {key}: {error}", hint=hint) from error
+
+    @contextmanager
+    def prepare(self, files: Mapping[str, Path | bytes]) -> Iterator[Callable[[], None]]:
+        def store_all() -> None:
+            for key, content in files.items():
+                if isinstance(content, bytes):
+                    self.put_bytes(key, content)
+                else:
+                    self.put_file(key, content)
+
+        yield store_all
 
     def put_file(self, key: str, path: Path) -> None:
         bucket, name = self._split(key)
@@ -272,7 +334,7 @@ class S3Store:
 
     def get_file(self, key: str, path: Path) -> None:
         bucket, name = self._split(key)
-        with self._errors("read", key):
+        with self._errors("read", key, path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             self.client.download_file(bucket, name, str(path))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,14 +61,20 @@ def admission_to(source: Source, rights: Rights, files: Iterable[HostFile], path
 
     Raises:
         SourceError: the folder of collected files is not there, or cannot be read.
+        OSError: there is no room for the scratch file.
     """
     if source.opt_outs == "ignore":
         yield Admission(rights.declared, None)
         return
-    with OptOuts(path, rights.opt_outs.agents, retroactive=rights.opt_outs.retroactive) as opt_outs:
-        if rights.opt_outs.collected is not None:
-            for file in read_collected(Path(rights.opt_outs.collected)):
+    try:
+        with OptOuts(path, rights.opt_outs.agents, retroactive=rights.opt_outs.retroactive) as opt_outs:
+            if rights.opt_outs.collected is not None:
+                for file in read_collected(Path(rights.opt_outs.collected)):
+                    opt_outs.add(file)
+            for file in files:
                 opt_outs.add(file)
-        for file in files:
-            opt_outs.add(file)
-        yield Admission(rights.declared, opt_outs)
+            yield Admission(rights.declared, opt_outs)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error

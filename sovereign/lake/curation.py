@@ -45,6 +45,7 @@ from sovereign.stages import StageContext
 SPLITS = ("train", "heldout")
 _NAMES = ("plan", "rights", "gate", "screen", "link", "cluster", "merge", "decide", "commit", "publish")
 _SCREENED = "screened-00000.parquet"
+_ROOM_BYTES = 2**16
 
 
 class Curation:
@@ -315,6 +316,8 @@ class Curation:
         metrics, _ = self.metrics()
         if not metrics["train"]["documents"]:
             raise StageError("no document is left to train on", got=metrics["rejected"], hint="relax corpus.cleaning")
+        room = self.work.key("commit", 0, "room")  # for what is written before files of the result before make room
+        self.store.put_bytes(room, bytes(_ROOM_BYTES))
         for key in sorted(self.store.list(f"{self.curated}units/"), reverse=True):
             if not key.startswith(self.work.prefix):  # of other inputs; what it says it has published goes now
                 self.store.delete(key)
@@ -324,6 +327,7 @@ class Curation:
             for key in self.store.list(f"{self.curated}{kind}-"):
                 if key.removeprefix(self.curated) not in names:
                     self.store.delete(key)
+        self.store.delete(room)
         return Result()
 
     def _publish(self, number: int, _folder: Path) -> Result:

@@ -13,6 +13,7 @@ Bands are compared in groups that need nothing of each other. Memory is bounded:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -122,10 +123,16 @@ class NearDuplicates:
 
     def _numbers(self, name: str) -> Numbers:
         """A file with the number of each text."""
-        made: Numbers = np.memmap(self._folder / name, np.int64, "w+", shape=(self.count,))
+        made: Numbers = self._make(name, np.int64)
         for numbers in self._blocks():
             made[numbers] = numbers
         return made
+
+    def _make(self, name: str, kind: type[Any]) -> npt.NDArray[Any]:
+        """A file with a number for each text. It takes its room now: without room later the process would be killed."""
+        with (self._folder / name).open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, self.count * np.dtype(kind).itemsize)
+        return np.memmap(self._folder / name, kind, "r+", shape=(self.count,))
 
     def _blocks(self) -> Iterator[Numbers]:
         for start in range(0, self.count, _SORTED):
@@ -133,7 +140,7 @@ class NearDuplicates:
 
     def _hash(self, signatures: npt.NDArray[np.uint32], band: int) -> npt.NDArray[np.uint64]:
         """A hash of each text's values in the band."""
-        made: npt.NDArray[np.uint64] = np.memmap(self._folder / "band", np.uint64, "w+", shape=(self.count,))
+        made: npt.NDArray[np.uint64] = self._make("band", np.uint64)
         for start in range(0, self.count, _SORTED):
             block = signatures[start : start + _SORTED]
             hashes = np.full(len(block), band, np.uint64)

@@ -25,6 +25,11 @@ _BLOCK_BYTES = 2**18
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, pa.ArrowException)
 
 
+def expands_too_far(num_bytes: int, num_packed: int) -> bool:
+    """Whether so many bytes are more than a text could be that is packed into `num_packed`."""
+    return num_bytes > FREE_BYTES and num_bytes > MAX_RATIO * num_packed
+
+
 class _Expanded(Protocol):
     def read1(self, size: int, /) -> bytes: ...
 
@@ -67,7 +72,7 @@ class _Bounded(io.RawIOBase):
                 raise
             raise Unreadable(f"truncated or damaged {self._kind}") from error
         self._count += len(data)
-        if self._count > FREE_BYTES and self._count > MAX_RATIO * self._raw.tell():
+        if expands_too_far(self._count, self._raw.tell()):
             raise Unreadable("expands too far")
         buffer[: len(data)] = data
         return len(data)

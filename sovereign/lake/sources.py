@@ -16,7 +16,7 @@ from typing import Any
 
 from sovereign.errors import SourceError
 from sovereign.files import sha256_file
-from sovereign.lake import stdlib
+from sovereign.lake import records, stdlib
 from sovereign.lake.admission import Admission
 from sovereign.lake.archives import read_warc, read_wiki
 from sovereign.lake.database import rows_digest
@@ -262,6 +262,8 @@ def _to_document(source: Source, where: str, record: dict[Any, Any], ids: set[by
     text = record.get("text")
     if not isinstance(text, str):
         raise Unreadable("no text")
+    if _is_too_large(text):
+        raise Unreadable("document too large")
     values = {
         "doc_id": f"{source.name}/{_place(where, record, ids)}",
         "text": text,
@@ -290,6 +292,11 @@ def _to_document(source: Source, where: str, record: dict[Any, Any], ids: set[by
         collected_at=values["collected_at"] or None,
         url=values["url"] or None,
     )
+
+
+def _is_too_large(text: str) -> bool:
+    limit = records.MAX_DOCUMENT_BYTES
+    return 4 * len(text) > limit and len(text.encode("utf-8", "surrogatepass")) > limit
 
 
 def _place(where: str, record: dict[Any, Any], ids: set[bytes]) -> str:

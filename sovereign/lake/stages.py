@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sovereign.errors import SourceError, StageError
+from sovereign.errors import SourceError
 from sovereign.files import write_atomic
 from sovereign.lake.curation import Curation
 from sovereign.lake.decontamination import file_digest
@@ -31,17 +31,11 @@ def _run_corpus(context: StageContext) -> StageOutput:
 
     Raises:
         SourceError: a source is not there, or nothing of it can be read.
-        StageError: the documents cannot be written.
+        OSError: the documents cannot be written; of reading a file, it is counted as that file's.
     """
     waiting = partial(context.progress, "waiting for a process of another run")
-    try:
-        with hold(context.workdir / "lock", waiting):
-            return _gather(context)
-    except OSError as error:  # of reading a file, it is counted as that file's
-        raise StageError(
-            f"cannot write the documents: {error}",
-            hint="make room for the work folder and run the stage again: what is finished is kept",
-        ) from error
+    with hold(context.workdir / "lock", waiting):
+        return _gather(context)
 
 
 def _gather(context: StageContext) -> StageOutput:

@@ -7,18 +7,20 @@ import csv
 import io
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sovereign.lake import records
 from sovereign.lake.decoding import find_encoding, fits
-from sovereign.lake.opening import open_expanded
+from sovereign.lake.opening import expands_too_far, open_expanded
 from sovereign.lake.records import FIELDS, Record, Report, SourceFile, Unreadable
 
 _SAMPLE_BYTES = 2**16
 _SKIP_BYTES = 2**20
+_MAX_BATCH, _BATCH_BYTES = 64, 2**30
+"""Rows of a Parquet file that are decoded at once, and how large they may be."""
 
 
 def read_jsonl(file: SourceFile, report: Report) -> Iterator[Record]:
@@ -69,18 +71,37 @@ def read_parquet(file: SourceFile, report: Report) -> Iterator[Record]:
         columns = [column for column in parquet.schema_arrow.names if column in FIELDS]
         if "text" not in columns:
             raise Unreadable("no column text")
-        start = 0
+        num_rows_in_all, num_packed = parquet.metadata.num_rows, file.path.stat().st_size
+        start = num_bytes = 0
         for group in range(parquet.num_row_groups):
             num_rows, number = parquet.metadata.row_group(group).num_rows, 0
+            size, packed = _sizes(parquet.metadata.row_group(group), columns)
+            if expands_too_far(size, packed):
+                report.skip(f"{file.name}#{start + 1}", "expands too far", num_rows_in_all - start)
+                return
+            # What stands once in the file can be in every row.
+            batch_size = min(_MAX_BATCH, max(1, _BATCH_BYTES // max(1, size)))
             try:
-                for batch in parquet.iter_batches(batch_size=64, row_groups=[group], columns=columns):
+                for batch in parquet.iter_batches(batch_size=batch_size, row_groups=[group], columns=columns):
                     for record in batch.to_pylist():
+                        num_bytes += sum(len(value) for value in record.values() if isinstance(value, str))
+                        if expands_too_far(num_bytes, num_packed):
+                            place = start + number
+                            report.skip(f"{file.name}#{place + 1}", "expands too far", num_rows_in_all - place)
+                            return
                         number += 1
                         yield f"{file.name}#{start + number}", record
             except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
                 where, lost = f"{file.name}#{start + number + 1}", max(1, num_rows - number)
                 report.skip(where, _parquet_damage(error).message, lost)
             start += num_rows
+
+
+def _sizes(group: pq.RowGroupMetaData, names: Sequence[str]) -> tuple[int, int]:
+    """Bytes of the named columns of a group of rows, as they are encoded, and as they lie in the file."""
+    columns = [group.column(number) for number in range(group.num_columns)]
+    wanted = [column for column in columns if column.path_in_schema.partition(".")[0] in names]
+    return sum(one.total_uncompressed_size for one in wanted), sum(one.total_compressed_size for one in wanted)
 
 
 def _parquet_damage(error: Exception) -> Unreadable:

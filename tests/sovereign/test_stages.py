@@ -6,7 +6,8 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,18 +96,17 @@ class EndingStore(FolderStore):
 
     left = 0
 
-    def put_file(self, key: str, path: Path) -> None:
-        self._count()
-        super().put_file(key, path)
+    @contextmanager
+    def prepare(self, files: Mapping[str, Path | bytes]) -> Iterator[Callable[[], None]]:
+        def store_all() -> None:
+            for key, content in files.items():
+                if self.left == 0:
+                    raise KeyboardInterrupt
+                self.left -= 1
+                with FolderStore(self.root).prepare({key: content}) as store_one:
+                    store_one()
 
-    def put_bytes(self, key: str, data: bytes) -> None:
-        self._count()
-        super().put_bytes(key, data)
-
-    def _count(self) -> None:
-        if self.left == 0:
-            raise KeyboardInterrupt
-        self.left -= 1
+        yield store_all
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2])

@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeou
 from sovereign.errors import StoreError, StoreUnavailableError
 from sovereign.files import sha256_bytes
 from sovereign.store import FolderStore, S3Store, Store, fetch_checked, fetch_folder, open_store
+from tests.disks import small_disk
 from tests.sovereign.servers import S3_SETTINGS, free_port, s3_server
 
 
@@ -200,3 +201,45 @@ def test_unreachable_s3_is_a_store_error() -> None:
     )
     with pytest.raises(StoreError, match="raw/a"):
         S3Store(client).exists("raw/a")
+
+
+def test_on_a_full_disk_no_key_changes_and_copies_take_no_room(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(800_000))
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        store = FolderStore(disk / "store")
+        store.put_bytes("raw/a", b"before")
+        store.put_bytes("raw/b", bytes(400_000))
+        words = rf"cannot store raw/c: .*No space left[\s\S]*hint: make room in {disk}/store and run"
+        with pytest.raises(StoreError, match=words):
+            store.put_file("raw/c", tmp_path / "large")
+        with pytest.raises(StoreError, match=words), store.prepare({"raw/a": b"after", "raw/c": tmp_path / "large"}):
+            pytest.fail("there is no room for the second")
+        for _ in range(2):
+            store.copy("raw/b", "raw/copied")
+        assert {key: len(store.get_bytes(key)) for key in store.list("")} == {
+            "raw/a": 6, "raw/b": 400_000, "raw/copied": 400_000,
+        }  # fmt: skip
+        assert sum(path.is_file() for path in disk.rglob("*")) == 3
+        store.put_bytes("raw/b", b"new")
+        assert len(store.get_bytes("raw/copied")) == 400_000
+        FolderStore(tmp_path).put_bytes("in/large", bytes(800_000))
+        with pytest.raises(StoreError, match=rf"cannot fetch in/large to .*[\s\S]*hint: make room in {disk}/work and"):
+            FolderStore(tmp_path).get_file("in/large", disk / "work" / "large")
+
+
+def test_what_is_prepared_is_stored_in_order_or_not_at_all(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"of a file")
+    with store.prepare({"raw/demo/a": tmp_path / "file", "raw/demo/b": b"bytes"}):
+        pass
+    assert list(store.list("raw/demo/")) == []
+    with store.prepare({"raw/demo/a": tmp_path / "file", "raw/demo/b": b"bytes"}) as store_all:
+        store_all()
+    assert [store.get_bytes(key) for key in store.list("raw/demo/")] == [b"of a file", b"bytes"]
+
+
+def test_a_service_with_a_full_disk_says_so(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(2_000_000))
+    with small_disk(tmp_path / "disk", "1m") as disk, s3_server(disk):
+        with pytest.raises(StoreError, match=r"(?s)cannot store raw/a: .*No space left.*hint: make room where the"):
+            open_store("s3://").put_file("raw/a", tmp_path / "large")
+        assert list(open_store("s3://").list("raw/")) == []

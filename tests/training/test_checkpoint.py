@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from sovereign.errors import CheckpointError
 from sovereign.plan import plan
 from sovereign.profile import Profile
 from sovereign.store import open_store
+from tests import disks
 from training import stored
 from training.checkpoint import Checkpoints, Found, Run
 from training.environment import Ranks
@@ -361,17 +360,8 @@ def test_a_rank_that_fails_does_not_wait_for_one_that_is_gone(place: Place, monk
 @pytest.fixture
 def small_disk(place: Place) -> Iterator[Path]:
     """A file system of 256 KB where the first rank's disk is."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    folder = place.root / "disk-0"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"mounting is not allowed here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with disks.small_disk(place.root / "disk-0", "256k") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

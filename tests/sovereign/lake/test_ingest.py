@@ -261,7 +261,7 @@ def test_full_disk_is_an_error_and_nothing_is_lost(many_files: Path, uninterrupt
     process = Process(wanted_of(many_files), tmp_path / "full")
     code, error = process.finish(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     assert code == 1
-    assert "error: cannot write the documents" in error and "make room" in error
+    assert "error: stage corpus has no room in its work folder" in error and "make room in" in error
     assert not process.result
     assert not list(tmp_path.rglob("*.part"))
     assert 0 < len(process.finished) < len(sizes)

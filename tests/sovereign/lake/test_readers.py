@@ -106,17 +106,6 @@ def test_bomb_inside_a_warc_record(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert read(tmp_path)[1].skipped == {"document too large": 1}
 
 
-def test_line_of_two_gigabytes(tmp_path: Path) -> None:
-    """A sparse file: it takes no room on the disk."""
-    with (tmp_path / "a.jsonl").open("wb") as file:
-        file.write(b'{"text": "before"}\n')
-        file.seek(2**31, 1)
-        file.write(b'\n{"text": "after"}\n')
-    documents, report = read(tmp_path)
-    assert [one.text for one in documents] == ["before", "after"]
-    assert report.skipped == {"document too large": 1}
-
-
 @pytest.mark.parametrize("gz", [False, True])
 def test_warc(gz: bool, tmp_path: Path) -> None:
     (tmp_path / ("a.warc.gz" if gz else "a.warc")).write_bytes(pack_warc(warc(), gz=gz))
