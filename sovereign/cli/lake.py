@@ -132,6 +132,9 @@ def run_prove(
     _show(proof, anchor, as_json=as_json)
     if not as_json:
         say(f"written to {out}; checked with: sovereign lake check {out} --manifest {site.manifest_file}")
+    shortened = dataset.parents["curate"].metrics["transforms"].get("repeated-lines", 0)
+    if shortened and text is not None and isinstance(proof, Exclusion):
+        say(f"repeated lines were taken out of {shortened:,} documents; is it one of them? --document ID tells")
 
 
 def run_check(path: Path, manifest: Path, *, text: Path | None, as_json: bool) -> None:
