@@ -151,7 +151,8 @@ def run_check(path: Path, manifest: Path, *, text: Path | None, as_json: bool) -
             "the proof is about another text",
             got=found,
             expected=proof.text_sha256,
-            hint="it must be the text as the dataset keeps it, with personal data masked (docs/datasets.md)",
+            hint="it must be the text as the dataset keeps it, with personal data masked and repeated lines gone "
+            "(docs/datasets.md)",
         )
     _show(proof, anchor, as_json=as_json, manifest_sha256=sha256_bytes(content), text_compared=text is not None)
 
