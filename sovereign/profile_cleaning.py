@@ -172,7 +172,7 @@ class RepeatedLines(Section):
 
     max_documents: Annotated[int, Field(ge=1)] = 10
     """In how many different texts of a source a line may stand; these keep it (Llama 3: 6 in 30 million documents)."""
-    min_chars: Annotated[int, Field(ge=1)] = 40
+    min_chars: Annotated[int, Field(ge=1, le=1000)] = 40
     """A shorter line counts only with the lines after it, up to so many characters."""
     max_share: Share = 0.5
     """A document that would lose more than this share of its characters stays whole: it is a copy or a version of

@@ -192,7 +192,8 @@ class Curation:
         assert self.rules.repeated_lines is not None
         index = LineIndex(folder, self.rules.repeated_lines, self.line_bits)
         for document in self._progress(self._read_raw(number), number, "lines"):
-            index.add(document.source, "" if self.rights.reason(document) else normalise(document.text)[0])
+            text = "" if self.rights.reason(document) else normalise(document.text)[0]
+            index.add(document.source, text if len(text) <= self.rules.max_chars else "")
         with PartsWriter(folder) as parts:
             index.write(parts)
         return parts.result()

@@ -32,7 +32,7 @@ _HELD = 2**17
 """Passages that are held in memory until they are written."""
 _HASH = 8
 _ENTRY = np.dtype([("hash", "<u8"), ("row", "<u4"), ("line", "<u4")])
-"""A passage: its document's row in the task, and the line with which it begins."""
+"""A passage: its document's row in the task, and the line with which it begins where it comes first in it."""
 _PLACE = np.dtype([("row", "<u4"), ("line", "<u4")])
 
 
@@ -42,8 +42,11 @@ def part_bits(num_tasks: int, task_bytes: float) -> int:
     return int(num_lines / PART_LINES).bit_length()
 
 
-def passages(lines: list[str], min_chars: int) -> Iterator[tuple[int, int]]:
-    """The first line of each passage of a text, and the line after its last; blank lines are passed over."""
+def passages(lines: list[str], min_chars: int) -> Iterator[tuple[int, int, str]]:
+    """Each passage: its first line, the line after its last, and the text without blank lines.
+
+    Args: `lines` of a text have no spaces around them.
+    """
     lengths = [len(line) for line in lines]
     for start, length in enumerate(lengths):
         if not length:
@@ -54,15 +57,17 @@ def passages(lines: list[str], min_chars: int) -> Iterator[tuple[int, int]]:
                 return
             length += lengths[stop]
             stop += 1
-        yield start, stop
+        yield start, stop, lines[start] if stop == start + 1 else "\n".join(filter(None, lines[start:stop]))
 
 
 def take_out(text: str, starts: Iterable[int], rules: RepeatedLines) -> tuple[str, int]:
-    """A normalised text without the passages that begin with these lines, and how many lines went."""
+    """A normalised text without the passages that begin with these lines, wherever they stand; how many lines went."""
+    wanted = set(starts)
     lines = text.split("\n")
     stripped = [line.strip() for line in lines]
-    stops = dict(passages(stripped, rules.min_chars))
-    gone = {line for start in starts for line in range(start, stops[start])}
+    found = list(passages(stripped, rules.min_chars))
+    repeated = {passage for start, _, passage in found if start in wanted}
+    gone = {line for start, stop, passage in found if passage in repeated for line in range(start, stop)}
     num_chars = sum(len(stripped[line]) for line in gone)
     if num_chars > rules.max_share * sum(map(len, stripped)):
         return text, 0
@@ -88,14 +93,13 @@ class LineIndex:
         if salt is None:
             salt = self._salts[source] = np.frombuffer(_hash(source), "<u8")[0]
         lines = [line.strip() for line in text.split("\n")]
-        hashes, starts = bytearray(), []
-        for start, stop in passages(lines, self._rules.min_chars):
-            hashes += _hash(lines[start] if stop == start + 1 else "\n".join(filter(None, lines[start:stop])))
-            starts.append(start)
+        starts: dict[bytes, int] = {}  # of each passage where it comes first
+        for start, _, passage in passages(lines, self._rules.min_chars):
+            starts.setdefault(_hash(passage), start)
         if starts:
             entries = np.empty(len(starts), _ENTRY)
-            entries["hash"] = np.frombuffer(hashes, "<u8") ^ salt
-            entries["row"], entries["line"] = self._num_texts, starts
+            entries["hash"] = np.frombuffer(b"".join(starts), "<u8") ^ salt
+            entries["row"], entries["line"] = self._num_texts, list(starts.values())
             self._held.append(entries)
             self._num_held += len(starts)
         self._texts += text_digest(text)[:_HASH]

@@ -55,7 +55,7 @@ class Screen:
     def apply(self, document: Document, repeated: Sequence[int] = ()) -> tuple[Document, str]:
         """The changed document, and the reason why it is rejected, or an empty text.
 
-        Args: `repeated` are lines of the normalised text with which a repeated passage begins.
+        Args: `repeated` are the lines of the normalised text with which a passage begins that is to go.
         """
         text, changes = normalise(document.text)
         if repeated and self.rules.repeated_lines:

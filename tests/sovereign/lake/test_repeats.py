@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovereign.lake import repeats
@@ -108,6 +108,20 @@ def test_short_lines_and_other_sources_count_for_themselves(tmp_path: Path) -> N
     assert receipt.metrics["repeated_lines"] == {"t": 1, "u": 1}
 
 
+def test_a_passage_goes_wherever_it_stands_in_a_text(tmp_path: Path) -> None:
+    """The header of every page of a letter; a document that is too long is not counted."""
+    letters = [
+        f"{HEAD}\nThe first page of letter {number}: {'river ' * 20}\n{HEAD}\nThe second." for number in range(12)
+    ]
+    some = documents(letters) + documents(
+        [f"{NOTICE}\n" + "long river " * 400 + str(number) for number in range(20)], "t"
+    )
+    found, receipt = clean(some, tmp_path, max_chars=1_000)
+    assert receipt.metrics["repeated_lines"] == {"s": 2 * 2}
+    assert sorted(found[f"s/{number}"][0].text.count(HEAD) for number in range(12)) == [0] * 2 + [2] * 10
+    assert receipt.metrics["rejected"] == {"too long": 20}
+
+
 def expected(texts: list[tuple[str, str]], rules: RepeatedLines) -> list[str]:
     """The rule, said in another way: every run of lines is looked for in every text."""
 
@@ -145,6 +159,7 @@ some_texts = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(
     tasks=st.lists(st.lists(st.tuples(st.sampled_from("st"), some_texts), max_size=3), max_size=3),
     max_documents=st.integers(1, 4),
