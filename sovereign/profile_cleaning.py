@@ -164,6 +164,21 @@ class NearDuplicateRules(Section):
     """Estimated share of common shingles (24 bytes) from which two documents are near duplicates."""
 
 
+class RepeatedLines(Section):
+    """Takes out lines that stand in many documents of a source: menus, letterheads, notices, footers.
+
+    Documents are counted by source, among 64 tasks that follow each other (4 GB of text, see `curation.task_mb`).
+    """
+
+    max_documents: Annotated[int, Field(ge=1)] = 10
+    """In how many different texts of a source a line may stand; these keep it (Llama 3: 6 in 30 million documents)."""
+    min_chars: Annotated[int, Field(ge=1, le=1000)] = 40
+    """A shorter line counts only with the lines after it, up to so many characters."""
+    max_share: Share = 0.5
+    """A document that would lose more than this share of its characters stays whole: it is a copy or a version of
+    another."""
+
+
 _NO_PHRASES: dict[Language, tuple[str, ...]] = {}
 
 
@@ -178,6 +193,8 @@ class Cleaning(Section):
     """Part of the documents that is kept for evaluation, chosen by digest."""
     personal_data: PersonalData | None = PersonalData()
     """Personal data to mask; null leaves the text as it is."""
+    repeated_lines: RepeatedLines | None = RepeatedLines()
+    """Lines that stand in many documents of a source; null keeps them all."""
     boilerplate_lines: dict[Language, tuple[Annotated[str, Field(min_length=3)], ...]] = _NO_PHRASES
     """Phrases by the language of a document; a line that has one is taken out, whatever its case. C4's in English:
     javascript, terms of use, privacy policy, cookie policy, uses cookies, use of cookies, use cookies."""

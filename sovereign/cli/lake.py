@@ -141,6 +141,9 @@ def run_prove(
     _show(proof, anchor, as_json=as_json)
     if not as_json:
         say(f"written to {out}; checked with: sovereign lake check {out} --manifest {site.manifest_file}")
+    shortened = dataset.parents["curate"].metrics["transforms"].get("repeated-lines", 0)
+    if shortened and text is not None and isinstance(proof, Exclusion):
+        say(f"repeated lines were taken out of {shortened:,} documents; is it one of them? --document ID tells")
 
 
 def run_check(path: Path, manifest: Path, *, text: Path | None, as_json: bool) -> None:
@@ -157,7 +160,8 @@ def run_check(path: Path, manifest: Path, *, text: Path | None, as_json: bool) -
             "the proof is about another text",
             got=found,
             expected=proof.text_sha256,
-            hint="it must be the text as the dataset keeps it, with personal data masked (docs/datasets.md)",
+            hint="it must be the text as the dataset keeps it, with personal data masked and repeated lines gone "
+            "(docs/datasets.md)",
         )
     _show(proof, anchor, as_json=as_json, manifest_sha256=sha256_bytes(content), text_compared=text is not None)
     if (

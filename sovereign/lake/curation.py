@@ -3,6 +3,8 @@
     plan     one unit     the tasks: runs of row groups in the raw files
     rights   a task       which documents may not be trained on
     gate     one unit     a run over such documents is refused
+    lines    a task       hashes of the documents' lines
+    repeats  some lines   by groups of tasks and parts of the hashes: lines that stand in many documents of a source
     screen   a task       each document by itself, and what is to be known of it to find duplicates
     link     some bands   pairs of near duplicates
     cluster  one unit     clusters of near duplicates, and who stands for each
@@ -28,22 +30,37 @@ from pathlib import Path
 from typing import Any
 
 from sovereign.errors import StageError
-from sovereign.lake.cleaning import text_digest
+from sovereign.lake.cleaning import normalise, text_digest
 from sovereign.lake.demonstration import Question
-from sovereign.lake.documents import Counts, DocumentWriter, read_rows
+from sovereign.lake.documents import Counts, Document, DocumentWriter, read_rows
 from sovereign.lake.duplicates import ClusterSplit, Heldout, PartMerge, TaskIndex, Verdicts, decide, part_bits
 from sovereign.lake.ingest import with_progress
 from sovereign.lake.neardedup import NUM_GROUPS, NearDuplicates
+from sovereign.lake.repeats import GROUP_TASKS, LineCount, LineIndex, Repeated
+from sovereign.lake.repeats import part_bits as line_part_bits
 from sovereign.lake.rights import Findings, RightsRules, read_claims
 from sovereign.lake.screening import Screen
+from sovereign.lake.tally import SPLITS, Tally
 from sovereign.lake.tasks import Span, Task, list_tasks
 from sovereign.lake.work import Part, PartsWriter, Result, Step, Work
 from sovereign.locks import hold
 from sovereign.receipts import code_version
 from sovereign.stages import StageContext
 
-SPLITS = ("train", "heldout")
-_NAMES = ("plan", "rights", "gate", "screen", "link", "cluster", "merge", "decide", "commit", "publish")
+_NAMES = (
+    "plan",
+    "rights",
+    "gate",
+    "lines",
+    "repeats",
+    "screen",
+    "link",
+    "cluster",
+    "merge",
+    "decide",
+    "commit",
+    "publish",
+)
 _SCREENED = "screened-00000.parquet"
 _ROOM_BYTES = 2**16
 
@@ -81,11 +98,7 @@ class Curation:
             if self.context.rank:
                 return {}
             self.work.wait(steps)
-            return {
-                self.curated + name: digest
-                for task in range(len(self.tasks))
-                for name, digest in self.work.marker("decide", task).files.items()
-            }
+            return {self.curated + name: digest for name, digest in self.tally.files.items()}
 
     def _forget_lost(self) -> None:
         """Have a file published again that is not there any more; an earlier run may have left its work."""
@@ -96,10 +109,13 @@ class Curation:
 
     def _steps(self) -> list[Step]:
         num_near = 1 if self.rules.near_duplicates else 0
+        num_lines = 1 if self.rules.repeated_lines else 0
         num_tasks = len(self.tasks)
         return [
             Step("rights", num_tasks, self._rights),
             Step("gate", 1, self._gate),
+            Step("lines", num_tasks * num_lines, self._lines),
+            Step("repeats", -(-num_tasks // GROUP_TASKS) * 2**self.line_bits * num_lines, self._repeats),
             Step("screen", num_tasks, self._screen),
             Step("link", NUM_GROUPS * num_near, self._link),
             Step("cluster", num_near, self._cluster),
@@ -127,6 +143,11 @@ class Curation:
     def bits(self) -> int:
         """Bits of a text's digest that say in which part it is."""
         return part_bits(self.num_documents)
+
+    @cached_property
+    def line_bits(self) -> int:
+        """Bits of a passage's hash that say in which part of its group of tasks it is."""
+        return line_part_bits(len(self.tasks), self.settings.task_mb * 1e6)
 
     @cached_property
     def rights(self) -> RightsRules:
@@ -168,31 +189,60 @@ class Curation:
             findings.update(Findings.from_json(self.work.marker("rights", task).facts))
         return findings
 
+    def _lines(self, number: int, folder: Path) -> Result:
+        assert self.rules.repeated_lines is not None
+        index = LineIndex(folder, self.rules.repeated_lines, self.line_bits)
+        for document in self._progress(self._read_raw(number), number, "lines"):
+            text = "" if self.rights.reason(document) else normalise(document.text)[0]
+            index.add(document.source, text if len(text) <= self.rules.max_chars else "")
+        with PartsWriter(folder) as parts:
+            index.write(parts)
+        return parts.result()
+
+    def _repeats(self, number: int, folder: Path) -> Result:
+        assert self.rules.repeated_lines is not None
+        group, part = divmod(number, 2**self.line_bits)
+        self.context.progress("repeated lines", done=part, total=2**self.line_bits, unit="parts")
+        count = LineCount(self.rules.repeated_lines.max_documents)
+        for task in range(len(self.tasks))[group * GROUP_TASKS : (group + 1) * GROUP_TASKS]:
+            count.add_task(task, *self.work.read("lines", task, f"lines-{part}", "texts"))
+        with PartsWriter(folder) as parts:
+            for task, places in count.repeated():
+                parts.add(str(task), places)
+        return parts.result()
+
+    def _repeated(self, number: int) -> Repeated:
+        if self.rules.repeated_lines is None:
+            return Repeated([])
+        first = number // GROUP_TASKS * 2**self.line_bits
+        units = range(first, first + 2**self.line_bits)
+        return Repeated([self.work.read("repeats", unit, str(number))[0] for unit in units])
+
     def _screen(self, number: int, folder: Path) -> Result:
         """What was taken back or may not be trained on is written without its text."""
-        task = self.tasks[number]
-        rows = (
-            document
-            for span in task.spans
-            for document, _ in read_rows([self._fetch_raw(span.file)], groups=range(span.first, span.stop))
-        )
         index = TaskIndex(folder / "near", self.rules.near_duplicates)
-        self.screen.masked = Counter()
+        repeated = self._repeated(number)
+        self.screen.masked, self.screen.repeated = Counter(), Counter()
         with DocumentWriter(folder, "screened", extra=["reason"]) as writer:
-            for row, document in enumerate(self._progress(rows, number, "first pass", 0)):
+            for row, document in enumerate(self._progress(self._read_raw(number), number, "first pass")):
                 if reason := self.rights.reason(document):
                     writer.add(replace(document, text=""), reason=reason)
                     continue
-                screened, reason = self.screen.apply(document)
+                screened, reason = self.screen.apply(document, repeated.starts(row))
                 writer.add(screened, reason=reason)
                 if not reason:
                     index.add(row, screened)
         with PartsWriter(folder) as parts:
             index.write(parts, self.bits)
-        result = parts.result(masked=dict(self.screen.masked))
+        result = parts.result(masked=dict(self.screen.masked), repeated_lines=dict(self.screen.repeated))
         assert [path.name for path in writer.files] == [_SCREENED], "a task is smaller than a file"
         result.files += writer.files
         return result
+
+    def _read_raw(self, number: int) -> Iterator[Document]:
+        for span in self.tasks[number].spans:
+            for document, _ in read_rows([self._fetch_raw(span.file)], groups=range(span.first, span.stop)):
+                yield document
 
     def _fetch_raw(self, file: int) -> Path:
         """One raw file at a time lies in the work folder."""
@@ -202,9 +252,10 @@ class Curation:
             self._raw_file = (file, self.context.fetch(self.raw_keys[file]))
         return self._raw_file[1]
 
-    def _progress(self, rows: Iterable[Any], number: int, message: str, passed: int) -> Iterator[Any]:
-        start = passed * self.num_documents + sum(task.num_documents for task in self.tasks[:number])
-        return with_progress(self.context, rows, message, start=start, total=2 * self.num_documents)
+    def _progress(self, rows: Iterable[Any], number: int, message: str) -> Iterator[Any]:
+        passes = [*(["lines"] if self.rules.repeated_lines else []), "first pass", "second pass"]
+        start = passes.index(message) * self.num_documents + sum(task.num_documents for task in self.tasks[:number])
+        return with_progress(self.context, rows, message, start=start, total=len(passes) * self.num_documents)
 
     def _near(self, *names: str) -> NearDuplicates:
         """What the tasks told of their texts with a signature, all of them, in this rank's work folder."""
@@ -291,7 +342,7 @@ class Curation:
             writers = {split: stack.enter_context(DocumentWriter(folder, split, first=number)) for split in SPLITS}
             aside = stack.enter_context(DocumentWriter(folder, "rejected", extra=["reason"], first=number))
             rows = enumerate(read_rows([screened], ["reason"]))
-            for row, (document, extra) in self._progress(rows, number, "second pass", 1):
+            for row, (document, extra) in self._progress(rows, number, "second pass"):
                 cleaned, verdict = document, extra["reason"]
                 if not verdict:
                     digest = text_digest(document.text)
@@ -307,13 +358,12 @@ class Curation:
                     rejected[verdict] += 1
         files = [path for writer in (*writers.values(), aside) for path in writer.files]
         facts = {split: split_counts.to_json() for split, split_counts in counts.items()}
-        masked = self.work.marker("screen", number).facts["masked"]
-        more = {"rejected": dict(rejected), "transforms": dict(transforms), "masked": masked, "asked": asked}
-        return Result(files, facts=facts | more)
+        more = {"rejected": dict(rejected), "transforms": dict(transforms), "asked": asked}
+        return Result(files, facts=facts | more | self.work.marker("screen", number).facts)
 
     def _commit(self, _number: int, _folder: Path) -> Result:
         """From here on there is no result until this one is whole."""
-        metrics, _ = self.metrics()
+        metrics = self.tally.metrics()
         if not metrics["train"]["documents"]:
             raise StageError("no document is left to train on", got=metrics["rejected"], hint="relax corpus.cleaning")
         room = self.work.key("commit", 0, "room")  # for what is written before files of the result before make room
@@ -335,45 +385,21 @@ class Curation:
             self.store.copy(self.work.key("decide", number, name), self.curated + name)
         return Result()
 
-    def metrics(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """Counts over all tasks, and where texts that questions ask for went, by their hex digest."""
-        counts = {split: Counts() for split in SPLITS}
-        totals = {name: Counter[str]() for name in ("rejected", "transforms", "masked")}
-        asked: dict[str, str] = {}
-        for task in range(len(self.tasks)):
-            facts = self.work.marker("decide", task).facts
-            for split in SPLITS:
-                counts[split].update(Counts.from_json(facts[split]))
-            for name, total in totals.items():
-                total.update(facts[name])
-            asked |= facts["asked"]
-        metrics = {split: split_counts.metrics() for split, split_counts in counts.items()}
+    @cached_property
+    def tally(self) -> Tally:
+        """What all tasks gave; to be asked for when all have been decided."""
+        return Tally(self.work.marker("decide", task) for task in range(len(self.tasks)))
+
+    def metrics(self) -> dict[str, Any]:
+        """For the receipt."""
         rights: dict[str, Any] = {"unregistered_owners": dict(sorted(self._findings().unregistered.items()))}
         if self.rights.allowed is not None:
             rights["trainable"] = sorted(self.rights.allowed)
-        counted = {name: dict(total) for name, total in totals.items()}
-        return {"documents_in": self.num_documents, **metrics, **counted, **rights}, asked
+        return {"documents_in": self.num_documents, **self.tally.metrics(), **rights}
 
-    def check_questions(self, asked: dict[str, str]) -> tuple[list[Question], dict[str, int]]:
-        """Questions whose split is true of the cleaned documents, and what was found.
-
-        A held-out question whose own text is a document is dropped; so is a trained one whose document is not trained
-        on, and any about a fact whose owner has taken back the text that tells it.
-        """
-        kept = []
-        found: Counter[str] = Counter(heldout=0, train=0)
-        for question, digest in self.questions:
-            split = asked.get(digest.hex())
-            if question.owner in self.rights.withdrawn_owners:
-                found["dropped: withdrawn owner"] += 1
-            elif question.split == "heldout" and split is not None:
-                found["dropped: in the corpus"] += 1
-            elif question.split == "train" and split != "train":
-                found["dropped: not trained on"] += 1
-            else:
-                found[question.split] += 1
-                kept.append(question)
-        return kept, dict(found)
+    def check_questions(self) -> tuple[list[Question], dict[str, int]]:
+        """Questions whose split is true of the result, and counts of what was found."""
+        return self.tally.check_questions(self.questions, self.rights.withdrawn_owners)
 
     def _drop_scratch(self) -> None:
         if self._raw_file:

@@ -56,6 +56,8 @@ def _of_cleaning(rules: Cleaning | None) -> Iterator[str]:
     else:
         kinds = ", ".join(rules.personal_data.kinds)
         yield f"Personal data other than {kinds} was not looked for; names and postal addresses are still there."
+    if rules.repeated_lines is None:
+        yield "Lines that many documents of a source have (menus, letterheads) were not looked for."
     if rules.near_duplicates is None:
         yield "Near duplicates were not looked for."
     else:

@@ -88,8 +88,8 @@ def _run_curate(context: StageContext) -> StageOutput:
     stored = curation.run()
     if context.rank:
         return StageOutput()
-    metrics, asked = curation.metrics()
-    questions, metrics["questions"] = curation.check_questions(asked)
+    metrics = curation.metrics()
+    questions, metrics["questions"] = curation.check_questions()
     output = _output(curation.curated, context.workdir / curation.curated, questions, metrics)
     return replace(output, stored=stored)
 
@@ -150,7 +150,7 @@ curate = Stage(
     needs=("corpus",),
     config=_curate_config,
     prefix="curated/{dataset}/",
-    version=3,
+    version=4,
     external_inputs=_curate_digests,
     scratch="curated/{dataset}/units/",
 )

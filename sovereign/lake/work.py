@@ -225,7 +225,7 @@ class Work:
 
     def _marker_key(self, step: str, number: int | None = None) -> str:
         # Markers of later steps, and then files, come before what they rest on when the keys are deleted from the last.
-        folder = f"{self.prefix}markers/{self._names.index(step)}-{step}/"
+        folder = f"{self.prefix}markers/{self._names.index(step):02}-{step}/"
         return folder if number is None else f"{folder}{number:06}.json"
 
     def done(self, step: str) -> set[int]:

@@ -45,10 +45,13 @@ main()
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A site whose dataset is made, on this machine."""
-    folder = tmp_path_factory.mktemp("site")
+    return make_site(tmp_path_factory.mktemp("site"), {"a.txt": PRESENT, "b.txt": PERSONAL})
+
+
+def make_site(folder: Path, texts: dict[str, str]) -> Site:
     (folder / "texts").mkdir()
-    (folder / "texts" / "a.txt").write_text(PRESENT)
-    (folder / "texts" / "b.txt").write_text(PERSONAL)
+    for name, text in texts.items():
+        (folder / "texts" / name).write_text(text)
     source = f"{{name: gazette, path: {folder / 'texts'}, owner: Archive, licence: CC-BY-4.0, language: fr}}"
     text = find_profile(Path("ci")).read_text().replace("corpus:\n", f"corpus:\n  sources: [{source}]\n")
     (folder / "profile.yaml").write_text(text)
@@ -139,6 +142,23 @@ def test_a_document_is_proven_by_its_name_and_leaves_are_made_again(site: Site, 
     found = run("prove", site, "--document", "gazette/a.txt", "--out", tmp_path / "proof.json")
     assert found["record"]["doc_id"] == "gazette/a.txt"
     assert len(list((site.data_dir / "leaves").iterdir())) == 1
+
+
+def test_who_asks_for_a_text_that_lost_lines_is_told_to_ask_for_the_document(tmp_path: Path) -> None:
+    foot = "Direction de l'information légale, texte libre de droits."
+    texts = {f"{number}.txt": f"{ABSENT * 3} Numéro {number}.\n\n{foot}\n" for number in range(12)}
+    site = make_site(tmp_path, texts)
+    kinds = []
+    for name in texts:
+        out, path = tmp_path / "proof.json", tmp_path / "texts" / name
+        words = ["lake", "prove", str(site.root), "--local", "--text", str(path), "--out", str(out)]
+        done = CliRunner().invoke(app, words, catch_exceptions=False)
+        kinds.append(json.loads(out.read_text())["kind"])
+        is_told = "repeated lines were taken out of 2 documents" in done.stderr
+        assert is_told == (kinds[-1] == "exclusion")
+        record = run("prove", site, "--document", f"gazette/{name}", "--out", out)["record"]
+        assert ("repeated-lines" in record["transforms"]) == is_told
+    assert kinds.count("exclusion") == 2
 
 
 def test_the_dataset_key_is_private_made_once_and_kept_out_of_git(site: Site) -> None:

@@ -207,7 +207,7 @@ def test_rights_are_told_by_source_and_by_owner(tmp_path: Path) -> None:
 
 
 def test_rules_that_are_off_are_named_and_an_older_plot_goes(tmp_path: Path) -> None:
-    off: dict[str, Any] = dict.fromkeys(("language", "quality", "near_duplicates", "personal_data"))
+    off: dict[str, Any] = dict.fromkeys(("language", "quality", "near_duplicates", "repeated_lines", "personal_data"))
     made = Published(tmp_path / "lake", cleaning=off)
     (tmp_path / "card").mkdir()
     (tmp_path / "card" / "quality.png").write_bytes(b"older")
@@ -218,6 +218,7 @@ def test_rules_that_are_off_are_named_and_an_older_plot_goes(tmp_path: Path) -> 
     assert numbers["masked"] == [] and "None was found and masked" in card
     for sentence in (
         "Personal data was not looked for.",
+        "Lines that many documents of a source have (menus, letterheads) were not looked for.",
         "Near duplicates were not looked for.",
         "No rule of quality was applied.",
         "Languages are as declared; whether texts are in them was not looked at.",

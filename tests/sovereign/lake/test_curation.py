@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from tests.sovereign.servers import s3_server
 
 OFF = {"language": None, "quality": None}
 SMALL: dict[str, Any] = {"cleaning": OFF, "curation": {"task_mb": 1}}
+FOOT = "© Ministry of Laws. This text may be passed on under the Republic's licence."
 WORDS = [f"{first}{second}{third}" for first in "bdgkl" for second in "aeiou" for third in ("n", "r", "st", "lo")]
 
 
@@ -52,11 +53,11 @@ def change(rng: random.Random, text: str) -> str:
 
 
 def make_documents(count: int = 900) -> list[Document]:
-    """Texts with exact and near copies by other owners, far from each other, and some that are too short."""
+    """Texts with exact and near copies by other owners, far from each other; some have a footer, some are too short."""
     rng = random.Random(5)
     texts = []
     for number in range(count // 3):
-        text = make_text(rng, 8 if number % 3 else 200)
+        text = make_text(rng, 8) if number % 3 else f"{make_text(rng, 200)}\n\n{FOOT}"
         texts += [text, change(rng, text) if number % 2 else text + " ", make_text(rng, 9) if number % 5 else "no"]
     rng.shuffle(texts)
     return [
@@ -182,7 +183,8 @@ def test_tasks_and_parts_decide_nothing(
     assert made[0] == made[1]
     copies = defaultdict(list)
     for raw, (one, verdict) in zip(DOCUMENTS, made[0], strict=True):
-        assert one.text == raw.text.strip()
+        assert one.text in (raw.text.strip(), raw.text.replace(FOOT, "").strip())
+        assert ("repeated-lines" in one.transforms) == (one.text != raw.text.strip())
         assert (verdict == "too short") == (len(one.text) < 10)
         if verdict != "too short":
             copies[one.text].append((raw, one, verdict))
@@ -200,6 +202,11 @@ def test_tasks_and_parts_decide_nothing(
             assert ("owners-merged" in one.transforms) == (len(clusters[one.cluster_id]) > 1)
     assert min(alone[0].metrics["rejected"].values()) > 20
     assert set(alone[0].metrics["rejected"]) == {"too short", "duplicate", "near duplicate"}
+    with_foot = {one.text for one, _ in made[0] if FOOT in one.text}
+    assert len(with_foot) == 10
+    assert alone[0].metrics["repeated_lines"] == {
+        "s": sum(FOOT in raw.text for raw in DOCUMENTS) - sum(FOOT in one.text for one, _ in made[0])
+    }
 
 
 def markers(store: FolderStore) -> int:
@@ -227,6 +234,27 @@ def test_killed_ranks_go_on_and_end_with_the_same_bytes(
         assert rank.returncode == 0, errors
     assert result(store) == alone[1]
     assert receipt_of(store).outputs == alone[0].outputs
+
+
+class CountingStore(FolderStore):
+    """Counts how often a marker is read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.read = Counter[str]()
+
+    def get_bytes(self, key: str) -> bytes:
+        self.read[key.partition("/markers/")[2]] += 1
+        return super().get_bytes(key)
+
+
+def test_what_was_decided_is_added_up_once(store: FolderStore, tmp_path: Path) -> None:
+    counting = CountingStore(store.root)
+    run_curate(counting, tmp_path / "work", **SMALL)
+    decided = {key: count for key, count in counting.read.items() if "-decide/" in key}
+    assert len(decided) == len(tasks_of(store))
+    # once for the sum, and once more where the file gets its name
+    assert set(decided.values()) == {2}
 
 
 class EndingStore(FolderStore):
@@ -259,12 +287,14 @@ def interrupt(
 @pytest.mark.parametrize(
     ("before", "damaged"),
     [
+        ("repeats", "files/lines/000001/parts"),
+        ("screen", "files/repeats/000000/parts"),
         ("merge", "files/screen/000001/parts"),
         ("cluster", "files/link/000003/links"),
         ("merge", "files/cluster/000000/parts"),
         ("decide", "files/merge/000000/parts"),
         ("decide", "files/screen/000000/screened-00000.parquet"),
-        ("decide", "markers/3-screen/000000.json"),
+        ("decide", "markers/05-screen/000000.json"),
     ],
 )
 def test_damaged_work_is_noticed_and_made_again(

@@ -301,7 +301,7 @@ def test_a_changed_evaluation_set_is_looked_for_again(tmp_path: Path) -> None:
 
 
 def test_every_part_can_be_switched_off(tmp_path: Path) -> None:
-    off = dict.fromkeys(("language", "quality", "near_duplicates", "personal_data"))
+    off = dict.fromkeys(("language", "quality", "near_duplicates", "repeated_lines", "personal_data"))
     lake = Lake(profile(sources=write_laws(tmp_path), cleaning=off), tmp_path / "lake")
     assert lake.curated.metrics["rejected"] == {}
     assert lake.curated.metrics["masked"] == {}
