@@ -19,6 +19,8 @@ from sovereign.files import put_in_place, sha256_file
 
 _PART = ".sovereign-part-"
 """In the name of a file that is being written; never listed."""
+_TEMPORARY = (500, 502, 503, 504)
+"""HTTP status of answers that boto3 takes for temporary too, before it gives up."""
 
 
 @dataclass(frozen=True)
@@ -224,15 +226,18 @@ class S3Store:
     @staticmethod
     @contextmanager
     def _errors(operation: str, key: str) -> Iterator[None]:
-        from boto3.exceptions import S3UploadFailedError
+        from boto3.exceptions import RetriesExceededError, S3UploadFailedError
         from botocore import exceptions
 
         try:
             yield
-        except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
+        except RetriesExceededError as error:  # a download broke off again and again
+            raise StoreUnavailableError(f"cannot {operation} {key}: {error.last_exception}") from error
+        except (exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.IncompleteReadError) as error:
             raise StoreUnavailableError(f"cannot {operation} {key}: {error}") from error
         except (exceptions.BotoCoreError, exceptions.ClientError, S3UploadFailedError, OSError) as error:
-            raise StoreError(f"cannot {operation} {key}: {error}") from error
+            kind = StoreUnavailableError if _status(error) in _TEMPORARY else StoreError
+            raise kind(f"cannot {operation} {key}: {error}") from error
 
     def put_file(self, key: str, path: Path) -> None:
         bucket, name = self._split(key)
@@ -302,6 +307,14 @@ class S3Store:
         bucket, name = self._split(key)
         with self._errors("delete", key):
             self.client.delete_object(Bucket=bucket, Key=name)
+
+
+def _status(error: BaseException) -> int | None:
+    """HTTP status of S3's answer, where `error` or what it came from is one."""
+    from botocore.exceptions import ClientError
+
+    answers = (one for one in (error, error.__context__) if isinstance(one, ClientError))
+    return next((one.response.get("ResponseMetadata", {}).get("HTTPStatusCode") for one in answers), None)
 
 
 def fetch_folder(store: Store, prefix: str, folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sovereign.errors import CheckpointError, StoreError
+from sovereign.errors import CheckpointError, StoreError, StoreUnavailableError
 from sovereign.files import sha256_bytes, sync_folder, write_atomic
 from sovereign.receipts import code_version
 from training.environment import Ranks
@@ -116,18 +116,25 @@ class Checkpoints:
 
         Raises:
             CheckpointError: there are some, and all are damaged or of another run.
+            StoreUnavailableError: the store does not answer a rank now; an older checkpoint would lose newer work.
             StoreError: the store cannot be listed.
         """
         stored: set[Commit] = self._gather(self._stored.commits() if self._ranks.is_first else None)[0]
         on_disks = self._gather(self._on_disk())
         problems = []
         for commit in sorted(set.intersection(*(own | stored for own in on_disks)), reverse=True):
-            found, problem = None, None
+            found, problem, is_temporary = None, "", False
             try:
                 found = self._obtain(commit, wanted, is_stored=commit in stored)
             except (CheckpointError, StoreError, OSError) as error:
-                problem = str(error)
-            told = [other for other in self._gather(problem) if other]
+                problem, is_temporary = str(error), isinstance(error, StoreUnavailableError)
+            outcomes: list[tuple[str, bool]] = self._gather((problem, is_temporary))
+            told = [other for other, _ in outcomes if other]
+            if temporary := [other for other, may_pass in outcomes if may_pass]:
+                raise StoreUnavailableError(
+                    f"the checkpoint of step {commit.step} cannot be fetched now: {temporary[0]}",
+                    hint="start again when the store answers",
+                )
             if found and not told:
                 self._go_on(found.manifest)
                 if commit not in stored and found.manifest.world_size == self._ranks.world_size:

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from sovereign.errors import CheckpointError
+from sovereign.errors import EX_TEMPFAIL, CheckpointError, SovereignError, StoreUnavailableError
 from sovereign.plan import plan
 from sovereign.profile import Profile
-from sovereign.store import open_store
+from sovereign.store import FolderStore, Store, open_store
 from training import stored
 from training.checkpoint import Checkpoints, Found, Run
 from training.environment import Ranks
@@ -55,7 +55,7 @@ class Place:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.store = open_store(f"file://{root / 'store'}")
+        self.store: Store = open_store(f"file://{root / 'store'}")
         self.warnings: list[str] = []
         self.metrics = root / "metrics.jsonl"
         self.metrics.write_text('{"step": 1}\n')
@@ -82,7 +82,7 @@ class Place:
             checkpoints = self.open(rank, world_size, meeting, run)
             try:
                 return act(checkpoints, rank)
-            except CheckpointError as error:
+            except (CheckpointError, StoreUnavailableError) as error:
                 return error
             finally:
                 checkpoints.close()
@@ -102,7 +102,7 @@ class Place:
 
         return self.together(world_size, act, run)
 
-    def load(self, world_size: int = 1, run: str = RUN) -> list[tuple[int, float] | CheckpointError | None]:
+    def load(self, world_size: int = 1, run: str = RUN) -> list[tuple[int, float] | SovereignError | None]:
         """Step and value of what each rank goes on from, after a look at every element; None starts afresh."""
 
         def act(checkpoints: Checkpoints, rank: int) -> tuple[int, float] | None:
@@ -125,7 +125,7 @@ class Place:
     def newest_step(self) -> int | None:
         """The step that a process alone goes on from."""
         (found,) = self.load()
-        if isinstance(found, CheckpointError):
+        if isinstance(found, SovereignError):
             raise found
         return found[0] if found else None
 
@@ -174,6 +174,34 @@ def test_the_newest_is_used(place: Place, disk_lost: bool) -> None:
     if disk_lost:
         place.lose_disk()
     assert place.newest_step() == 12
+    assert place.warnings == []
+
+
+class AwayStore(FolderStore):
+    """A store that still answers small requests, and breaks off for one large file."""
+
+    unreachable = ""
+    """How the keys of such files end."""
+
+    def get_file(self, key: str, path: Path) -> None:
+        if key.endswith(self.unreachable):
+            raise StoreUnavailableError(f"cannot read {key}: Connection was closed")
+        super().get_file(key, path)
+
+
+@pytest.mark.parametrize("unreachable", [".safetensors", f"step-00000008/{rank_file(1)}"])
+def test_a_store_that_does_not_answer_is_waited_for(place: Place, unreachable: str) -> None:
+    """Neither does the Job end for good, nor is an older checkpoint used, after which newer work would be deleted."""
+    place.save(4, 8, world_size=2)
+    for rank in range(2):
+        place.lose_disk(rank)
+    away = AwayStore(place.root / "store")
+    away.unreachable, place.store = unreachable, away
+    for error in place.load(2):
+        assert isinstance(error, StoreUnavailableError) and error.exit_code == EX_TEMPFAIL
+        assert "the checkpoint of step 8 cannot be fetched now" in str(error) and "remove" not in str(error)
+    place.store = open_store(f"file://{place.root / 'store'}")
+    assert place.load(2) == [(8, 0)] * 2
     assert place.warnings == []
 
 
