@@ -19,8 +19,8 @@ from sovereign.files import put_in_place, sha256_file
 
 _PART = ".sovereign-part-"
 """In the name of a file that is being written; never listed."""
-_TEMPORARY = (500, 502, 503, 504)
-"""HTTP status of answers that boto3 takes for temporary too, before it gives up."""
+_TEMPORARY = (502, 503, 504)
+"""HTTP status of answers of a service that is too busy or not there; 500 can mean anything, a full disk too."""
 
 
 @dataclass(frozen=True)
