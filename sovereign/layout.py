@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sovereign.errors import PlanError
+from sovereign.goodput import CHECKPOINT_BYTES_PER_PARAMETER
 from sovereign.hardware import ACCELERATORS, CPU_RUNTIME_BYTES, GB, USABLE_MEMORY_FRACTION
 from sovereign.profile import Profile
 from sovereign.shapes import ModelShape, choose_shape, ladder_sizes, with_parameters
@@ -62,6 +63,15 @@ def memory_bytes_per_device(
     layers = 2 * token_bytes * shape.num_layers + full_layer if checkpointing else full_layer * shape.num_layers
     logits = shape.sequence_length * micro_batch * shape.vocab_size * (width + 4 if compiled else 16)
     return states + layers + logits
+
+
+def checkpoint_copy_bytes(profile: Profile, shape: ModelShape) -> float:
+    """What a rank on CPU holds beside all else while it saves: a copy of its part of the optimizer's state, bytes.
+
+    With GPUs this copy lies in the machine's memory, which the plan does not divide.
+    """
+    of_rank = CHECKPOINT_BYTES_PER_PARAMETER * shape.num_trained_parameters / world_size_of(profile)
+    return 0.0 if profile.hardware.gpus_per_node else of_rank
 
 
 def world_size_of(profile: Profile) -> int:
@@ -132,6 +142,7 @@ def choose_layout(profile: Profile, shape: ModelShape) -> Layout:
             precision_of(profile),
             compiled=profile.training.compile,
         )
+        used += checkpoint_copy_bytes(profile, shape)
         layouts.append(Layout(zero_stage, checkpointing, micro_batch, used, limit))
         if layouts[-1].fits:
             return layouts[-1]

@@ -19,6 +19,8 @@ from sovereign.files import put_in_place, room_hint, sha256_file
 
 _PART = ".sovereign-part-"
 """In the name of a file that is being written; never listed."""
+_TEMPORARY = (502, 503, 504)
+"""HTTP status of answers of a service that is too busy or not there; 500 can mean anything, a full disk too."""
 
 
 @dataclass(frozen=True)
@@ -303,18 +305,21 @@ class S3Store:
     @contextmanager
     def _errors(operation: str, key: str, folder: Path | None = None) -> Iterator[None]:
         """Args: `folder` is where the operation writes on this machine."""
-        from boto3.exceptions import S3UploadFailedError
+        from boto3.exceptions import RetriesExceededError, S3UploadFailedError
         from botocore import exceptions
 
         try:
             yield
-        except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
+        except RetriesExceededError as error:  # a download broke off again and again
+            raise StoreUnavailableError(f"cannot {operation} {key}: {error.last_exception}") from error
+        except (exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.IncompleteReadError) as error:
             raise StoreUnavailableError(f"cannot {operation} {key}: {error}") from error
         except (exceptions.BotoCoreError, exceptions.ClientError, S3UploadFailedError, OSError) as error:
             hint = room_hint(error, folder) if folder else None
             if "InsufficientStorage" in str(error):
                 hint = "make room where the service keeps its objects and run the same command again"
-            raise StoreError(f"cannot {operation} {key}: {error}", hint=hint) from error
+            kind = StoreUnavailableError if _status(error) in _TEMPORARY else StoreError
+            raise kind(f"cannot {operation} {key}: {error}", hint=hint) from error
 
     @contextmanager
     def prepare(self, files: Mapping[str, Path | bytes]) -> Iterator[Callable[[], None]]:
@@ -403,6 +408,14 @@ class S3Store:
         bucket, name = self._split(key)
         with self._errors("delete", key):
             self.client.delete_object(Bucket=bucket, Key=name)
+
+
+def _status(error: BaseException) -> int | None:
+    """HTTP status of S3's answer, where `error` or what it came from is one."""
+    from botocore.exceptions import ClientError
+
+    answers = (one for one in (error, error.__context__) if isinstance(one, ClientError))
+    return next((one.response.get("ResponseMetadata", {}).get("HTTPStatusCode") for one in answers), None)
 
 
 def fetch_folder(store: Store, prefix: str, folder: Path) -> list[Path]:

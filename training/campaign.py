@@ -3,8 +3,9 @@
     python -m training.campaign FOLDER [--kills 300] [--seed N]     a line of JSON for each kill; interrupted, goes on
 
 A tiny model is trained on one and on two ranks with ZeRO 1, 2 and 3. Each kill takes every rank by SIGKILL, in a drawn
-order and a moment apart, and half of them the disks too. What must be the same: the optimizer's state, the weights and
-the loss of every step.
+order and a moment apart, and half of them the disks too. Every second one comes between the first checkpoint and the
+last step, so that the run must resume; the others at any moment. What must be the same: the optimizer's state, the
+weights and the loss of every step.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 from sovereign.errors import TrainingError
 from sovereign.files import sha256_file, write_atomic
-from training.forked import NUM_STEPS, finish, prepare_lake, start_ranks, write_profile
-from training.manifest import METRICS
+from training.forked import NUM_STEPS, TINY, finish, prepare_lake, start_ranks, write_profile
+from training.manifest import COMMIT, METRICS
 
 COMBINATIONS = ((0, 1), *((zero_stage, num_ranks) for zero_stage in (1, 2, 3) for num_ranks in (1, 2)))
 """ZeRO stage and number of ranks."""
@@ -34,6 +35,8 @@ TRAIN = "models/tiny/train"
 _LONGEST_GAP_S = 0.3
 _STEP_LIMIT_S = 240.0
 _STARTED = "making the model"
+_FIRST_CHECKPOINT: int = TINY["training"]["checkpoint_every_steps"]
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,32 @@ class Reference:
     outcome: Outcome
     seconds_per_step: float
     """From the making of the model to the end, divided by the steps."""
+    step_s: float
+    """Of a step alone, the median."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When ranks are killed."""
+
+    step: int
+    """Steps done; 0 is after the start."""
+    delay_s: float
+    """After that."""
+    after_commit: bool = False
+    """Not before a checkpoint is whole in the store."""
+
+
+def any_moment(draw: random.Random, reference: Reference) -> Moment:
+    """From the making of the model until after the end."""
+    return Moment(draw.randrange(NUM_STEPS + 1), draw.uniform(0, 2 * reference.seconds_per_step))
+
+
+def resuming_moment(draw: random.Random, reference: Reference) -> Moment:
+    """Between the commit of a checkpoint and the last step."""
+    return Moment(
+        draw.randrange(_FIRST_CHECKPOINT, NUM_STEPS - 2), draw.uniform(0, reference.step_s), after_commit=True
+    )
 
 
 class Campaign:
@@ -95,32 +124,57 @@ class Campaign:
                 started = time.monotonic()
                 self._expect_success(folder, processes)
                 seconds = time.monotonic() - started
-                self._references[key] = Reference(outcome(folder / "store"), seconds / NUM_STEPS)
+                lines = (folder / "store" / TRAIN / METRICS).read_text().splitlines()
+                step_s = next(line["step_p50_s"] for line in map(json.loads, reversed(lines)) if "step_p50_s" in line)
+                self._references[key] = Reference(outcome(folder / "store"), seconds / NUM_STEPS, step_s)
         return self._references[key]
 
-    def trial(self, zero_stage: int, num_ranks: int, seed: str, kills: int = 1) -> dict[str, Any]:
+    def trial(
+        self, zero_stage: int, num_ranks: int, seed: str, kills: int = 1, *, must_resume: bool = True
+    ) -> dict[str, Any]:
         """Kill a run `kills` times, let it end, and compare.
 
+        Args:
+            must_resume: the first kill comes between a checkpoint and the last step; the others at any moment.
+
         Raises:
-            TrainingError: a run fails or hangs.
+            TrainingError: a run fails or hangs, or was always over before it could be killed.
         """
         reference = self.reference(zero_stage, num_ranks)
         draw = random.Random(seed)  # noqa: S311  # no secret
         with _emptied(self._folder / f"trial-{zero_stage}-{num_ranks}") as folder:
-            moments = []
-            for _ in range(kills):
-                processes = self._start(folder, zero_stage, num_ranks)
-                moments.append(kill_ranks(folder, processes, draw, reference.seconds_per_step))
+            killed = []
+            for number in range(kills):
+                choose = resuming_moment if must_resume and number == 0 else any_moment
+                killed.append(self._kill(folder, zero_stage, num_ranks, draw, choose))
             self._expect_success(folder, self._start(folder, zero_stage, num_ranks))
             found = outcome(folder / "store")
         return {
             "zero_stage": zero_stage,
             "ranks": num_ranks,
             "seed": seed,
-            "kills": moments,
+            "kills": killed,
             "resumed_from": found.resumed_from,
             "differs": _differences(found, reference.outcome),
         }
+
+    def _kill(
+        self,
+        folder: Path,
+        zero_stage: int,
+        num_ranks: int,
+        draw: random.Random,
+        choose: Callable[[random.Random, Reference], Moment],
+    ) -> dict[str, Any]:
+        """Start the run and kill it; one that must resume and was over too soon is done again from its beginning."""
+        for _ in range(_ATTEMPTS):
+            moment = choose(draw, self.reference(zero_stage, num_ranks))
+            killed = kill_ranks(folder, self._start(folder, zero_stage, num_ranks), draw, moment)
+            if not moment.after_commit or killed["steps_done"] < NUM_STEPS:
+                return killed
+            for name in ("store", "work"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        raise TrainingError(f"{_ATTEMPTS} runs were over before they could be killed", hint="is the machine very busy?")
 
     def _start(self, folder: Path, zero_stage: int, num_ranks: int) -> list[ForkServerProcess]:
         if not (folder / "store").exists():
@@ -146,30 +200,37 @@ def _emptied(folder: Path) -> Iterator[Path]:
 
 
 def kill_ranks(
-    folder: Path, processes: Sequence[ForkServerProcess], draw: random.Random, seconds_per_step: float
+    folder: Path, processes: Sequence[ForkServerProcess], draw: random.Random, moment: Moment
 ) -> dict[str, Any]:
-    """Kill the ranks at a drawn moment: some time after a step's end, or after the start (step 0)."""
-    step, delay_s = draw.randrange(NUM_STEPS + 1), draw.uniform(0, 2 * seconds_per_step)
-    _await_step(folder, processes, step)
-    time.sleep(delay_s)
+    """Kill the ranks at a moment; tells when and how far they were."""
+    _await_step(folder, processes, moment.step, after_commit=moment.after_commit)
+    time.sleep(moment.delay_s)
     was_running = all(process.is_alive() for process in processes)
     for process in draw.sample(processes, len(processes)):
         process.kill()
         time.sleep(draw.uniform(0, _LONGEST_GAP_S) if len(processes) > 1 else 0)
     finish(processes)
+    steps_done = _steps_done(folder)
     if disk_lost := draw.random() < 0.5:
         with suppress(FileNotFoundError):  # killed early, no rank has made it yet
             shutil.rmtree(folder / "work")
-    return {"step": step, "delay_s": round(delay_s, 3), "was_running": was_running, "disk_lost": disk_lost}
+    told = asdict(moment) | {"delay_s": round(moment.delay_s, 3)}
+    return told | {"was_running": was_running, "steps_done": steps_done, "disk_lost": disk_lost}
 
 
-def _await_step(folder: Path, processes: Sequence[ForkServerProcess], step: int) -> None:
+def _steps_done(folder: Path) -> int:
+    record = folder / "work" / METRICS
+    return record.read_text().count('"loss"') if record.exists() else 0
+
+
+def _await_step(folder: Path, processes: Sequence[ForkServerProcess], step: int, *, after_commit: bool = False) -> None:
     """Wait until the model is being made and `step` steps are done, or a process has ended."""
-    log, record = folder / "log", folder / "work" / METRICS
+    log, checkpoints = folder / "log", folder / "store" / TRAIN / "checkpoints"
     deadline = time.monotonic() + _STEP_LIMIT_S
     while all(process.is_alive() for process in processes):
         has_started = log.exists() and _STARTED in log.read_text()
-        if has_started and (step == 0 or (record.exists() and record.read_text().count('"loss"') >= step)):
+        is_there = has_started and (step == 0 or _steps_done(folder) >= step)
+        if is_there and (not after_commit or any(checkpoints.glob(f"*/*/{COMMIT}"))):
             return
         if time.monotonic() > deadline:
             raise TrainingError(f"step {step} does not come", got=log.read_text() if log.exists() else "no output")
@@ -221,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
     for number in range(len(lines), options.kills):
         zero_stage, num_ranks = COMBINATIONS[number % len(COMBINATIONS)]
-        line = {"kill": number} | campaign.trial(zero_stage, num_ranks, f"{seed}-{number}")
+        line = {"kill": number} | campaign.trial(zero_stage, num_ranks, f"{seed}-{number}", must_resume=number % 2 == 0)
         lines.append(line)
         text = json.dumps(line) + "\n"
         with record.open("a") as file:

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sovereign.errors import CheckpointError, StoreError
-from sovereign.files import sha256_bytes, sync_folder, write_atomic
+from safetensors import SafetensorError
+
+from sovereign.errors import CheckpointError, StoreError, StoreUnavailableError
+from sovereign.files import put_in_place, sha256_bytes, sha256_file, sync_folder, write_atomic
 from sovereign.receipts import code_version
 from training.environment import Ranks
 from training.manifest import (
@@ -116,18 +118,25 @@ class Checkpoints:
 
         Raises:
             CheckpointError: there are some, and all are damaged or of another run.
+            StoreUnavailableError: the store does not answer a rank now; an older checkpoint would lose newer work.
             StoreError: the store cannot be listed.
         """
         stored: set[Commit] = self._gather(self._stored.commits() if self._ranks.is_first else None)[0]
         on_disks = self._gather(self._on_disk())
         problems = []
         for commit in sorted(set.intersection(*(own | stored for own in on_disks)), reverse=True):
-            found, problem = None, None
+            found, problem, is_temporary = None, "", False
             try:
                 found = self._obtain(commit, wanted, is_stored=commit in stored)
             except (CheckpointError, StoreError, OSError) as error:
-                problem = str(error)
-            told = [other for other in self._gather(problem) if other]
+                problem, is_temporary = str(error), isinstance(error, StoreUnavailableError)
+            outcomes: list[tuple[str, bool]] = self._gather((problem, is_temporary))
+            told = [other for other, _ in outcomes if other]
+            if temporary := [other for other, may_pass in outcomes if may_pass]:
+                raise StoreUnavailableError(
+                    f"the checkpoint of step {commit.step} cannot be fetched now: {temporary[0]}",
+                    hint="start again when the store answers",
+                )
             if found and not told:
                 self._go_on(found.manifest)
                 if commit not in stored and found.manifest.world_size == self._ranks.world_size:
@@ -241,15 +250,20 @@ class Checkpoints:
 
     def _write_files(self, part: Path, tensors: Mapping[str, torch.Tensor], metrics: Path) -> dict[str, str]:
         """Write this rank's files; gives their digests."""
-        from safetensors.torch import save
+        from safetensors.torch import save_file
 
         shutil.rmtree(part, ignore_errors=True)
-        contents = {rank_file(self._ranks.rank): save(dict(tensors), metadata={"format": "pt"})}
+        part.mkdir(parents=True)
+        own, temporary = part / rank_file(self._ranks.rank), part / "writing"
+        save_file(dict(tensors), temporary, metadata={"format": "pt"})  # from the tensors' memory, no second copy
+        temporary.chmod(0o644)
+        digests = {own.name: sha256_file(temporary)}
+        put_in_place(temporary, own)
         if self._ranks.is_first:
-            contents[METRICS] = metrics.read_bytes()
-        for name, content in contents.items():
-            write_atomic(part / name, content)
-        return {name: sha256_bytes(content) for name, content in contents.items()}
+            record = metrics.read_bytes()
+            write_atomic(part / METRICS, record)
+            digests[METRICS] = sha256_bytes(record)
+        return digests
 
     def _commit(self, part: Path, folder: Path, manifest: Manifest) -> None:
         content = manifest.to_bytes()
@@ -264,7 +278,7 @@ class Checkpoints:
         result, problem = None, None
         try:
             result = act()
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             problem = f"rank {self._ranks.rank}: {error}"
             shutil.rmtree(self._folder / "part", ignore_errors=True)
         outcomes: list[tuple[T, str | None]] = self._gather((result, problem))
@@ -287,8 +301,8 @@ class Checkpoints:
                 self._warn(f"a checkpoint could not be stored, training goes on: {error}")
             self._upload = None
 
-    def close(self, *, has_failed: bool = False, forget_other_runs: bool = False) -> None:
-        """Wait for the upload; when the run is complete, delete the checkpoints of runs with another configuration.
+    def close(self, *, has_failed: bool = False) -> None:
+        """Wait for the upload.
 
         Args:
             has_failed: another rank may be gone; its file is waited for a moment only.
@@ -297,7 +311,10 @@ class Checkpoints:
             self._stored.hurry()
         self._join_upload()
         self._uploader.shutdown()
-        if forget_other_runs and self._ranks.is_first:
+
+    def forget_other_runs(self) -> None:
+        """Delete the checkpoints of runs with another configuration; this run is complete."""
+        if self._ranks.is_first:
             self._stored.forget_other_runs()
 
 

@@ -2,9 +2,11 @@
 
     models/<dataset>/runs/<first 8 digits of the run's digest>/run.json        what and how far it is (`Run`)
                                                               metrics.jsonl   its numbers by step
+                                                              deepspeed-<step>.json   what DeepSpeed got from there on
 
 Rank 0 writes them every half minute and at the end; a run that was killed stays RUNNING with its last time. They need
-no MLflow and are what `sovereign runs` reads.
+no MLflow and are what `sovereign runs` reads. What DeepSpeed got is written at each start, by the step from which on a
+stretch (training/manifest.py) trained.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -69,7 +72,7 @@ def prefix_of(dataset: str) -> str:
 
 
 class RunWriter:
-    """Writes the record of one run into the store; a store that cannot be reached does not stop training."""
+    """Writes the record of one run into the store; one that is slow or away does not hold training up."""
 
     def __init__(
         self,
@@ -88,6 +91,8 @@ class RunWriter:
         self._plan = plan.model_dump(mode="json")
         self._enabled = enabled
         self._written_at = -_WRITE_EVERY_S
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="run-record")
+        self._writing: Future[None] | None = None
         self._started_at = now()
         if enabled and store.exists(self._prefix + RUN):
             self._started_at = json.loads(store.get_bytes(self._prefix + RUN))["started_at"]
@@ -95,18 +100,36 @@ class RunWriter:
     def write(
         self, status: str, record: Record, summary: Mapping[str, Any] | None = None, *, soon: bool = False
     ) -> None:
-        """Store the record as it is now; with `soon` only when the last time is half a minute ago."""
-        if not self._enabled or (soon and time.monotonic() - self._written_at < _WRITE_EVERY_S):
+        """Store the record as it is now, and wait until it is.
+
+        With `soon` a thread does so, when the last time is half a minute ago and over.
+        """
+        if not self._enabled or (soon and not self._is_due()):
             return
+        self._await_writing()
         self._written_at = time.monotonic()
         step = record.lines[-1]["step"] if record.lines else 0
         run = Run(self._digest, status, step, self._started_at, now(), self._plan, self._problems, dict(summary or {}))
-        try:
-            self._store.put_file(self._prefix + METRICS, record.path)
-            values = {name: value for name, value in asdict(run).items() if name != "lines"}
-            self._store.put_bytes(self._prefix + RUN, json.dumps(values, indent=1).encode())
-        except StoreError as error:
-            self._warn(f"the run's record could not be stored, training goes on: {error}")
+        self._writing = self._writer.submit(self._store_record, run, record.path.read_bytes())
+        if not soon:
+            self._await_writing()
+
+    def _is_due(self) -> bool:
+        is_writing = self._writing is not None and not self._writing.done()
+        return not is_writing and time.monotonic() - self._written_at >= _WRITE_EVERY_S
+
+    def _store_record(self, run: Run, metrics: bytes) -> None:
+        self._store.put_bytes(self._prefix + METRICS, metrics)
+        values = {name: value for name, value in asdict(run).items() if name != "lines"}
+        self._store.put_bytes(self._prefix + RUN, json.dumps(values, indent=1).encode())
+
+    def _await_writing(self) -> None:
+        if self._writing is not None:
+            try:
+                self._writing.result()
+            except StoreError as error:
+                self._warn(f"the run's record could not be stored, training goes on: {error}")
+            self._writing = None
 
     def keep(self, name: str, content: str) -> str:
         """Store a file beside the record; returns its key."""

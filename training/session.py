@@ -94,17 +94,26 @@ class Session:
         """Record bits per byte on held-out text after `done` steps; every rank calls this."""
         self.log(done, self.watching.heldout.measure(self.engine.evaluate))
 
-    def close(self, status: str) -> None:
-        """End the run's records as FINISHED, FAILED or KILLED."""
+    def close(self, status: str, output: StageOutput) -> None:
+        """End the run's records as FINISHED, FAILED or KILLED; complete the numbers of what `export` gave.
+
+        When it is finished, the checkpoints of runs with another configuration are deleted.
+        """
         if status == "FAILED":
             self.watching.report_failure(self.ranks)
-        self.checkpoints.close(has_failed=status == "FAILED", forget_other_runs=status == "FINISHED")
+        self.checkpoints.close(has_failed=status == "FAILED")
         self.mlflow.close(status)
-        if status != "FINISHED":  # else `export` does so
-            self.watching.runs.write(status, self.record)
+        if output.metrics:
+            output.metrics["mlflow_run_id"] = self.mlflow.run_id  # MLflow may have answered at its end only
+        self.watching.runs.write(status, self.record, output.metrics)
+        if status == "FINISHED":
+            self.checkpoints.forget_other_runs()
 
     def export(self) -> StageOutput:
-        """The model as a Hugging Face folder and the run's record; nothing on other ranks than the first."""
+        """The model as a Hugging Face folder and the run's record; nothing on other ranks than the first.
+
+        Every rank calls this.
+        """
         weights = self.engine.weights()
         if not self.ranks.is_first:
             return StageOutput()
@@ -118,15 +127,13 @@ class Session:
         digests = {key: context.inputs[key] for key in _shard_keys(context, "train")}
         ledger = run_ledger(self.stream, self.recipe.batch_tokens, self.recipe.num_steps, digests)
         write_atomic(context.workdir / LEDGER, json.dumps(ledger, indent=2, ensure_ascii=False) + "\n")
-        write_atomic(context.workdir / "deepspeed.json", json.dumps(render(context.plan), indent=2) + "\n")
+        write_atomic(context.workdir / "deepspeed.json", _deepspeed_text(context))
         prefix = f"models/{context.dataset}/train/"
         files = {f"{prefix}model/{path.name}": path for path in model_files}
         files |= {f"{prefix}adapter/{path.name}": path for path in adapter_files}
         files |= {prefix + name: context.workdir / name for name in (METRICS, LEDGER, "plan.json", "deepspeed.json")}
         consumed = {name: ledger[name] for name in ("epochs", "documents", "by_language")}
-        summary = self._summary() | {"consumed": consumed | {"owners": len(ledger["by_owner"])}}
-        self.watching.runs.write("FINISHED", self.record, summary)
-        return StageOutput(files, summary)
+        return StageOutput(files, self._summary() | {"consumed": consumed | {"owners": len(ledger["by_owner"])}})
 
     def _merge(self, weights: dict[str, torch.Tensor]) -> tuple[list[Path], dict[str, torch.Tensor]]:
         """The files of the adapter, if there is one, and the weights of the model without it."""
@@ -157,7 +164,6 @@ class Session:
             **{name: steps[-1][name] for name in _TOTALS if name in steps[-1]},
             "resumed_from": self.first_step or None,
             "history": [stretch.model_dump() for stretch in self.checkpoints.history],
-            "mlflow_run_id": self.mlflow.run_id,
         } | ({"base": known_base(self.context)[1].digest} if self.context.plan.base else {})
 
 
@@ -174,6 +180,7 @@ def start(context: StageContext, digest: str, ranks: Ranks, say: Say, stop: thre
     watching = watch_run(context, digest, ranks, engine.device, heldout, record, say)
     if found:
         watching.spikes.load_state(found.manifest.position[_SPIKES])
+    watching.runs.keep(f"deepspeed-{checkpoints.history[-1].from_step:08}.json", _deepspeed_text(context))
     parameters = {"parameters": context.plan.num_parameters} | context.plan.model.model_dump()
     return Session(
         context=context,
@@ -233,6 +240,10 @@ def _resume(
     with FragmentReader(found.folder, found.spans) as reader:
         engine.load_state(reader, reader.random(own) if own else None)
     return checkpoints, found
+
+
+def _deepspeed_text(context: StageContext) -> str:
+    return json.dumps(render(context.plan), indent=2) + "\n"
 
 
 def _shards(context: StageContext, split: str) -> list[Shard]:

@@ -58,17 +58,18 @@ def _run(context: StageContext) -> StageOutput:
 
     digest = stage_key("train", VERSION, _config(context.profile, context.plan), context.inputs)
     session = start(context, digest, ranks, say, stop)
-    status = "FAILED"
+    status, output = "FAILED", StageOutput()
     try:
         with session.watching.watchdog:
             _loop(session, say)
+        output = session.export()
         status = "FINISHED"
     except TrainingStopped:
         status = "KILLED"
         raise
     finally:
-        session.close(status)
-    return session.export()
+        session.close(status, output)
+    return output
 
 
 def _loop(session: Session, say: Say) -> None:

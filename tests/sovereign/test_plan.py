@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from sovereign.errors import PlanError
+from sovereign.layout import memory_bytes_per_device
 from sovereign.plan import Plan, plan
 from sovereign.profile import Profile, load_profile
 from sovereign.resources import data_path
@@ -135,6 +136,27 @@ def test_memory_is_never_exceeded(profile: Profile) -> None:
     assert estimates.storage_gb <= estimates.storage_limit_gb
     if not profile.hardware.gpus_per_node:
         assert estimates.memory_per_device_gb < quota.pod_memory_gb
+
+
+@pytest.mark.parametrize("pods", [1, 2])
+def test_memory_on_cpu_holds_the_copy_that_a_checkpoint_is_written_from(pods: int) -> None:
+    document = {
+        "apiVersion": "sovereign/v1",
+        "name": "tiny",
+        "hardware": {"cpus_per_node": 8, "memory_gb_per_node": 64},
+    }
+    document |= {"corpus": {"demonstration": {"facts": 10}}, "model": {"parameters": 6e7, "sequence_length": 64}}
+    result = plan(
+        Profile.model_validate(
+            document | {"training": {"tokens": 1e6, "batch_tokens": 128, "pods": pods, "zero_stage": 1}}
+        )
+    )
+    recipe = result.recipe
+    training = memory_bytes_per_device(
+        result.model, 1, pods, recipe.micro_batch, recipe.activation_checkpointing, "fp32"
+    )
+    copied = result.estimates.memory_per_device_gb * 1e9 - training
+    assert copied == pytest.approx(12 * result.num_parameters / pods)
 
 
 @SETTINGS

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -172,6 +175,46 @@ def test_a_service_that_does_not_answer_is_told_apart() -> None:
     assert not isinstance(caught.value, StoreUnavailableError)
 
 
+class BusyServer(BaseHTTPRequestHandler):
+    """Breaks off every download after its first bytes, and takes nothing."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "100")
+        self.send_header("ETag", '"a"')
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(b"half")
+        self.close_connection = True
+
+    def do_PUT(self) -> None:
+        self.send_error(503, "Slow Down")
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+def test_a_service_that_breaks_off_or_is_too_busy_does_not_answer(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with ThreadingHTTPServer(("127.0.0.1", 0), BusyServer) as server:
+        threading.Thread(target=server.serve_forever).start()
+        store = S3Store(client_of(server.server_port))
+        try:
+            for act in (
+                lambda: store.get_file("raw/a", tmp_path / "a"),
+                lambda: store.get_bytes("raw/a"),
+                lambda: store.put_bytes("raw/a", b"x"),
+                lambda: store.put_file("raw/a", tmp_path / "file"),
+            ):
+                with pytest.raises(StoreUnavailableError, match=r"raw/a: .+"):
+                    act()
+        finally:
+            server.shutdown()
+
+
 def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in S3_SETTINGS:
         monkeypatch.delenv(name, raising=False)
@@ -191,16 +234,20 @@ def test_s3_key_needs_a_bucket(s3: Store) -> None:
 
 
 def test_unreachable_s3_is_a_store_error() -> None:
-    client = boto3.client(
+    with pytest.raises(StoreError, match="raw/a"):
+        S3Store(client_of(free_port())).exists("raw/a")
+
+
+def client_of(port: int) -> Any:
+    """A client that tries once."""
+    return boto3.client(
         "s3",
-        endpoint_url=f"http://127.0.0.1:{free_port()}",
+        endpoint_url=f"http://127.0.0.1:{port}",
         region_name="us-east-1",
         aws_access_key_id="test",
         aws_secret_access_key="test",
         config=Config(retries={"max_attempts": 0}),
     )
-    with pytest.raises(StoreError, match="raw/a"):
-        S3Store(client).exists("raw/a")
 
 
 def test_on_a_full_disk_no_key_changes_and_copies_take_no_room(tmp_path: Path) -> None:

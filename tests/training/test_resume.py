@@ -11,6 +11,7 @@ import random
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +21,8 @@ from sovereign.plan import plan
 from sovereign.profile import load_profile
 from sovereign.receipts import Receipt
 from training import environment
-from training.campaign import COMBINATIONS, TRAIN, Campaign, kill_ranks, main, outcome
-from training.forked import finish, fork, start_ranks, write_profile
+from training.campaign import COMBINATIONS, TRAIN, Campaign, Moment, kill_ranks, main, outcome
+from training.forked import NUM_STEPS, TINY, finish, fork, start_ranks, write_profile
 from training.manifest import rank_file
 from training.order import TokenStream
 from training.shards import Shard
@@ -43,7 +44,15 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
 def test_killed_at_random_moments_ends_the_same(campaign: Campaign, zero_stage: int, num_ranks: int) -> None:
     print(f"SOVEREIGN_SEED={SEED}")
     line = campaign.trial(zero_stage, num_ranks, f"{SEED}-{zero_stage}-{num_ranks}", kills=KILLS)
+    assert_resumed_the_same(line)
+
+
+def assert_resumed_the_same(line: dict[str, Any]) -> None:
+    """The first kill took a running process between a checkpoint and the last step, the run resumed, all is equal."""
     print(json.dumps(line))
+    first = line["kills"][0]
+    assert first["was_running"] and TINY["training"]["checkpoint_every_steps"] <= first["steps_done"] < NUM_STEPS
+    assert line["resumed_from"] >= TINY["training"]["checkpoint_every_steps"]
     assert line["differs"] == []
 
 
@@ -51,14 +60,13 @@ def test_killed_at_random_moments_ends_the_same(campaign: Campaign, zero_stage: 
 @pytest.mark.parametrize(("zero_stage", "num_ranks"), COMBINATIONS)
 def test_killed_many_times_ends_the_same(campaign: Campaign, zero_stage: int, num_ranks: int) -> None:
     print(f"SOVEREIGN_SEED={SEED}")
-    for number in range(DRILL_KILLS):
-        line = campaign.trial(zero_stage, num_ranks, f"{SEED}-{zero_stage}-{num_ranks}-{number}")
-        print(json.dumps(line))
-        assert line["differs"] == []
+    for number in range(DRILL_KILLS // KILLS):
+        line = campaign.trial(zero_stage, num_ranks, f"{SEED}-{zero_stage}-{num_ranks}-{number}", kills=KILLS)
+        assert_resumed_the_same(line)
 
 
 class Soonest(random.Random):
-    """Draws the least of everything: the first step, no delay, the disk lost."""
+    """Draws the least of everything, and so that the disk is lost."""
 
     def random(self) -> float:
         return 0.0
@@ -66,8 +74,15 @@ class Soonest(random.Random):
 
 def test_a_rank_is_killed_before_it_made_its_folder(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("making the model")
-    killed = kill_ranks(tmp_path, [fork(time.sleep, 60)], Soonest(), seconds_per_step=1.0)
-    assert killed == {"step": 0, "delay_s": 0.0, "was_running": True, "disk_lost": True}
+    killed = kill_ranks(tmp_path, [fork(time.sleep, 60)], Soonest(), Moment(step=0, delay_s=0.0))
+    assert killed == {
+        "step": 0,
+        "delay_s": 0.0,
+        "after_commit": False,
+        "was_running": True,
+        "steps_done": 0,
+        "disk_lost": True,
+    }
 
 
 def test_a_campaign_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,6 +110,12 @@ def test_other_numbers_of_ranks_go_on(zero_stages: tuple[int, ...], tokens: Path
     assert layouts == list(zip((1, 2, 4, 1), zero_stages, strict=True))
     begins = [int(part["from_step"]) for part in history]
     assert begins[0] == 0 and begins == sorted(set(begins))
+    configs = [next(roots["moved"].glob(f"models/tiny/runs/*/deepspeed-{begin:08}.json")) for begin in begins]
+    given = [json.loads(path.read_text()) for path in configs]
+    assert tuple(config["zero_optimization"]["stage"] for config in given) == zero_stages
+    names = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    sizes = [[config[name] for name in names] for config in given]
+    assert [batch // (micro_batch * accumulation) for batch, micro_batch, accumulation in sizes] == [1, 2, 4, 1]
     whole, moved = outcome(roots["whole"]), outcome(roots["moved"])
     assert len(whole.losses) == len(moved.losses) == STEPS
     furthest = max(abs(one - other) for one, other in zip(whole.losses, moved.losses, strict=True))

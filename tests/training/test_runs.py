@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sovereign.errors import StoreError, TrainingError
 from sovereign.plan import plan
 from sovereign.profile import load_profile
 from sovereign.store import FolderStore, open_store
+from training import runs
 from training.runs import RunWriter, choose, read_runs
 from training.tracking import Record
 
@@ -112,12 +114,12 @@ def test_plots_and_a_report_that_needs_nothing_else(site: Path, tmp_path: Path) 
 
 
 def test_runs_are_named_by_their_first_digits(site: Path) -> None:
-    runs = read_runs(open_store(f"file://{site / 'data'}"), "tiny")
-    assert [run.run for run in choose(runs, ["a1", "b2"])] == [FIRST, SECOND]
+    found = read_runs(open_store(f"file://{site / 'data'}"), "tiny")
+    assert [run.run for run in choose(found, ["a1", "b2"])] == [FIRST, SECOND]
     with pytest.raises(TrainingError, match="no such run"):
-        choose(runs, ["c3"])
+        choose(found, ["c3"])
     with pytest.raises(TrainingError, match="several runs begin so"):
-        choose(runs, [""])
+        choose(found, [""])
     with pytest.raises(TrainingError, match="no runs yet"):
         choose([], [])
 
@@ -125,7 +127,7 @@ def test_runs_are_named_by_their_first_digits(site: Path) -> None:
 class FullStore(FolderStore):
     """A store that can be read only."""
 
-    def put_file(self, key: str, path: Path) -> None:
+    def put_bytes(self, key: str, data: bytes) -> None:
         raise StoreError("the disk is full")
 
 
@@ -136,6 +138,41 @@ def test_a_store_that_fails_does_not_stop_training(tmp_path: Path, profile_file:
     writer = RunWriter(FullStore(tmp_path), "tiny", FIRST, resolved, [], enabled=True, warn=warnings.append)
     writer.write("RUNNING", record)
     assert len(warnings) == 1 and "the disk is full" in warnings[0]
+
+
+class SlowStore(FolderStore):
+    """A store that takes nothing before it is let to."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.is_asked, self.is_let = threading.Event(), threading.Event()
+        self.puts: list[str] = []
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        self.is_asked.set()
+        assert self.is_let.wait(30)
+        super().put_bytes(key, data)
+        self.puts.append(key.rpartition("/")[2])
+
+
+def test_a_slow_store_does_not_hold_training_up(
+    tmp_path: Path, profile_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop goes on, and nothing waits in a line; the last record waits until it is stored."""
+    monkeypatch.setattr(runs, "_WRITE_EVERY_S", 0.0)
+    store, record = SlowStore(tmp_path), Record(tmp_path / "metrics.jsonl")
+    resolved = plan(load_profile(profile_file))
+    writer = RunWriter(store, "tiny", FIRST, resolved, [], enabled=True, warn=pytest.fail)
+    for step in range(1, 4):
+        record.add({"step": step, "loss": 1.0})
+        writer.write("RUNNING", record, soon=True)
+        assert store.is_asked.wait(30)
+    assert store.puts == []
+    threading.Timer(0.2, store.is_let.set).start()
+    writer.write("FINISHED", record)
+    assert store.puts == ["metrics.jsonl", "run.json"] * 2, "the first one, and the last"
+    (run,) = read_runs(store, "tiny")
+    assert (run.status, run.step, len(run.lines)) == ("FINISHED", 3, 3)
 
 
 def test_a_resumed_run_keeps_its_start_and_soon_waits(tmp_path: Path, profile_file: Path) -> None:

@@ -102,6 +102,9 @@ def test_resume_is_bit_identical(
     assert process.exitcode == (143 if ending == signal.SIGTERM else -signal.SIGKILL), events(log)
     assert any(store_root.glob(committed))
     assert not (store_root / TRAIN / "receipt.json").exists()
+    (config,) = store_root.glob("models/tiny/runs/*/deepspeed-*.json")
+    assert config.name == "deepspeed-00000000.json"
+    assert config.read_bytes() == (whole_run / TRAIN / "deepspeed.json").read_bytes()
     assert run(start_training, profile_file, store_root, tmp_path / "second") == 0, events(tmp_path / "second.log")
     assert receipt(store_root).metrics["resumed_from"] > 0
     assert losses(store_root) == losses(whole_run)
@@ -120,6 +123,28 @@ def test_another_configuration_starts_afresh(
     assert len(losses(store_root)) == 2
     commits = list((store_root / TRAIN / "checkpoints").glob("*/*/COMMIT"))
     assert [path.parent.name for path in commits] == ["step-00000002"], "checkpoints of the old run are left"
+
+
+def test_a_run_that_fails_in_its_export_is_told_and_goes_on(
+    start_training: Start, profile_file: Path, store_root: Path, whole_run: Path, tmp_path: Path
+) -> None:
+    """A file is in the way of the model's folder; until the model is there, the older run's checkpoints stay."""
+    shutil.copytree(whole_run / TRAIN / "checkpoints", store_root / TRAIN / "checkpoints")
+    older = set(store_root.glob(f"{TRAIN}/checkpoints/*/step-*/*"))
+    other, work = tmp_path / "other.yaml", tmp_path / "work"
+    other.write_text(json.dumps(PROFILE | {"training": PROFILE["training"] | {"tokens": 2 * 256}}))  # type: ignore[operator]
+    work.mkdir()
+    (work / "export").write_text("in the way")
+    assert run(start_training, other, store_root, work) == 1
+    record = next(store_root.glob("models/tiny/runs/*/run.json"))
+    assert (json.loads(record.read_text())["status"], json.loads(record.read_text())["step"]) == ("FAILED", 2)
+    assert older < set(store_root.glob(f"{TRAIN}/checkpoints/*/step-*/*"))
+    (work / "export").unlink()
+    assert run(start_training, other, store_root, work) == 0, events(tmp_path / "work.log")
+    finished = json.loads(record.read_text())
+    assert finished["status"] == "FINISHED" and finished["summary"] == receipt(store_root).metrics
+    assert receipt(store_root).metrics["resumed_from"] == 2
+    assert not older & set(store_root.glob(f"{TRAIN}/checkpoints/*/step-*/*"))
 
 
 def test_phases_and_losses_go_on_after_a_kill(
