@@ -1,6 +1,7 @@
 """How much of what the evaluation measures on stands in the training text: sovereign.ngrams over curated documents.
 
-Items are the held-out documents that bits per byte are measured on and the held-out questions with their answers.
+Items are the held-out documents that bits per byte are measured on, the held-out questions with their answers, and what
+the site's tasks ask (training/harness.py); the kit's own tasks ask these questions.
 Nothing is excluded from any measure: the shares stand beside the results, and every item that overlaps is listed.
 """
 
@@ -14,13 +15,16 @@ from typing import Any
 from sovereign.lake.documents import Document
 from sovereign.ngrams import LENGTH, MIN_LENGTH, NgramIndex, Overlap
 
+UNDETERMINED = "und"
+"""The language of an item that does not say it (BCP 47)."""
+
 
 @dataclass(frozen=True)
 class Item:
     """Something that the model is measured on."""
 
     kind: str
-    """`document` or `question`."""
+    """`document`, `question`, or the name of a task."""
     item_id: str
     language: str
     text: str

@@ -7,13 +7,17 @@ processor packages with everything that runs on them, other programs too, and on
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 POWERCAP = Path("/sys/class/powercap")
+KERNEL_LOG = Path("/dev/kmsg")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_XID = re.compile(r"NVRM: Xid \(PCI:([0-9a-f]+):([0-9a-f]+):([0-9a-f]+)[^)]*\): (\d+)", re.IGNORECASE)
 
 
 class Meter(Protocol):
@@ -101,7 +105,7 @@ class Gpu:
         return events
 
     def new_xids(self) -> list[int]:
-        """XID errors (https://docs.nvidia.com/deploy/xid-errors) since the last call."""
+        """XID errors (https://docs.nvidia.com/deploy/xid-errors) since the last call, or since this object was made."""
         found: list[int] = []
         while self._events is not None:
             try:
@@ -109,6 +113,43 @@ class Gpu:
             except self._nvml.NVMLError:  # a time-out: there is none
                 break
         return found
+
+    def logged_xids(self) -> list[int] | None:
+        """XID errors of this GPU that the driver wrote to the kernel's log; None where it cannot be read.
+
+        The log begins with the machine, or later where it is full.
+        """
+        try:
+            place = self._nvml.nvmlDeviceGetPciInfo(self._handle)
+            text = _read_log(KERNEL_LOG)
+        except (self._nvml.NVMLError, OSError):
+            return None
+        own = (place.domain, place.bus, place.device)
+        found = _XID.findall(text)
+        return [int(xid) for *address, xid in found if tuple(int(part, 16) for part in address) == own]
+
+
+def _read_log(path: Path) -> str:
+    """All that is in the kernel's log now."""
+    parts: list[bytes] = []
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        while part := _next_record(descriptor):
+            parts.append(part)
+    finally:
+        os.close(descriptor)
+    return b"".join(parts).decode(errors="replace")
+
+
+def _next_record(descriptor: int) -> bytes:
+    """The next record of the kernel's log, empty at its end."""
+    while True:
+        try:
+            return os.read(descriptor, 2**14)
+        except BlockingIOError:
+            return b""
+        except BrokenPipeError:  # records that were not read yet made room for new ones
+            continue
 
 
 class Processors:

@@ -8,8 +8,9 @@ Writes evaluation.json, contamination.jsonl, the tasks (tasks/), the model card 
     questions       by_language, by_owner: {<name>: {heldout, trained}}, overall: {heldout, trained}; each has asked,
                     correct, accuracy (0 to 1; exact match of the greedy answer). `heldout` are ways to ask that no
                     training document has. examples: one held-out question of each language and the answer given
-    contamination   by_kind, by_language, overall: items of the evaluation that stand in the training text, in part
-                    (training/contamination.py); contamination.jsonl has a line for each of them
+    contamination   by_kind, by_language, overall: items of the evaluation, also of the site's tasks, that stand in the
+                    documents of the training shards, in part (training/contamination.py); contamination.jsonl has a
+                    line for each of them
     memorisation    trained, heldout: how often the model goes on exactly as a document does (training/memorisation.py)
     tasks           {<task>: {samples, version, <metric>}} of lm-evaluation-harness, where the profile names tasks
 """
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sovereign.base import base_inputs, fetch_base
 from sovereign.errors import StageError, TrainingError
 from sovereign.files import write_atomic
-from sovereign.lake.documents import Document, read_documents
+from sovereign.lake.documents import read_documents
 from sovereign.plan import Plan
 from sovereign.profile import Profile
 from sovereign.receipts import Receipt
@@ -35,12 +36,15 @@ from sovereign.stages import Stage, StageContext, StageOutput
 from sovereign.store import Store
 from training import environment
 from training.base_tokenizer import known_base, read_base_tokens
-from training.contamination import contamination, document_items, question_items
-from training.harness import OWN, folder_digests, run_tasks, write_tasks
+from training.contamination import Item, contamination, document_items, question_items
+from training.harness import Tasks, load_tasks, run_tasks, write_tasks
 from training.registry import open_client
+from training.task_files import OWN, folder_digests
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+
+    from training.shards import Shard
 
 FORMAT = "sovereign/evaluation/v2"
 _SPLITS = ("train", "heldout")
@@ -49,17 +53,21 @@ _SPLITS = ("train", "heldout")
 def _run(context: StageContext) -> StageOutput:
     environment.prepare(context.workdir, threads=context.plan.recipe.threads, world_size=1)
     from training.card import write_card
+    from training.measures import choose_questions
 
     receipts = _receipts(context)
-    model, tokenizer = _load(context)
     folder = context.workdir / "evaluate"
     shutil.rmtree(folder, ignore_errors=True)  # of another run in the same place
+    lines = _read_lines(context.fetch(f"curated/{context.dataset}/questions.jsonl"))
+    asked = choose_questions(lines, context.plan.recipe.max_eval_questions)
+    tasks = _load_tasks(context, asked, folder)
+    model, tokenizer = _load(context)
     evaluation = {
         "format": FORMAT,
         "dataset": context.dataset,
         "model_digest": _digest(context),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-    } | _measure(context, model, tokenizer, folder)
+    } | _measure(context, model, tokenizer, asked, tasks, folder)
     write_atomic(folder / "evaluation.json", json.dumps(evaluation, indent=2, ensure_ascii=False) + "\n")
     context.progress("writing the model card")
     history = _read_lines(context.fetch(f"models/{context.dataset}/train/metrics.jsonl"))
@@ -72,9 +80,14 @@ def _run(context: StageContext) -> StageOutput:
 
 
 def _measure(
-    context: StageContext, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path
+    context: StageContext,
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[Mapping[str, Any]],
+    tasks: Sequence[Tasks],
+    folder: Path,
 ) -> dict[str, Any]:
-    """All measures; leaves contamination.jsonl and the tasks in `folder`."""
+    """All measures; leaves contamination.jsonl in `folder`."""
     from training import measures
     from training.memorisation import memorisation
     from training.shards import Shard
@@ -95,54 +108,59 @@ def _measure(
         with_xz=bool(context.profile.corpus.sources),
         report=lambda done, total: context.progress("bits per byte", done=done, total=total),
     )
-    lines = _read_lines(context.fetch(f"curated/{context.dataset}/questions.jsonl"))
-    asked = measures.choose_questions(lines, recipe.max_eval_questions)
     context.progress("asking questions", total=len(asked), unit="questions")
     questions = measures.answer_questions(model, tokenizer, asked)
     context.progress("looking for evaluation items in the training text")
-    heldout = [document for found in documents.values() for document in found]
-    counts = _contamination(context, asked, heldout, folder)
-    context.progress("trying to extract training documents")
     trained, unseen = ([Shard(path) for path in shards[split]] for split in _SPLITS)
+    heldout = [document for found in documents.values() for document in found]
+    items = [*question_items(asked), *document_items(heldout), *_task_items(tasks)]
+    counts = _contamination(context, items, trained, folder)
+    context.progress("trying to extract training documents")
     recited = memorisation(model, trained, unseen, int(tokenizer.eos_token_id), recipe.seed)
+    results: dict[str, Any] = {}
+    for one in tasks:
+        context.progress(f"running {', '.join(one.loaded['tasks'])}")
+        results |= run_tasks(model, tokenizer, one)
     return {
         "bits_per_byte": bits,
         "questions": questions,
         "contamination": counts,
         "memorisation": recited,
-        "tasks": _tasks(context, model, tokenizer, asked, folder),
+        "tasks": results,
     }
 
 
 def _contamination(
-    context: StageContext, asked: Sequence[Mapping[str, Any]], heldout: Sequence[Document], folder: Path
+    context: StageContext, items: Sequence[Item], shards: Sequence[Shard], folder: Path
 ) -> dict[str, Any]:
-    """Counts; the items themselves go to contamination.jsonl."""
-    items = [*question_items(asked), *document_items(heldout)]
-    counts, rows = contamination(items, read_documents(_curated(context, "train")))
+    """Counts; the items themselves go to contamination.jsonl. A mix may leave documents out of the shards."""
+    documents = read_documents(_curated(context, "train"))
+    if context.profile.mix is not None:
+        taken = {name for shard in shards for name in shard.document_ids(range(shard.num_documents))}
+        documents = (document for document in documents if document.doc_id in taken)
+    counts, rows = contamination(items, documents)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_atomic(folder / "contamination.jsonl", text)
     return counts
 
 
-def _tasks(
-    context: StageContext,
-    model: Qwen3ForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[Mapping[str, Any]],
-    folder: Path,
-) -> dict[str, Any]:
-    """Write the kit's own tasks, and run those that the profile names."""
+def _task_items(tasks: Sequence[Tasks]) -> list[Item]:
+    """Of the site's tasks; the kit's own ask the held-out questions."""
+    return [item for one in tasks for item in one.items() if not item.kind.startswith(OWN)]
+
+
+def _load_tasks(context: StageContext, asked: Sequence[Mapping[str, Any]], folder: Path) -> list[Tasks]:
+    """Write the kit's own tasks, and load those that the profile names, before anything is computed."""
     wanted, site_folder = context.profile.evaluation.tasks, context.profile.evaluation.task_folder
     write_tasks(folder / "tasks", asked)
     cache = context.workdir / "cache" / "harness"
-    results: dict[str, Any] = {}
+    loaded = []
     for place, is_own in ((str(folder / "tasks"), True), (site_folder, False)):
         names = [name for name in wanted if name.startswith(OWN) == is_own]
         if names and place is not None:
-            context.progress(f"running {', '.join(names)}")
-            results |= run_tasks(model, tokenizer, Path(place), names, cache)
-    return results
+            context.progress(f"loading {', '.join(names)}")
+            loaded.append(load_tasks(Path(place), names, cache))
+    return loaded
 
 
 def summarise(evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,6 +296,6 @@ evaluate = Stage(
     needs=("curate", "tokenize", "train"),
     config=_config,
     prefix="models/{dataset}/evaluate/",
-    version=3,
+    version=4,
     external_inputs=_external_inputs,
 )

@@ -8,13 +8,13 @@ from typing import Any
 from sovereign.profile import Evaluation
 
 LIMITS = ("min_accuracy", "max_bits_per_byte", "max_contamination", "max_memorisation")
-"""Keys of the profile's section `evaluation` that are limits."""
+"""Keys of the profile's section `evaluation` that are limits. Compared so that NaN misses every one."""
 
 
 def why_not_champion(evaluation: Mapping[str, Any], limits: Evaluation) -> str | None:
     """The reasons why a model with this evaluation must not be served, or None when it may.
 
-    A limit on something that was not measured refuses the model too.
+    A limit on something that was not measured, or whose measure is not a number, refuses the model too.
 
     Args:
         evaluation: content of evaluation.json.
@@ -35,12 +35,12 @@ def _languages(evaluation: Mapping[str, Any], limits: Evaluation) -> Iterator[st
     for language, least in _by_language(limits.min_accuracy, accuracy):
         if language not in accuracy:
             yield f"accuracy of {language} was not measured, at least {least:.1%} is asked for"
-        elif accuracy[language] < least:
+        elif not accuracy[language] >= least:
             yield f"accuracy of {language} is {accuracy[language]:.1%}, at least {least:.1%} is asked for"
     for language, most in _by_language(limits.max_bits_per_byte, bits):
         if language not in bits:
             yield f"bits per byte of {language} were not measured, at most {most:g} are allowed"
-        elif bits[language] > most:
+        elif not bits[language] <= most:
             yield f"bits per byte of {language} are {bits[language]:.4f}, at most {most:g} are allowed"
 
 
@@ -62,5 +62,5 @@ def _shares(evaluation: Mapping[str, Any], limits: Evaluation) -> Iterator[str]:
     for name, (share, most) in measures.items():
         if most is not None and share is None:
             yield f"{name} was not measured, at most {most:.1%} is allowed"
-        elif most is not None and share > most:
+        elif most is not None and not share <= most:
             yield f"{name} is {share:.1%}, at most {most:.1%} is allowed"

@@ -15,41 +15,47 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sovereign.errors import TrainingError
-from sovereign.files import sha256_file, write_atomic
-from sovereign.profile import Profile
+from sovereign.files import write_atomic
+from training.contamination import UNDETERMINED, Item
 from training.pages import render_page
+from training.task_files import check_names, own_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-OWN = "questions_"
-"""Beginning of the names of the kit's own tasks; the language follows."""
 BATCH_SIZE = 16
 _COLUMNS = ("question_id", "question", "prompt", "answer", "owner")
 
 
-def own_task(language: str) -> str:
-    """Name of the kit's task for the questions in `language`."""
-    return OWN + language.replace("-", "_").lower()
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks of one folder, as the harness has loaded them."""
 
+    folder: Path
+    cache: Path
+    """Folder for the data as the harness keeps it."""
+    loaded: Mapping[str, Any]
+    """`tasks`, `groups` and `group_map`, each by name."""
 
-def folder_digests(profile: Profile) -> Mapping[str, str]:
-    """Digests of the files in the site's folder of tasks, by `tasks/<path in it>`.
+    def items(self) -> list[Item]:
+        """What the tasks ask with the right answer, without examples and descriptions, which all items would share.
 
-    Raises:
-        TrainingError: the profile names a folder that is not there.
-    """
-    if profile.evaluation.task_folder is None:
-        return {}
-    folder = Path(profile.evaluation.task_folder)
-    if not folder.is_dir():
-        raise TrainingError("the folder of evaluation tasks is not there", got=folder, expected="a folder")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return {f"tasks/{path.relative_to(folder).as_posix()}": sha256_file(path) for path in files}
+        Raises:
+            TrainingError: a task cannot make a text of one.
+        """
+        found = []
+        for name, task in sorted(self.loaded["tasks"].items()):
+            with _inside(self.folder, self.cache), _told(f"task {name} of {self.folder}"):
+                found += [
+                    Item(name, f"{name}/{number}", UNDETERMINED, _text(task, asked))
+                    for number, asked in task.doc_iterator()
+                ]
+        return found
 
 
 def write_tasks(folder: Path, asked: Sequence[Mapping[str, Any]]) -> list[Path]:
@@ -71,45 +77,62 @@ def write_tasks(folder: Path, asked: Sequence[Mapping[str, Any]]) -> list[Path]:
     return files
 
 
-def run_tasks(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path, names: Sequence[str], cache: Path
-) -> dict[str, Any]:
-    """Measure the model on tasks of one folder.
+def load_tasks(folder: Path, names: Sequence[str], cache: Path) -> Tasks:
+    """Let the harness load tasks of one folder with their data.
 
     Args:
         cache: folder for the data as the harness keeps it.
+
+    Raises:
+        TrainingError: a task is not there or cannot be loaded, or two names mean the same one.
+    """
+    check_names(folder, names)
+    loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}, "group_map": {}}
+    with _inside(folder, cache):
+        from lm_eval.tasks import TaskManager
+
+        manager = TaskManager(include_path=str(folder), include_defaults=False)
+        for name in names:
+            with _told(f"task {name} ({manager.task_index[name].yaml_path or folder})"):
+                found = manager.load([name])
+                for task in found["tasks"].values():
+                    if task.get_config("num_fewshot") is None:
+                        task.set_config(key="num_fewshot", value=0)
+                    task.set_fewshot_seed(seed=0)
+            if twice := sorted(loaded["tasks"].keys() & found["tasks"].keys()):
+                raise TrainingError("evaluation.tasks names a task twice", got=f"{', '.join(twice)}, again by {name}")
+            for kind, ones in loaded.items():
+                ones.update(found[kind])
+    return Tasks(folder, cache, loaded)
+
+
+def run_tasks(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, tasks: Tasks) -> dict[str, Any]:
+    """Measure the model on tasks.
 
     Returns:
         {<task>: {samples, version, <metric>: value}}; metrics are named `<metric>` or `<metric>,<filter>`.
 
     Raises:
-        TrainingError: a task is not there or cannot be run.
+        TrainingError: they cannot be run.
     """
-    with _offline(cache), contextlib.chdir(folder):
+    with _inside(tasks.folder, tasks.cache), _told(f"tasks {', '.join(tasks.loaded['tasks'])} of {tasks.folder}"):
         import lm_eval
         from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks import TaskManager
 
-        manager = TaskManager(include_path=str(folder), include_defaults=False)
-        if missing := sorted(set(names) - set(manager.all_tasks)):
-            raise TrainingError(
-                f"no such task in {folder}", got=", ".join(missing), expected=", ".join(sorted(manager.all_tasks))
-            )
-        try:
-            loaded = manager.load(list(names))
-            for task in loaded["tasks"].values():
-                if task.get_config("num_fewshot") is None:
-                    task.set_config(key="num_fewshot", value=0)
-                task.set_fewshot_seed(seed=0)
-            judge = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE)
-            found = lm_eval.evaluate(lm=judge, task_dict=loaded, bootstrap_iters=0, log_samples=False)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise TrainingError(
-                f"tasks of {folder} cannot be run: {type(error).__name__}: {error}",
-                got=", ".join(names),
-                hint="nothing is fetched from the internet: their data must lie in the folder",
-            ) from error
+        judge = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE)
+        found = lm_eval.evaluate(lm=judge, task_dict=tasks.loaded, bootstrap_iters=0, log_samples=False)
     return {name: _row(found, name) for name in sorted(found["results"])}
+
+
+def _text(task: Any, asked: Any) -> str:
+    """A document of a task as one text; texts can be given as numbers of choices, answers as a list of right ones."""
+    question, answer = task.doc_to_text(asked), task.doc_to_target(asked)
+    if isinstance(answer, list):
+        answer = answer[0] if answer else ""
+    if task.get_config("doc_to_choice") is not None:
+        choices = task.doc_to_choice(asked)
+        question, answer = (choices[one] if isinstance(one, int) else one for one in (question, answer))
+    return f"{question} {answer}"
 
 
 def _row(found: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -124,7 +147,26 @@ def _row(found: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _offline(cache: Path) -> Iterator[None]:
+def _told(what: str) -> Iterator[None]:
+    """Whatever the harness raises becomes a TrainingError: templates and Python of the site run in it."""
+    try:
+        yield
+    except Exception as error:
+        raise TrainingError(
+            f"{what} cannot be run: {type(error).__name__}: {error}",
+            hint="nothing is fetched from the internet: the data of tasks must lie in the folder",
+        ) from error
+
+
+@contextlib.contextmanager
+def _inside(folder: Path, cache: Path) -> Iterator[None]:
+    """Paths in tasks are relative to `folder`, and nothing is looked for outside."""
+    with offline(cache), contextlib.chdir(folder):
+        yield
+
+
+@contextlib.contextmanager
+def offline(cache: Path) -> Iterator[None]:
     """The harness' libraries look for nothing outside and write below `cache` only; read when they are imported."""
     wanted = {
         "HF_DATASETS_OFFLINE": "1",

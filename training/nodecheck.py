@@ -2,6 +2,7 @@
 
 Slow ranks are named and training goes on; a wrong sum or uncorrected memory errors stop it before compute is spent.
 Measured for a fraction of a second while all ranks measure at the same time, so what they take from each other counts.
+When a run fails, each rank checks itself again, without the others, which may be gone.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import socket
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ SLOW_MATMUL = 0.75
 """A rank whose matmul rate is below this part of the median over all ranks is slow."""
 SLOW_LINK = 0.5
 """A rank whose faster link to a neighbour is below this part of the median over all ranks is slow."""
+CHECK_LIMIT_S = 60.0
+"""After a failure, a matmul that takes longer will not end."""
 _MATMUL_S = 0.2
 _CHUNKS = 8
 _REDUCED_NUMBERS = 2**20
@@ -45,6 +49,8 @@ class RankCheck:
     """Throttling and memory errors, by NVML."""
     is_broken: bool
     """The GPU has uncorrected memory errors."""
+    has_unknown_past: bool = False
+    """There is a GPU, and the kernel's log, which has its XID errors of before, cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,11 @@ class NodeCheck:
         for number, rank in enumerate(self.ranks):
             for problem in rank.gpu_problems:
                 yield f"rank {number} on {rank.host}: {problem}"
+        if unknown := sorted({rank.host for rank in self.ranks if rank.has_unknown_past}):
+            yield (
+                f"XID errors from before the run are not known on {len(unknown)} machines, whose kernel's log "
+                f"cannot be read: {unknown[0]}{', …' if len(unknown) > 1 else ''}"
+            )
         rates = {number: rank.matmul_flops for number, rank in enumerate(self.ranks)}
         links = {n: rank.link_bytes_per_s for n, rank in enumerate(self.ranks) if rank.link_bytes_per_s is not None}
         for what, values, least, unit, scale in (
@@ -91,15 +102,18 @@ def check_nodes(gpu: Gpu | None, device: torch.device, gather: Callable[[Any], l
         TrainingError: an all-reduce gives a wrong sum, or a GPU has uncorrected memory errors.
     """
     _check_all_reduce(device)
-    problems, is_broken = gpu_problems(gpu)
-    rates = _matmul_rates(device)
+    old_xids = gpu.logged_xids() if gpu else []
+    rates, (problems, is_broken) = _matmul_rates(device, gpu)
+    if old_xids:
+        problems = (f"XID errors {', '.join(map(str, sorted(set(old_xids))))} before the run", *problems)
     own = RankCheck(
         host=socket.gethostname(),
-        matmul_flops=len(rates) / sum(1 / rate for rate in rates),
+        matmul_flops=_mean(rates),
         matmul_peak_flops=max(rates),
         link_bytes_per_s=_link_rate(device),
         gpu_problems=problems,
         is_broken=is_broken,
+        has_unknown_past=old_xids is None,
     )
     check = NodeCheck(gather(own))
     broken = [number for number, rank in enumerate(check.ranks) if rank.is_broken]
@@ -111,6 +125,33 @@ def check_nodes(gpu: Gpu | None, device: torch.device, gather: Callable[[Any], l
             hint=f"drain the machines of ranks {', '.join(map(str, broken))} and reset or replace these GPUs",
         )
     return check
+
+
+def check_alone(
+    gpu: Gpu | None, device: torch.device, matmul_flops: float, *, limit_s: float = CHECK_LIMIT_S
+) -> list[str]:
+    """What can be said of this rank's part of a machine after a failure, a sentence each; asks no other rank.
+
+    Args:
+        matmul_flops: what the same matmul gave before the run, FLOP/s.
+    """
+    found: list[str] = []
+
+    def measure() -> None:
+        try:
+            rates, (problems, _) = _matmul_rates(device, gpu)
+        except RuntimeError as error:  # an accelerator that has failed, or has no memory left
+            found.extend([*gpu_problems(gpu)[0], f"a matmul fails: {type(error).__name__}: {error}"])
+            return
+        how = "" if _mean(rates) >= SLOW_MATMUL * matmul_flops else "computes slowly: "
+        speeds = f"{_mean(rates) / 1e9:,.3g} GFLOP/s in a matmul, {matmul_flops / 1e9:,.3g} before the run"
+        found.extend([*problems, how + speeds])
+
+    thread = threading.Thread(target=measure, daemon=True)  # of a GPU that hangs no call comes back
+    thread.start()
+    thread.join(limit_s)
+    said = list(found) or [f"a matmul does not end within {limit_s:.0f} s", *gpu_problems(gpu)[0]]
+    return [*said, "an all-reduce was not tried: it needs all ranks, and some may be gone"]
 
 
 def gpu_problems(gpu: Gpu | None) -> tuple[tuple[str, ...], bool]:
@@ -127,25 +168,39 @@ def gpu_problems(gpu: Gpu | None) -> tuple[tuple[str, ...], bool]:
     return tuple(problems), is_broken
 
 
-def _matmul_rates(device: torch.device) -> list[float]:
-    """FLOP/s of each part of a measurement of `_MATMUL_S`."""
+def _mean(rates: Sequence[float]) -> float:
+    """Mean rate of parts with the same work."""
+    return len(rates) / sum(1 / rate for rate in rates)
+
+
+def _matmul_rates(device: torch.device, gpu: Gpu | None) -> tuple[list[float], tuple[tuple[str, ...], bool]]:
+    """FLOP/s of each part of a measurement of `_MATMUL_S`, and `gpu_problems` while the GPU goes on multiplying.
+
+    An idle GPU is not throttled.
+    """
     on_gpu = device.type == "cuda"
     size = 8192 if on_gpu else 768
     random = torch.Generator(device).manual_seed(0)  # its own: the run's random numbers stay as they are
     left = torch.randn(size, size, generator=random, device=device).to(torch.bfloat16 if on_gpu else torch.float32)
     right, out = left.clone(), torch.empty_like(left)
 
-    def run(times: int) -> float:
-        start = time.perf_counter()
+    def launch(times: int) -> None:
         for _ in range(times):
             torch.mm(left, right, out=out)
+
+    def run(times: int) -> float:
+        start = time.perf_counter()
+        launch(times)
         if on_gpu:
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
     run(1)
     times = max(1, math.ceil(_MATMUL_S / _CHUNKS / run(1)))
-    return [2 * size**3 * times / run(times) for _ in range(_CHUNKS)]
+    rates = [2 * size**3 * times / run(times) for _ in range(_CHUNKS)]
+    if on_gpu:
+        launch(times)
+    return rates, gpu_problems(gpu)
 
 
 def _check_all_reduce(device: torch.device) -> None:

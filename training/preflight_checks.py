@@ -7,7 +7,7 @@ docs/training.md. A wrong gradient, a lost rank or a broken kernel gives far mor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -90,7 +90,7 @@ def parity(traces: Mapping[Case, Trace], reference: Reference, world_size: int) 
         else:
             losses = _apart(trace.losses, reference.trace.losses)
             norms = _apart(trace.gradient_norms, reference.trace.gradient_norms)
-            yield Check(f"{name}: losses and gradient norms against plain AdamW", max(losses, norms), LOSS_LIMIT)
+            yield Check(f"{name}: losses and gradient norms against plain AdamW", _largest([losses, norms]), LOSS_LIMIT)
             value = _moved_apart(trace.last, reference.trace.last, reference.start)
             yield Check(f"{name}: weights against plain AdamW", value, WEIGHTS_LIMIT)
 
@@ -101,7 +101,7 @@ def step_size(trace: Trace, reference: Reference, recipe: Recipe) -> Check:
     Its moments are then the gradient and the gradient's square, so their ratio is its sign (Kingma and Ba 2015,
     section 2.1, https://arxiv.org/abs/1412.6980).
     """
-    worst = -1.0
+    furthest = []
     for name, start in reference.start.items():
         is_large = reference.gradient[name].abs() > 1e-5  # a thousand times AdamW's epsilon
         if not bool(is_large.any()):
@@ -110,8 +110,8 @@ def step_size(trace: Trace, reference: Reference, recipe: Recipe) -> Check:
         decayed = moved + (
             recipe.learning_rate * recipe.weight_decay * start[is_large] if _is_decayed(name, start) else 0
         )
-        worst = max(worst, float((decayed.abs() / recipe.learning_rate - 1).abs().max()))
-    value = worst if worst >= 0 else math.nan  # no gradient is large enough to tell
+        furthest.append(float((decayed.abs() / recipe.learning_rate - 1).abs().max()))
+    value = _largest(furthest)  # NaN where no gradient is large enough to tell
     return Check(f"AdamW, ZeRO-{recipe.zero_stage}: first step against the learning rate", value, STEP_SIZE_LIMIT)
 
 
@@ -224,18 +224,22 @@ def _is_decayed(name: str, weight: torch.Tensor) -> bool:
 
 def _apart(values: list[float], expected: list[float]) -> float:
     """The largest relative difference."""
-    return max(
-        abs(value - right) / abs(right) if math.isfinite(value) else math.inf
-        for value, right in zip(values, expected, strict=True)
-    )
+    return _largest([abs(value - right) / abs(right) for value, right in zip(values, expected, strict=True)])
 
 
 def _furthest(values: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     """The largest ‖a - b‖ / ‖b‖."""
-    return max(
-        float((value.double() - right.double()).norm() / right.double().norm())
-        for value, right in zip(values, expected, strict=True)
+    return _largest(
+        [
+            float((value.double() - right.double()).norm() / right.double().norm())
+            for value, right in zip(values, expected, strict=True)
+        ]
     )
+
+
+def _largest(values: Sequence[float]) -> float:
+    """NaN where one is, which `max` would hide behind a number before it; also of nothing."""
+    return math.nan if not values or any(map(math.isnan, values)) else max(values)
 
 
 def _moved_apart(weights: Weights, others: Weights, start: Weights) -> float:

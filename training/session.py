@@ -33,6 +33,7 @@ from training.shards import Shard
 from training.stored import Retention, StoredCheckpoints
 from training.tracking import MlflowLog, Record
 from training.watch_heldout import NAME as HELDOUT
+from training.watch_heldout import Heldout
 from training.watching import Watching, watch_run
 
 if TYPE_CHECKING:
@@ -168,9 +169,13 @@ class Session:
 
 
 def start(context: StageContext, digest: str, ranks: Ranks, say: Say, stop: threading.Event) -> Session:
-    """Meet the other ranks, make the model or load the newest checkpoint of the run with this digest."""
-    train, heldout = _shards(context, "train"), _shards(context, "heldout")
-    recipe = context.plan.recipe
+    """Meet the other ranks, make the model or load the newest checkpoint of the run with this digest.
+
+    Raises:
+        TrainingError: before any of it, the data are too little or not what the phases want.
+    """
+    train, recipe = _shards(context, "train"), context.plan.recipe
+    heldout = Heldout(_shards(context, "heldout"), context.plan.model.sequence_length)
     stream = make_stream(train, recipe.seed, recipe.phases, recipe.batch_tokens)
     join(ranks)
     say("making the model")

@@ -127,7 +127,7 @@ def check_parity(report: Mapping[str, Any], limit: float | None) -> None:
     above = {
         language: row["parity"]
         for language, row in report["languages"].items()
-        if limit is not None and row["parity"] > limit
+        if limit is not None and not row["parity"] <= limit
     }
     if above:
         raise StageError(

@@ -1,7 +1,7 @@
 """Bits per byte on held-out text while training goes on: on all of it, by language, and by dataset (the source).
 
-The same rows each time, so that the numbers can be compared along a run. They are rows as in training, cut without
-regard to documents; stage `evaluate` measures whole documents.
+The same rows each time, so that the numbers can be compared along a run, from all shards alike. They are rows as in
+training, cut without regard to documents; stage `evaluate` measures whole documents.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -42,18 +43,19 @@ class Heldout:
 
     def __init__(self, shards: Sequence[Shard], sequence_length: int) -> None:
         """Raises: TrainingError: there is less held-out text than one row."""
-        tokens = np.concatenate([shard.tokens[: ROWS * sequence_length] for shard in shards]).astype(np.int64)
-        num_rows = min(ROWS, len(tokens) // sequence_length)
+        num_tokens = sum(shard.num_tokens for shard in shards)
+        num_rows = num_tokens // sequence_length
         if num_rows == 0:
             raise TrainingError(
                 "there is too little held-out text to measure anything",
-                got=f"{len(tokens)} tokens",
+                got=f"{num_tokens} tokens",
                 expected=f"at least model.sequence_length = {sequence_length}",
                 hint="raise corpus.cleaning.heldout_fraction, or add text",
             )
-        self._groups = {
-            NAME: _Group(_rows(tokens[: num_rows * sequence_length], sequence_length), _compression(shards))
-        }
+        count = min(ROWS, num_rows)
+        places = [number * num_rows // count * sequence_length for number in range(count)]
+        rows = np.stack([_read(shards, place, sequence_length) for place in places])
+        self._groups = {NAME: _Group(rows, _compression(shards))}
         for name, documents in sorted(_groups(shards).items()):
             self._groups[f"{NAME}/{name}"] = _group(documents, sequence_length)
 
@@ -66,18 +68,29 @@ class Heldout:
         return {name: group.bits_per_byte(evaluate) for name, group in self._groups.items()}
 
 
+def _read(shards: Sequence[Shard], place: int, count: int) -> npt.NDArray[np.int64]:
+    """`count` tokens from `place` on, the shards taken as one after the other; shape [count]."""
+    parts = []
+    for shard in shards:
+        if place < shard.num_tokens and place + count > 0:
+            parts.append(shard.tokens[max(0, place) : place + count])
+        place -= shard.num_tokens
+    return np.concatenate(parts).astype(np.int64)
+
+
 def _groups(shards: Sequence[Shard]) -> Mapping[str, list[tuple[Shard, int]]]:
-    """Documents (shard, number) by `language/<tag>` and `dataset/<source>`."""
-    groups: dict[str, list[tuple[Shard, int]]] = {}
+    """Documents (shard, number) by `language/<tag>` and `dataset/<source>`, of all shards in turn."""
+    groups: dict[str, list[tuple[int, Shard, int]]] = {}
     share = max(1, _DOCUMENTS // len(shards))
     for shard in shards:
         languages, names = shard.languages, shard.language_names
-        for number in np.unique(np.linspace(0, shard.num_documents - 1, min(share, shard.num_documents), dtype=int)):
+        chosen = np.unique(np.linspace(0, shard.num_documents - 1, min(share, shard.num_documents), dtype=int))
+        for turn, number in enumerate(chosen):
             language = names[languages[number]]
             source = shard.document_id(int(number)).partition("/")[0]
             for name in (f"language/{language}", f"dataset/{source}"):
-                groups.setdefault(name, []).append((shard, int(number)))
-    return groups
+                groups.setdefault(name, []).append((turn, shard, int(number)))
+    return {name: [one[1:] for one in sorted(found, key=itemgetter(0))] for name, found in groups.items()}
 
 
 def _group(documents: Sequence[tuple[Shard, int]], sequence_length: int) -> _Group:

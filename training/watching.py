@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +17,9 @@ from training import ledger
 from training.energy import Gpu, open_meter
 from training.engine import StepResult, gather
 from training.environment import Ranks
-from training.nodecheck import check_nodes, gpu_problems
+from training.nodecheck import check_alone, check_nodes
 from training.order import TokenStream
 from training.runs import RunWriter
-from training.shards import Shard
 from training.tracking import Record
 from training.watch import Prices, Watch, gather_numbers
 from training.watch_hang import Watchdog, own_store
@@ -39,6 +39,9 @@ class Watching:
     watchdog: Watchdog
     runs: RunWriter
     gpu: Gpu | None
+    device: torch.device
+    matmul_flops: float
+    """What this rank's matmul gave before the first step, FLOP/s."""
 
     def not_finite(self, step: int, result: StepResult, stream: TokenStream, batch_tokens: int) -> TrainingError:
         """The error for a step whose loss or gradient is not a number, with the documents of its batch.
@@ -55,9 +58,9 @@ class Watching:
         )
 
     def report_failure(self, ranks: Ranks) -> None:
-        """Write to the log what NVML finds wrong with this rank's GPU now."""
-        for problem in gpu_problems(self.gpu)[0]:
-            sys.stderr.write(f"rank {ranks.rank}: {problem}\n")
+        """Check this rank's part of the machine again, and write to the log what is found."""
+        for sentence in check_alone(self.gpu, self.device, self.matmul_flops):
+            sys.stderr.write(f"rank {ranks.rank} on {socket.gethostname()}: {sentence}\n")
 
 
 def watch_run(
@@ -65,14 +68,14 @@ def watch_run(
     digest: str,
     ranks: Ranks,
     device: torch.device,
-    heldout: Sequence[Shard],
+    heldout: Heldout,
     record: Record,
     say: Callable[..., None],
 ) -> Watching:
     """Check the machines and set up what watches the run; every rank calls this.
 
     Raises:
-        TrainingError: the machines are not fit to train, or there is too little held-out text.
+        TrainingError: the machines are not fit to train.
     """
     hardware, model = context.profile.hardware, context.plan.model
     on_gpus = hardware.gpus_per_node > 0
@@ -94,7 +97,7 @@ def watch_run(
         before=logged[-1] if logged else {},
     )
     return Watching(
-        heldout=Heldout(heldout, model.sequence_length),
+        heldout=heldout,
         spikes=SpikeGuard(),
         watch=watch,
         watchdog=Watchdog(ranks.rank, ranks.world_size, own_store()),
@@ -102,4 +105,6 @@ def watch_run(
             context.store, context.dataset, digest, context.plan, problems, enabled=ranks.is_first, warn=say
         ),
         gpu=gpu,
+        device=device,
+        matmul_flops=check.ranks[ranks.rank].matmul_flops,
     )

@@ -53,7 +53,13 @@ def run_stages(site: Site, runner: Runner, names: tuple[str, ...], board: Board)
 
     Returns:
         The receipts by stage, and whether any stage was run.
+
+    Raises:
+        StageError: one failed.
+        TrainingError: training is among them and a task of its evaluation is missing; nothing was run.
     """
+    if "train" in names:
+        refuse_missing_tasks(site)
     receipts, any_run = {}, False
     for name in names:
         with board.task(name):
@@ -63,6 +69,13 @@ def run_stages(site: Site, runner: Runner, names: tuple[str, ...], board: Board)
             record_if_possible(site, runner.store, local=not isinstance(runner, JobRunner), board=board)
         any_run |= was_run
     return receipts, any_run
+
+
+def refuse_missing_tasks(site: Site) -> None:
+    """Raises: TrainingError: what will be trained could not be evaluated on the tasks that the profile names."""
+    from training.task_files import check_tasks
+
+    check_tasks(site.profile)
 
 
 def run_until(site: Site, name: str, *, local: bool) -> dict[str, Receipt]:
@@ -88,7 +101,9 @@ def slurm_script(site: Site) -> str:
 
     Raises:
         StageError: a stage failed.
+        TrainingError: a task of the evaluation is missing.
     """
+    refuse_missing_tasks(site)
     run_until(site, STAGES[STAGES.index("train") - 1], local=True)
     profile = site.profile
     (site.data_dir / "logs").mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from training.energy import Gpu, Processors, open_meter
+from training.energy import KERNEL_LOG, Gpu, Processors, open_meter
 
 # The functions of NVML that the kit calls, as https://docs.nvidia.com/deploy/nvml-api declares them.
 NVML = r"""
@@ -35,6 +35,9 @@ nvmlReturn_t nvmlDeviceGetTotalEccErrors(nvmlDevice_t device, int type, int coun
     *count = of("ECC_ERRORS"); return type == 1 && counter == 0 ? OK : 2; }
 nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t device, unsigned long long *reasons) {
     *reasons = of("REASONS"); return OK; }
+typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } nvmlPciInfo_t;
+nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t handle, nvmlPciInfo_t *pci) {
+    pci->domain = 0; pci->bus = 0x3b; pci->device = 0; return OK; }
 nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t *set) { *set = (nvmlEventSet_t)2; return OK; }
 nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long long types, nvmlEventSet_t set) {
     return types == 8 ? OK : NOT_SUPPORTED; }
@@ -42,11 +45,15 @@ nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *event, uns
     if (xids_told++) return TIMEOUT; event->type = 8; event->data = 79; return OK; }
 """
 ASK = """
-import dataclasses, json
+import dataclasses, json, os
+from pathlib import Path
+from training import energy
 from training.energy import Gpu
+energy.KERNEL_LOG = Path(os.environ.get("KERNEL_LOG", "/nowhere"))
 gpu, missing = Gpu.open("GPU-1234"), Gpu.open("GPU-5678")
 values = dataclasses.asdict(gpu.health()) | {"has_energy": gpu.has_energy, "energy_j": gpu.energy_j()}
-print(json.dumps(values | {"xids": [gpu.new_xids(), gpu.new_xids()], "missing": missing}))
+print(json.dumps(values | {"xids": [gpu.new_xids(), gpu.new_xids()], "missing": missing,
+    "logged": gpu.logged_xids()}))
 """
 
 
@@ -80,7 +87,26 @@ def test_a_gpu_tells_energy_health_and_errors(nvml: Path) -> None:
         "energy_j": 7200,
         "xids": [[79], []],
         "missing": None,
+        "logged": None,
     }
+
+
+def test_xid_errors_of_before_are_in_the_kernels_log(nvml: Path, tmp_path: Path) -> None:
+    log = tmp_path / "kmsg"
+    log.write_text(
+        "6,1140,88,-;NVRM: loading NVIDIA UNIX Open Kernel Module\n"
+        "4,1141,99,-;NVRM: Xid (PCI:0000:3b:00): 48, pid='<unknown>', An uncorrectable double bit error\n"
+        "4,1142,99,-;NVRM: Xid (PCI:0000:af:00): 31, pid=77, Ch 00000008\n"
+        "4,1143,99,-;NVRM: Xid (PCI:0000:3B:00.0): 79, GPU has fallen off the bus.\n" + "6,1,1,-;x\n" * 10_000
+    )
+    assert ask(nvml, ECC_ERRORS="0", REASONS="0", KERNEL_LOG=str(log))["logged"] == [48, 79]
+    log.write_text("6,1140,88,-;nothing\n")
+    assert ask(nvml, ECC_ERRORS="0", REASONS="0", KERNEL_LOG=str(log))["logged"] == []
+
+
+@pytest.mark.skipif(not os.access(KERNEL_LOG, os.R_OK), reason="the kernel's log cannot be read here")
+def test_the_real_log_is_read_to_its_end(nvml: Path) -> None:
+    assert ask(nvml, ECC_ERRORS="0", REASONS="0", KERNEL_LOG=str(KERNEL_LOG))["logged"] == []
 
 
 def test_a_gpu_that_counts_no_energy_says_so(nvml: Path) -> None:

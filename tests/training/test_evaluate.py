@@ -14,10 +14,12 @@ import pytest
 import yaml
 
 from sovereign.base import read_base, store_base
+from sovereign.errors import TrainingError
 from sovereign.lake.documents import DocumentWriter, read_documents
+from sovereign.profile_mix import Mix
 from sovereign.receipts import Receipt
 from sovereign.store import open_store
-from tests.training.lake import SOURCE, context_for, make_lake, make_profile, store_output, write_receipt
+from tests.training.lake import KNOWN, SOURCE, context_for, make_lake, make_profile, store_output, write_receipt
 from training.evaluate import evaluate
 from training.measures import choose_questions
 from training.registry import open_client
@@ -127,6 +129,61 @@ def test_tasks_of_the_profile_are_run(lake: Path, tmp_path: Path, monkeypatch: p
     written = {key for key in output.files if "/tasks/" in key}
     assert written == {f"models/tiny/evaluate/tasks/questions_{name}" for name in TASK_FILES}
     assert "| questions_fr | 2 | exact_match | 0.5000 |" in output.files["models/tiny/evaluate/README.md"].read_text()
+
+
+@pytest.mark.filterwarnings("ignore")  # lm-evaluation-harness and its libraries
+def test_items_of_tasks_are_looked_for_in_the_shards(
+    lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site's task asks what a document of the shards tells, and what one tells that the mix leaves out."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copytree(lake, tmp_path / "lake")
+    left_out = "The long bridge over the river Orn was opened in the year of the great flood."
+    documents = list(read_documents([lake / "curated/tiny/train-00000.parquet"]))
+    with DocumentWriter(tmp_path / "lake/curated/tiny", "train") as writer:
+        for item in [*documents, replace(documents[0], doc_id="left-out", text=left_out)]:
+            writer.add(item)
+    store = open_store(f"file://{tmp_path}/lake")
+    metrics = Receipt.from_bytes(store.get_bytes("curated/tiny/receipt.json")).metrics
+    write_receipt(store, tmp_path / "lake", "curate", "curated/tiny/", metrics)
+    site = tmp_path / "site"
+    site.mkdir()
+    rows = [{"text": KNOWN[0].prompt, "right": KNOWN[0].answer}, {"text": left_out, "right": "Yes"}]
+    (site / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (site / "own.yaml").write_text(
+        "task: own\ndataset_path: json\ndataset_kwargs: {data_files: {test: own.jsonl}}\ntest_split: test\n"
+        "output_type: generate_until\ndoc_to_text: '{{text}}'\ndoc_to_target: '{{right}}'\n"
+        "metric_list: [{metric: exact_match}]\ngeneration_kwargs: {max_gen_toks: 8, until: ['.']}\n"
+    )
+    profile = make_profile(tasks=["own", "questions_en"], task_folder=str(site))
+    mixed = profile.model_copy(update={"mix": Mix()})
+    stream = io.StringIO()
+    output = evaluate.run(context_for("evaluate", store, tmp_path / "work", mixed, stream))
+    found = json.loads(output.files["models/tiny/evaluate/evaluation.json"].read_text())["contamination"]
+    assert {"items": 2, "measured": 2, "contaminated": 1}.items() <= found["by_kind"]["own"].items()
+    assert found["by_language"]["und"] == found["by_kind"]["own"]
+    assert set(found["by_kind"]) == {"document", "question", "own"}, "the kit's own tasks ask the questions"
+    lines = output.files["models/tiny/evaluate/contamination.jsonl"].read_text().splitlines()
+    row = next(row for row in map(json.loads, lines) if row["kind"] == "own")
+    assert (row["id"], row["document"]) == ("own/0", "d0")
+    output = evaluate.run(context_for("evaluate", store, tmp_path / "work", profile, stream))
+    found = json.loads(output.files["models/tiny/evaluate/evaluation.json"].read_text())["contamination"]
+    assert found["by_kind"]["own"]["contaminated"] == 2, "without a mix, every document is in the shards"
+
+
+@pytest.mark.filterwarnings("ignore")  # lm-evaluation-harness and its libraries
+def test_tasks_are_loaded_before_the_model(lake: Path, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "far.yaml").write_text(
+        "task: far\ndataset_path: someone/somewhere\ntest_split: test\noutput_type: generate_until\n"
+        "doc_to_text: '{{text}}'\ndoc_to_target: '{{text}}'\n"
+    )
+    stream = io.StringIO()
+    profile = make_profile(tasks=["far"], task_folder=str(tmp_path / "site"))
+    context = context_for("evaluate", open_store(f"file://{lake}"), tmp_path / "work", profile, stream)
+    with pytest.raises(TrainingError, match=r"task far \(.*far\.yaml\) cannot be run"):
+        evaluate.run(context)
+    assert "loading far" in stream.getvalue() and "loading the model" not in stream.getvalue()
 
 
 def test_a_fork_is_compared_with_its_base(lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

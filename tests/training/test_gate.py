@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -68,6 +69,19 @@ def test_what_was_not_measured_is_refused() -> None:
     assert reason is not None
     assert reason.count("not measured") == 4
     assert why_not_champion(NOTHING, make_profile().evaluation) is None
+
+
+@pytest.mark.parametrize("limit", ["min_accuracy", "max_bits_per_byte", "max_contamination", "max_memorisation"])
+def test_what_is_not_a_number_is_refused(limit: str) -> None:
+    nan = json.loads("NaN")  # as evaluation.json has it
+    evaluation = {
+        "questions": {"by_language": {"en": {"heldout": {"accuracy": nan}}}},
+        "bits_per_byte": {"by_language": {"en": {"model": nan}}},
+        "contamination": {"overall": {"share": nan}},
+        "memorisation": {"trained": {"rate": nan}},
+    }
+    reason = why_not_champion(evaluation, make_profile(**{limit: 1.0}).evaluation)
+    assert reason is not None and "nan" in reason
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -89,8 +90,29 @@ class BrokenGpu(Gpu):
     def new_xids(self) -> list[int]:
         return [48]
 
+    def logged_xids(self) -> list[int] | None:
+        return [79, 13, 79]
 
-def test_memory_errors_stop_the_run_before_it_starts(start_training: Start) -> None:
+
+class CoolGpu(Gpu):
+    """A GPU that is throttled only when it works, on a machine whose log is closed."""
+
+    has_worked = False
+
+    def __init__(self) -> None:
+        """Without NVML."""
+
+    def health(self) -> GpuHealth:
+        return GpuHealth(60, 300, 0, ("power brake",) if self.has_worked else ())
+
+    def new_xids(self) -> list[int]:
+        return []
+
+    def logged_xids(self) -> list[int] | None:
+        return None
+
+
+def test_machines_are_judged_by_what_they_do_at_work(start_training: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     import torch.distributed as dist
 
@@ -110,5 +132,44 @@ def test_memory_errors_stop_the_run_before_it_starts(start_training: Start) -> N
         with pytest.raises(TrainingError, match="uncorrected memory errors compute wrong numbers") as error:
             check_nodes(BrokenGpu(), torch.device("cpu"), lambda own: [own])
         assert "drain the machines of ranks 0" in str(error.value)
+        assert "XID errors 13, 79 before the run" in str(error.value)
+        multiply = torch.mm
+
+        def multiply_warmly(*given: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+            CoolGpu.has_worked = True
+            return multiply(*given, **named)
+
+        monkeypatch.setattr(torch, "mm", multiply_warmly)
+        check = check_nodes(CoolGpu(), torch.device("cpu"), lambda own: [own])
+        assert list(check.problems()) == [
+            f"rank 0 on {check.ranks[0].host}: the GPU is throttled: power brake, 60 °C",
+            "XID errors from before the run are not known on 1 machines, whose kernel's log cannot be read: "
+            + check.ranks[0].host,
+        ]
     finally:
         dist.destroy_process_group()
+
+
+def test_after_a_failure_a_rank_checks_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from training.nodecheck import check_alone
+
+    cpu, not_tried = torch.device("cpu"), "an all-reduce was not tried: it needs all ranks, and some may be gone"
+    speed, last = check_alone(None, cpu, 1.0)
+    assert speed.endswith(" GFLOP/s in a matmul, 1e-09 before the run") and last == not_tried
+    assert check_alone(None, cpu, 1e30)[0].startswith("computes slowly: ")
+    assert "the GPU is throttled: temperature (hardware), 91 °C" in check_alone(BrokenGpu(), cpu, 1.0)
+
+    def fail(*_arguments: object, **_named: object) -> None:
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(torch, "mm", fail)
+    assert check_alone(BrokenGpu(), cpu, 1.0)[-2:] == [
+        "a matmul fails: AcceleratorError: CUDA error: unspecified launch failure",
+        not_tried,
+    ]
+    hangs = threading.Event()
+    monkeypatch.setattr(torch, "mm", lambda *_arguments, **_named: hangs.wait(60))
+    assert check_alone(None, cpu, 1.0, limit_s=0.1) == ["a matmul does not end within 0 s", not_tried]
+    hangs.set()

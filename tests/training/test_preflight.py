@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,6 +93,43 @@ def test_a_wrong_step_size_and_differing_overlap_are_found(
 def test_what_is_not_a_number_never_passes() -> None:
     assert not Check("loss", float("nan"), 1.0).is_passed
     assert Check("compiled", None, 1.0).is_passed, "the run does not use it"
+
+
+def test_what_is_not_a_number_does_not_hide_behind_a_number(
+    reference: preflight_checks.Reference, resolved: Plan
+) -> None:
+    sound, broken = reference.trace, {"model.norm.weight"}
+    assert failed([*preflight_checks.parity({Case(1): sound}, reference, 2)]) == []
+    assert preflight_checks.step_size(sound, reference, resolved.recipe).is_passed
+    first = {name: value * math.nan if name in broken else value for name, value in sound.first.items()}
+    assert not preflight_checks.step_size(replace(sound, first=first), reference, resolved.recipe).is_passed
+    for changed in (
+        replace(sound, losses=[*sound.losses[:-1], math.nan]),
+        replace(sound, gradient_norms=[*sound.gradient_norms[:-1], math.nan]),
+    ):
+        found = failed(list(preflight_checks.parity({Case(1): changed}, reference, 2)))
+        assert found == ["ZeRO-1, 2 ranks: losses and gradient norms against plain AdamW"]
+
+
+def test_gradients_that_are_not_numbers_fail_beside_a_right_loss(
+    resolved: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a broken kernel of the backward pass."""
+
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(_context: Any, value: torch.Tensor) -> torch.Tensor:
+            return value.clone()
+
+        @staticmethod
+        def backward(_context: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return gradient * math.nan
+
+    right = torch.nn.functional.cross_entropy
+    monkeypatch.setattr(
+        torch.nn.functional, "cross_entropy", lambda *given, **named: Broken.apply(right(*given, **named))
+    )
+    assert "output head, masked labels: against float64" in failed(list(preflight_checks.head(resolved, CPU)))
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.01])

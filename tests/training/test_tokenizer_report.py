@@ -129,6 +129,13 @@ def test_the_stage_refuses_above_the_gate_and_leaves_nothing_new(store_root: Pat
     assert (store_root / "models/tiny/tokens/receipt.json").read_bytes() != before
 
 
+def test_a_parity_that_is_not_a_number_is_above_the_gate() -> None:
+    report = {"languages": {"en": {"parity": 1.0}, "fr": {"parity": float("nan")}}, "parity_measure": "same-content"}
+    with pytest.raises(StageError, match="too costly for: fr"):
+        check_parity(report, 2.0)
+    check_parity(report, None)
+
+
 def test_the_stage_refuses_a_language_without_text(store_root: Path, profile_file: Path, tmp_path: Path) -> None:
     source = {"name": "breton", "path": "/none", "owner": "A", "licence": "CC0-1.0", "language": "br"}
     assert load_profile(profile_file).corpus.sources == ()

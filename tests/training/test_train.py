@@ -252,6 +252,19 @@ def test_a_flipped_bit_in_the_tokens_is_found_before_training(
     assert "making the model" not in told
 
 
+def test_too_little_held_out_text_is_found_before_the_model_is_made(
+    start_training: Start, store_root: Path, tmp_path: Path
+) -> None:
+    profile = tmp_path / "long.yaml"
+    training = PROFILE["training"] | {"batch_tokens": 8192, "tokens": 12 * 8192}  # type: ignore[operator]
+    model = PROFILE["model"] | {"sequence_length": 8192}  # type: ignore[operator]
+    profile.write_text(json.dumps(PROFILE | {"model": model, "training": training}))
+    assert run(start_training, profile, store_root, tmp_path / "work") == 1
+    told = [event["message"] for event in events(tmp_path / "work.log")]
+    assert "too little held-out text" in told[-1]
+    assert "making the model" not in told
+
+
 def _train_with_a_broken_weight(
     profile: Path, root: Path, workdir: Path, log: Path, environment: Mapping[str, str]
 ) -> None:

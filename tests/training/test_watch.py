@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -159,6 +161,41 @@ def test_held_out_text_is_measured_by_language_and_dataset(shards: list[Shard]) 
             f"{NAME}/dataset/wiki": 3 / 2,
         }
     )
+    assert asked[0].shape == (64, 16)
     groups = asked[1:]
     assert [rows.shape for rows in groups if rows.max() < 3] == [(GROUP_ROWS, 16)] * 4
     assert [rows.shape for rows in groups if rows.max() == 3] == [(1, 12)] * 2, "less than a row is one short row"
+
+
+def test_rows_come_from_all_shards_alike(tmp_path: Path) -> None:
+    """Ten shards, each with tokens of its own number; one of them has most of the text."""
+    shards = []
+    for number in range(10):
+        with ShardWriter(tmp_path / f"{number}.bin", 100, number) as writer:
+            for document in range(1600 if number == 5 else 100):
+                writer.add([number] * 7, doc_id=f"a/{document}", language="en", owners=["a"], num_bytes=7)
+        shards.append(Shard(tmp_path / f"{number}.bin"))
+    asked: list[npt.NDArray[np.int64]] = []
+
+    def evaluate(rows: npt.NDArray[np.int64]) -> float:
+        asked.append(rows)
+        return 1.0
+
+    Heldout(shards, 16).measure(evaluate)
+    assert asked[0].shape == (64, 16)
+    counts = np.bincount(asked[0].ravel(), minlength=10) / 16
+    assert counts[5] == pytest.approx(64 * 16 / 25, abs=1)
+    assert np.delete(counts, 5) == pytest.approx(np.full(9, 64 / 25), abs=1)
+    assert all(set(rows.ravel()) == set(range(10)) for rows in asked[1:]), "8 rows of 2 documents, of shards in turn"
+
+
+def test_memory_for_held_out_rows_does_not_grow_with_the_shards(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "a.bin", 100, 0) as writer:
+        for document in range(100):
+            writer.add([1] * 999, doc_id=f"a/{document}", language="en", owners=["a"], num_bytes=999)
+    shard = Shard(tmp_path / "a.bin")
+    tracemalloc.start()
+    Heldout([shard] * 40, 4000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 64 * 4000 * 8, "all shards' first rows would be 40 times 64 rows"
