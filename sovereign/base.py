@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import ValidationError
-
-from sovereign.errors import StoreError, UnusableBaseError
+from sovereign.errors import StoreError, TrainingError, UnusableBaseError
+from sovereign.exportable import gguf_architecture, gguf_cutting, head_dim
 from sovereign.files import sha256_file
 from sovereign.profile import Profile
 from sovereign.profile_base import Architecture, KnownBase
@@ -62,7 +61,8 @@ def read_base(folder: Path) -> KnownBase:
     config = _read_json(files, "config.json", folder)
     shape = _read_shape(config, folder)
     _check_weights(shape, config, files, folder)
-    tokenizer_size = _tokenizer_size(_read_json(files, "tokenizer.json", folder))
+    tokenizer = _read_json(files, "tokenizer.json", folder)
+    tokenizer_size = _tokenizer_size(tokenizer)
     if tokenizer_size > shape.vocab_size:
         raise UnusableBaseError(
             f"the tokenizer in {folder} does not fit its model",
@@ -73,8 +73,21 @@ def read_base(folder: Path) -> KnownBase:
         digest=files_digest(files),
         tokenizer_size=tokenizer_size,
         max_sequence_length=shape.sequence_length,
+        gguf_obstacle=_gguf_obstacle(config, tokenizer),
         **shape.model_dump(exclude={"sequence_length", "num_trained"}),
     )
+
+
+def _gguf_obstacle(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> str | None:
+    """Why neither it nor what is made of it can be exported to GGUF, in a line; it can be trained all the same."""
+    try:
+        gguf_architecture(config)
+        gguf_cutting(tokenizer)
+    except TrainingError as error:
+        return f"{error.message} (got {error.got}; expected {error.expected})"
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        return f"config.json or tokenizer.json lacks something: {error!r}"
+    return None
 
 
 def _read_json(files: Mapping[str, Path], name: str, folder: Path) -> dict[str, Any]:
@@ -106,7 +119,6 @@ def _read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
         )
     try:
         heads = config["num_attention_heads"]
-        default_width = 128 if architectures[0] == "Qwen3ForCausalLM" else config["hidden_size"] // heads
         return ModelShape(
             architecture=architectures[0],
             num_layers=config["num_hidden_layers"],
@@ -114,12 +126,12 @@ def _read_shape(config: Mapping[str, Any], folder: Path) -> ModelShape:
             intermediate_size=config["intermediate_size"],
             num_heads=heads,
             num_kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or default_width,
+            head_dim=head_dim(config),
             vocab_size=config["vocab_size"],
             sequence_length=config["max_position_embeddings"],
             tied=config.get("tie_word_embeddings", False),
         )
-    except (KeyError, TypeError, ZeroDivisionError, ValidationError) as error:
+    except (KeyError, TypeError, ZeroDivisionError, ValueError) as error:
         raise UnusableBaseError(f"config.json in {folder} lacks something or is damaged: {error}") from error
 
 

@@ -45,6 +45,8 @@ class KnownBase(Section):
     """Positions that it was made for."""
     tied: bool
     """Input and output embedding are one matrix."""
+    gguf_obstacle: str | None = None
+    """Why what is made of it cannot be exported to GGUF; none where it can."""
 
 
 class Lora(Section):

@@ -144,7 +144,7 @@ def _base_shape(base: Base, sequence_length: int) -> ModelShape:
     shape = ModelShape(
         vocab_size=rows,
         sequence_length=sequence_length,
-        **known.model_dump(exclude={"digest", "vocab_size", "tokenizer_size", "max_sequence_length"}),
+        **known.model_dump(exclude={"digest", "vocab_size", "tokenizer_size", "max_sequence_length", "gguf_obstacle"}),
     )
     if base.method == "full":
         return shape

@@ -9,6 +9,7 @@ with the file is compared with what transformers computes with the folder before
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sovereign.errors import TrainingError
+from sovereign.exportable import gguf_cutting
 from sovereign.files import put_in_place, sha256_file
 from sovereign.llamacpp import ensure_llama, find_llama
 from sovereign.serving.fetch import model_digest
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from training.export_check import Reference
-    from training.export_gguf import Source
+    from training.export_source import Source
 
 FORMATS = tuple(TOLERANCES)
 BLOCKS = {"gguf-q8_0": 32, "gguf-q4_k": 256}
@@ -80,16 +82,17 @@ def export(folder: Path, out: Path, kind: str, *, name: str, report: Report) -> 
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as aside:
         for variable, value in OFFLINE.items():
             os.environ.setdefault(variable, value)
-        from training.export_gguf import open_source  # after what it imports finds the environment
+        from training.export_source import open_source  # after what it imports finds the environment
 
         # (1) Refuse before anything is computed.
         source = open_source(folder)
         _check_width(source, kind)
         _check_space(source, out.parent, kind)
+        tokenizer = _load_tokenizer(folder)
         # (2) Write aside, quantise, compare.
         digest = folder_digest(folder)
         python = ensure_llama(report) if kind == "gguf-q4_k" else find_llama()
-        make = _Maker(source, _load_tokenizer(folder), Path(aside), report)
+        make = _Maker(source, tokenizer, Path(aside), report)
         file, comparison = make.file(kind, name, digest, python)
         # (3) Durable, then in its place.
         result = Export(out, kind, file.stat().st_size, sha256_file(file), digest, tensor_types(file), comparison)
@@ -119,7 +122,7 @@ def _check_width(source: Source, kind: str) -> None:
     rows = {"hidden_size": int(config["hidden_size"])}
     if kind == "gguf-q8_0":
         rows["intermediate_size"] = int(config["intermediate_size"])
-        rows["num_attention_heads × head_dim"] = int(config["num_attention_heads"]) * int(config["head_dim"])
+        rows["num_attention_heads × head_dim"] = source.num_heads * source.head_dim
     block = BLOCKS.get(kind, 1)
     if wrong := [f"{name} {width}" for name, width in rows.items() if width % block]:
         raise TrainingError(
@@ -143,12 +146,14 @@ def _check_space(source: Source, folder: Path, kind: str) -> None:
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Raises: TrainingError when it cannot be read, or llama.cpp would cut text in another way."""
     from transformers import PreTrainedTokenizerFast
 
     try:
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise TrainingError(f"the tokenizer in {folder} cannot be read: {error}") from error
+    gguf_cutting(json.loads(tokenizer.backend_tokenizer.to_str()))
     return tokenizer
 
 

@@ -86,7 +86,8 @@ class Reference:
         """How far the export `file` is from the source.
 
         Raises:
-            TrainingError: llama.cpp cannot load the file, or it has other tokens or another chat template.
+            TrainingError: llama.cpp cannot load the file, or it cuts text into other tokens, puts others before it, or
+                has another chat template.
         """
         theirs = _llama(self._python, file, self._tokens)
         for number, text in enumerate(PROBES):
@@ -96,6 +97,10 @@ class Reference:
                     got=found,
                     expected=self._ids[number],
                 )
+        if (first := theirs["first"].tolist()) != (expected := list(self._tokenizer("")["input_ids"])):
+            raise TrainingError(
+                "llama.cpp puts other tokens before a text than the source", got=first, expected=expected
+            )
         if (template := str(theirs["template"])) != (self._tokenizer.chat_template or ""):
             raise TrainingError("the chat template changed", got=template, expected=self._tokenizer.chat_template)
         return compare_logits(self._logits, [theirs[f"logits_{number}"] for number in range(len(self._tokens))])

@@ -4,8 +4,8 @@
     PYTHON export_worker.py evaluate MODEL REQUEST RESULT THREADS
 
 `evaluate` reads REQUEST, JSON: {"texts": [...], "tokens": [[...], ...]}, and writes RESULT, npz: `logits_<n>`,
-positions by vocabulary, float32, of the n-th list of tokens; `ids_<n>`, tokens of the n-th text; `template`, the chat
-template.
+positions by vocabulary, float32, of the n-th list of tokens; `ids_<n>`, tokens of the n-th text; `first`, tokens
+before a text; `template`, the chat template.
 A process of its own, since llama.cpp ends its process when a file is not as it expects.
 """
 
@@ -52,6 +52,7 @@ def evaluate(model: str, request: str, result: str, num_threads: int) -> None:
         arrays[f"logits_{number}"] = llama.scores[: len(tokens)].copy()
     for number, text in enumerate(wanted["texts"]):
         arrays[f"ids_{number}"] = np.array(llama.tokenize(text.encode(), add_bos=False, special=False), np.int64)
+    arrays["first"] = np.array(llama.tokenize(b"", add_bos=True), np.int64)
     np.savez(result, **arrays)
 
 

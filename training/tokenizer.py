@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sovereign.errors import StageError
+from sovereign.exportable import QWEN2_PATTERN
 from sovereign.lake.demonstration import CHAT_TEMPLATE
 from sovereign.lake.documents import Document
 from sovereign.profile_training import MIN_VOCAB_SIZE
@@ -23,10 +24,8 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 """Stands after every document; token 0."""
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""Qwen2's, https://github.com/huggingface/transformers/blob/v4.57.1/src/transformers/models/qwen2/tokenization_qwen2.py#L38"""
+PATTERN = QWEN2_PATTERN
+"""Cuts text into pieces; no token reaches over a cut."""
 SAMPLE_BYTES = 64 * 2**20
 """Text that the tokenizer is trained on, all languages together."""
 MAX_REPEATS = 16

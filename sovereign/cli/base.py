@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from sovereign.base import base_prefix, read_base, store_base
-from sovereign.base_state import recall, remember, stamps_of
+from sovereign.base_state import Stamp, recall, remember, stamps_of
 from sovereign.cli.console import say
 from sovereign.errors import SovereignError, UnusableBaseError
 from sovereign.files import write_atomic
 from sovereign.profile import Profile, load_profile
-from sovereign.profile_base import Base
+from sovereign.profile_base import Base, KnownBase
 from sovereign.site import Site
 from sovereign.store import Store, fetch_folder
 
@@ -70,7 +70,13 @@ def _look_up(site: Site, base: Base, folder: Path) -> None:
     stamps = stamps_of(folder)
     if found is None or found[1] != stamps:
         say(f"reading the base {folder}")
-        remember(site.known_base_file, base.model, read_base(folder), stamps)
+        _remember(site, base, read_base(folder), stamps)
+
+
+def _remember(site: Site, base: Base, known: KnownBase, stamps: dict[str, Stamp]) -> None:
+    if known.gguf_obstacle:
+        say(f"warning: trained from it no GGUF file can be made: {known.gguf_obstacle}", style="yellow")
+    remember(site.known_base_file, base.model, known, stamps)
 
 
 def settle_base(site: Site, store: Store, registry: Registry) -> None:
@@ -108,7 +114,7 @@ def _fetch(site: Site, base: Base, store: Store, registry: Registry) -> None:
         if known.digest != digest:
             raise UnusableBaseError(f"the files under {prefix} are not the model", got=known.digest, expected=digest)
         store_base(store, folder, digest)
-    remember(site.known_base_file, base.model, known, {})
+    _remember(site, base, known, {})
 
 
 def _registered(base: Base, store: Store, registry: Registry) -> tuple[str, str]:

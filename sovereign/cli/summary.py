@@ -64,6 +64,8 @@ def plan_rows(plan: Plan) -> list[tuple[str, str]]:
     if plan.base is not None and plan.base.known is not None:
         trained = "all weights" if model.num_trained is None else f"{model.num_trained:,} parameters of adapters"
         rows.insert(2, ("base", f"{plan.base.model}, digest {plan.base.known.digest[:12]}; trained: {trained}"))
+        if obstacle := plan.base.known.gguf_obstacle:
+            rows.insert(3, ("GGUF", f"no export: {obstacle}"))
     return rows
 
 

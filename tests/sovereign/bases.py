@@ -43,6 +43,7 @@ def make_base(folder: Path, config: Mapping[str, Any] | None = None, num_tokens:
     tokenizer = {
         "model": {"type": "BPE", "vocab": vocab, "merges": []},
         "added_tokens": [{"id": num_tokens - 1, "content": "<end>"}],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     (folder / "README.md").write_text("# A model card\n")

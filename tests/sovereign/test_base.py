@@ -70,6 +70,39 @@ def test_tied_weights_and_biases_are_counted(tmp_path: Path) -> None:
     assert read_base(qwen3).head_dim == 4
 
 
+def change_tokenizer(folder: Path, **changes: Any) -> None:
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("config", "tokenizer", "expected"),
+    [
+        ({}, {}, None),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, {}, "yarn"),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 64}, {}, "sliding_window: 64"),
+        ({}, {"model": {"type": "BPE", "vocab": {"a": 0}, "byte_fallback": True}}, "SentencePiece"),
+        ({}, {"pre_tokenizer": {"type": "Split"}}, "lacks something: KeyError"),
+    ],
+)
+def test_what_cannot_become_gguf_is_said_when_the_base_is_taken(
+    config: dict[str, Any],
+    tokenizer: dict[str, Any],
+    expected: str | None,
+    site: Site,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = make_base(tmp_path / "base", config)
+    change_tokenizer(folder, **tokenizer)
+    obstacle = read_base(folder).gguf_obstacle
+    assert obstacle is None if expected is None else expected in str(obstacle)
+    name_base(site, str(folder))
+    assert ("no GGUF file" in capsys.readouterr().err) == (expected is not None)
+    rows = dict(plan_rows(plan(site.profile)))
+    assert rows.get("GGUF") == (None if obstacle is None else f"no export: {obstacle}")
+
+
 def pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 

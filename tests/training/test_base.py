@@ -24,6 +24,7 @@ from sovereign.stages import load_stage, run_stage
 from sovereign.store import open_store
 from tests.training.conftest import PROFILE, Start, events
 from tests.training.tiny import make_tokenizer
+from training.export import export
 from training.order import TokenStream
 from training.shards import Shard
 
@@ -135,6 +136,8 @@ def test_all_weights_of_a_llama(llama: Path, start_training: Start, tokens: Path
         assert receipt(root, stage).inputs[base_prefix(digest)] == digest
     assert receipt(root).metrics["base"] == digest
     assert read_base(folder).digest != digest  # and one can go on from it
+    assert read_base(llama).gguf_obstacle is None  # nor is there one to what was made of it
+    assert export(folder, tmp_path / "fork.gguf", "gguf-f16", name="fork", report=lambda *_: None).tensors
 
 
 def check_merge(root: Path, start: Mapping[str, torch.Tensor], rows: torch.Tensor, embeddings: set[str]) -> None:

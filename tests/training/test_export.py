@@ -5,31 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader, dequantize
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from sovereign.errors import TrainingError
 from sovereign.files import sha256_file
 from sovereign.lake.demonstration import CHAT_TEMPLATE
-from sovereign.llamacpp import ensure_llama, find_llama
 from sovereign.serving.fetch import model_digest
-from tests.training.exported import VOCAB_SIZE, make_folder
-from tests.training.tiny import make_tokenizer as make_other_tokenizer
-from training.export import FORMATS, Export, export, folder_digest
+from tests.training.exported import (
+    VOCAB_SIZE,
+    change_config,
+    change_json,
+    change_weights,
+    make_folder,
+    needs_llama,
+    run,
+)
+from training.export import FORMATS, folder_digest
 from training.export_check import TOLERANCES, Comparison, Reference, check, compare_logits
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def needs_llama(test: F) -> F:
-    """Ten minutes of compiling belong into the drill; where they are spent already, the test is quick."""
-    return test if find_llama() else pytest.mark.drill(test)
 
 
 @pytest.fixture(scope="module", params=["tied", "untied"])
@@ -38,22 +37,6 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     path = tmp_path_factory.mktemp(request.param) / "model"
     make_folder(path, tied=request.param == "tied")
     return path
-
-
-def run(folder: Path, out: Path, kind: str = "gguf-f16") -> Export:
-    return export(folder, out, kind, name="tiny v1", report=lambda _text, _done: None)
-
-
-def change_config(folder: Path, **values: Any) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
-def change_weights(folder: Path, **values: torch.Tensor | None) -> None:
-    """Replace tensors by name (`__` for a dot), or drop them."""
-    path = folder / "model.safetensors"
-    weights = load_file(path) | {name.replace("__", "."): value for name, value in values.items()}
-    save_file({name: value for name, value in weights.items() if value is not None}, str(path))
 
 
 @pytest.mark.parametrize(("kind", "largest_error"), [("gguf-f16", 0.001), ("gguf-q8_0", 0.01)])
@@ -124,6 +107,13 @@ def test_the_digest_is_the_registered_one(folder: Path, tmp_path: Path) -> None:
         (folder / "README.md").unlink()
 
 
+def add_prefix(folder: Path) -> None:
+    """Let the tokenizer treat the beginning of a text as if a space stood before it."""
+    change_json(
+        folder / "tokenizer.json", pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
+    )
+
+
 EMBEDDING = torch.ones(VOCAB_SIZE, 64)
 
 
@@ -131,6 +121,7 @@ EMBEDDING = torch.ones(VOCAB_SIZE, 64)
     ("change", "message"),
     [
         (lambda folder: change_config(folder, model_type="llama"), "model_type: llama"),
+        (lambda folder: change_config(folder, architectures=["GemmaForCausalLM"]), "architectures: .*Gemma"),
         (lambda folder: change_config(folder, rope_parameters={"rope_type": "yarn"}), "rotary"),
         (lambda folder: change_config(folder, num_hidden_layers=3), "missing .*model.layers.2"),
         (lambda folder: change_config(folder, tie_word_embeddings=False), "missing .*lm_head.weight"),
@@ -138,7 +129,7 @@ EMBEDDING = torch.ones(VOCAB_SIZE, 64)
         (lambda folder: change_weights(folder, lm_head__weight=EMBEDDING), "differ, but the configuration ties them"),
         (lambda folder: change_weights(folder, model__norm__weight=torch.full((64,), torch.nan)), "largest value nan"),
         (lambda folder: change_weights(folder, model__embed_tokens__weight=EMBEDDING * 1e5), "does not fit into f16"),
-        (lambda folder: make_other_tokenizer(["a b"]).save_pretrained(folder), "this tokenizer cannot be exported"),
+        (lambda folder: add_prefix(folder), "this tokenizer cannot be exported"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "the tokenizer .* cannot be read"),
         (lambda folder: (folder / "config.json").unlink(), "is no model"),
     ],
@@ -200,16 +191,10 @@ def test_beyond_the_tolerance_is_refused(kind: str, value: float) -> None:
         check(Comparison(10, limit.divergence, limit.error * value, 1.0, 1.0), kind)
 
 
-@pytest.fixture(scope="module")
-def llama() -> Path:
-    """Python of the environment with llama_cpp; builds it where it is not there, which only a drill gets to."""
-    return ensure_llama(lambda text, _: print(text))
-
-
 @needs_llama
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", ["gguf-f16", "gguf-q8_0"])
-def test_llama_cpp_computes_the_same(folder: Path, tmp_path: Path, llama: Path, kind: str) -> None:
+def test_llama_cpp_computes_the_same(folder: Path, tmp_path: Path, llama_cpp: Path, kind: str) -> None:
     found = run(folder, tmp_path / "model.gguf", kind).comparison
     assert found is not None
     print(kind, found)
@@ -220,7 +205,7 @@ def test_llama_cpp_computes_the_same(folder: Path, tmp_path: Path, llama: Path, 
 @needs_llama
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("tied", [True, False])
-def test_q4_k_is_quantised_and_compared(tmp_path: Path, llama: Path, tied: bool) -> None:
+def test_q4_k_is_quantised_and_compared(tmp_path: Path, llama_cpp: Path, tied: bool) -> None:
     make_folder(tmp_path / "model", tied=tied, width=256)
     result = run(tmp_path / "model", tmp_path / "q4.gguf", "gguf-q4_k")
     assert result.comparison is not None
@@ -240,13 +225,13 @@ def test_q4_k_is_quantised_and_compared(tmp_path: Path, llama: Path, tied: bool)
     ],
 )
 def test_a_file_of_another_model_is_found_out(
-    tmp_path: Path, llama: Path, change: Callable[[Path], Any], message: str
+    tmp_path: Path, llama_cpp: Path, change: Callable[[Path], Any], message: str
 ) -> None:
     make_folder(tmp_path / "model", tied=True)
     file = run(tmp_path / "model", tmp_path / "model.gguf").path
     change(tmp_path / "model")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "model")
-    found = Reference(tmp_path / "model", tokenizer, llama).compare(file)
+    found = Reference(tmp_path / "model", tokenizer, llama_cpp).compare(file)
     print(found)
     with pytest.raises(TrainingError, match=message):
         check(found, "gguf-q8_0")
@@ -254,8 +239,8 @@ def test_a_file_of_another_model_is_found_out(
 
 @needs_llama
 @pytest.mark.timeout(3600)
-def test_llama_cpp_that_refuses_a_file_ends_nothing_but_itself(folder: Path, tmp_path: Path, llama: Path) -> None:
+def test_llama_cpp_that_refuses_a_file_ends_nothing_but_itself(folder: Path, tmp_path: Path, llama_cpp: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(run(folder, tmp_path / "model.gguf").path.read_bytes()[:50_000])
     with pytest.raises(TrainingError, match="refused to evaluate"):
-        Reference(folder, PreTrainedTokenizerFast.from_pretrained(folder), llama).compare(broken)
+        Reference(folder, PreTrainedTokenizerFast.from_pretrained(folder), llama_cpp).compare(broken)
