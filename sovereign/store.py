@@ -311,7 +311,8 @@ class S3Store:
         try:
             yield
         except RetriesExceededError as error:  # a download broke off again and again
-            raise StoreUnavailableError(f"cannot {operation} {key}: {error.last_exception}") from error
+            reason = error.last_exception  # type: ignore[attr-defined]  # boto3 has it, its types do not
+            raise StoreUnavailableError(f"cannot {operation} {key}: {reason}") from error
         except (exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.IncompleteReadError) as error:
             raise StoreUnavailableError(f"cannot {operation} {key}: {error}") from error
         except (exceptions.BotoCoreError, exceptions.ClientError, S3UploadFailedError, OSError) as error:
