@@ -83,7 +83,7 @@ def _measure(
     context: StageContext,
     model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[Mapping[str, Any]],
+    asked: Sequence[dict[str, Any]],
     tasks: Sequence[Tasks],
     folder: Path,
 ) -> dict[str, Any]:

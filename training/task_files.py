@@ -26,7 +26,11 @@ class _Loader(yaml.SafeLoader):
     """Python functions are left as their names."""
 
 
-_Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))  # type: ignore[no-untyped-call]
+def _name_of_function(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    return loader.construct_scalar(node)
+
+
+_Loader.add_constructor("!function", _name_of_function)
 
 
 def own_task(language: str) -> str:

@@ -80,7 +80,8 @@ def test_what_is_not_a_number_is_refused(limit: str) -> None:
         "contamination": {"overall": {"share": nan}},
         "memorisation": {"trained": {"rate": nan}},
     }
-    reason = why_not_champion(evaluation, make_profile(**{limit: 1.0}).evaluation)
+    limits: dict[str, Any] = {limit: 1.0}
+    reason = why_not_champion(evaluation, make_profile(**limits).evaluation)
     assert reason is not None and "nan" in reason
 
 

@@ -16,7 +16,7 @@ from tests.training.lake import SOURCE, make_profile
 from training.harness import offline
 from training.task_files import check_names, check_tasks
 
-FILES = {
+FILES: dict[str, str | bytes] = {
     "plain.yaml": "task: plain\ntag: [national, short]\noutput_type: generate_until\n",
     "law/_common": "output_type: generate_until\ntask: from_common\n",
     "law/rivers.yaml": "include: _common\ntask: rivers\nprocess_docs: !function code.clean\ntag: national\n",
