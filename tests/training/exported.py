@@ -52,7 +52,12 @@ def make_cut_tokenizer(pre: str) -> Tokenizer:
     words, pieces = (pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex) for regex in (True, False))
     digits = pre_tokenizers.Digits(individual_digits=True)
     llama3 = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), behavior="isolated")
-    parts = {"gpt-2": [words], "smollm": [digits, words], "llama-bpe": [llama3, pieces], "smaug-bpe": [llama3, pieces]}
+    parts: dict[str, list[Any]] = {
+        "gpt-2": [words],
+        "smollm": [digits, words],
+        "llama-bpe": [llama3, pieces],
+        "smaug-bpe": [llama3, pieces],
+    }
     tokenizer = Tokenizer(models.BPE(ignore_merges=pre == "llama-bpe"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts[pre])
     tokenizer.decoder = decoders.ByteLevel()
