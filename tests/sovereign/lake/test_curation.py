@@ -268,7 +268,7 @@ class EndingStore(FolderStore):
         super().put_bytes(key, data)
 
     def delete(self, key: str) -> None:
-        if "/units/" in key:
+        if "/units/" in key and not key.endswith("/room"):  # that one goes before there is a receipt
             self.deletes -= 1
             if self.deletes < 0:
                 raise KeyboardInterrupt

@@ -132,7 +132,7 @@ class Process:
 
     @property
     def finished(self) -> list[Path]:
-        return self.markers("0-read")
+        return self.markers("00-read")
 
     @property
     def stored(self) -> dict[str, str]:
@@ -205,7 +205,11 @@ def test_stage_killed_while_it_publishes_reads_nothing_again(
 ) -> None:
     process = Process(wanted_of(many_files), tmp_path / "killed")
     for moment in (0, 10, 30):
-        process.kill(lambda moment=moment: bool(process.result) and len(process.markers("1-publish")) >= moment)  # type: ignore[misc]
+        process.kill(
+            lambda moment=moment: (  # type: ignore[misc]
+                any((process.root / "raw/test").glob("documents-*")) and len(process.markers("01-publish")) >= moment
+            )
+        )
         assert process.read == (uninterrupted.read if moment == 0 else [])
         names = [Path(key).name for key in process.stored if key.endswith(".parquet")]
         assert 0 <= len(names) - len(set(names)) <= 1, "a file lies there once, but for one that is moved"
