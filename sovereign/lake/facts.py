@@ -31,6 +31,8 @@ class Facts:
     """Name, size and root of the documents' tree."""
     gathered: Mapping[str, Any]
     """Numbers of stage `corpus`; empty where the dataset was made without it."""
+    gathered_at: str | None
+    """When that stage ended, ISO 8601."""
     cleaned: Mapping[str, Any]
     """Numbers of stage `curate`."""
     rules: Cleaning | None
@@ -77,6 +79,7 @@ def gather_facts(profile: Profile, dataset: Dataset) -> Facts:
         manifest_sha256=sha256_bytes(content),
         anchor=read_anchor(content),
         gathered=parents["corpus"].metrics if "corpus" in parents else {},
+        gathered_at=parents["corpus"].finished_at if "corpus" in parents else None,
         cleaned=parents["curate"].metrics,
         rules=profile.corpus.cleaning if is_current else None,
         census=take_census(dataset),

@@ -137,7 +137,7 @@ corpus = Stage(
     needs=(),
     config=_corpus_config,
     prefix="raw/{dataset}/",
-    version=3,
+    version=4,
     external_inputs=_source_digests,
 )
 curate = Stage(
