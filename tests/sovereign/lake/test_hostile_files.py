@@ -88,7 +88,7 @@ def test_xml_in_no_encoding_and_without_content(head: str | None, tmp_path: Path
         pa.array([1], pa.timestamp("us", tz="Mars/Phobos")),
     ],
 )
-def test_times_of_parquet_that_python_has_not(value: pa.Array, tmp_path: Path) -> None:
+def test_times_of_parquet_that_python_has_not(value: Any, tmp_path: Path) -> None:
     table = pa.table({"text": ["x"], "collected_at": value})
     pq.write_table(table, tmp_path / "a.parquet")
     (tmp_path / "z.txt").write_text("the next file")
