@@ -39,10 +39,22 @@ def normalise(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _cut_marks(text: str) -> str:
-    # Of more marks than that in a row, one stands at such a place.
-    if text.isascii() or not any(map(unicodedata.combining, text[:: MAX_MARKS + 1])):
-        return text
-    return _long_rows().sub(r"\1", text)
+    return _long_rows().sub(r"\1", text) if not text.isascii() and _has_long_row(text) else text
+
+
+def _has_long_row(text: str) -> bool:
+    """Whether more than `MAX_MARKS` combining marks stand in a row; such a row is over one of the places looked at."""
+    for place in range(MAX_MARKS, len(text), MAX_MARKS + 1):
+        if not unicodedata.combining(text[place]):
+            continue
+        first, stop = place, place + 1
+        while first > 0 and stop - first <= MAX_MARKS and unicodedata.combining(text[first - 1]):
+            first -= 1
+        while stop < len(text) and stop - first <= MAX_MARKS and unicodedata.combining(text[stop]):
+            stop += 1
+        if stop - first > MAX_MARKS:
+            return True
+    return False
 
 
 @cache

@@ -159,7 +159,7 @@ def _read_batch(batch: pa.RecordBatch, budget: _Budget) -> Iterator[dict[Any, An
     lengths = [pc.binary_length(column).to_pylist() for column in columns.values() if _has_length(column.type)]
     for row in range(batch.num_rows):
         size = sum(length[row] or 0 for length in lengths)
-        budget.spend(1 + size)
+        budget.spend(1 + min(size, records.MAX_DOCUMENT_BYTES))
         if size > records.MAX_DOCUMENT_BYTES:
             yield Unreadable("document too large")
             continue

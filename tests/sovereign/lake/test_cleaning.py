@@ -41,6 +41,14 @@ def test_normalisation(text: str, result: str, changes: tuple[str, ...]) -> None
     assert normalise(text) == (result, changes)
 
 
+def test_marks_in_a_row_are_cut_wherever_they_stand() -> None:
+    marks = "\u0316" * MAX_MARKS
+    for place in range(3 * MAX_MARKS):
+        for rest in ("", "x" * MAX_MARKS, "b\u0316 c"):
+            assert normalise("x" * place + marks + rest)[0] == "x" * place + marks + rest
+            assert normalise("x" * place + marks + "\u0316" + rest)[0] == "x" * place + marks + rest
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("part", "kept"), [(" ", 400_000), ("\u3000\t", 800_000), ("\n \n", 2), ("\u0301\u0316", MAX_MARKS)]

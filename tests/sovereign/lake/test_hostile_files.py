@@ -102,9 +102,10 @@ def test_rows_of_parquet_are_bounded_as_lines_are(tmp_path: Path, monkeypatch: p
     texts = ["small", "x" * 1001, "é" * 501, "y" * 900]
     pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": ["z"], "owner": ["o" * 1000]}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"text": ["A" * (70 * 2**20)]}), tmp_path / "c.parquet", compression="zstd")
     documents, report = read(tmp_path)
     assert [one.text for one in documents] == ["small", "y" * 900]
-    assert report.skipped == {"document too large": 3}
+    assert report.skipped == {"document too large": 4}
 
 
 def test_pages_of_parquet_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +162,7 @@ def test_memory_for_small_parquet_of_large_texts(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["A" * (60 * 2**20)] * 16}), tmp_path / "a.parquet", compression="zstd")
     done = subprocess.run([sys.executable, "-c", _LIMITED, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "0 {'document too large': 1, 'expands too far': 1}"
+    assert done.stdout.strip() == "0 {'document too large': 3, 'expands too far': 1}"
 
 
 def pdf_of_one_stream(num_pages: int, content: bytes) -> bytes:
