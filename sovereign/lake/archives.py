@@ -6,7 +6,6 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from xml.sax import SAXException
@@ -32,7 +31,9 @@ _MAX_MARKUP = 2 * 2**20
 """Characters of a wiki page; MediaWiki itself takes no more bytes, https://www.mediawiki.org/wiki/Manual:$wgMaxArticleSize."""
 _MAX_DEPTH = 100
 """Each bracket that is left open costs the parser another way through the page."""
-_BRACKET = re.compile(r"\[\[|\]\]|\{\{|\}\}|</?([a-z]+)[^<>]*>", re.IGNORECASE)
+_BRACKET = re.compile(r"\[\[|\]\]|\{\{|\}\}|</?([a-z]+)(?:[^<>]*+>)?", re.IGNORECASE)
+_MAX_AGAIN = 2**23
+"""Characters that the parser may go through again for tags without `>`, each to the page's end; some 4 s of a core."""
 _OPENED_BY = str.maketrans("]}", "[{")
 _UNCLOSED_TAGS = ("br", "hr", "li", "p", "dt", "dd", "tr", "td", "th", "wbr")
 _NO_TEXT_TAGS = ("ref", "table", "gallery", "math", "timeline", "score", "syntaxhighlight", "source")
@@ -100,7 +101,7 @@ def _record_size(window: _Window) -> int | Unreadable:
     if not window.data.startswith(b"WARC/1.") or end is None or length is None:
         return Unreadable("damaged WARC record")
     size = end.end() + int(length[1])
-    if size > records.MAX_DOCUMENT_BYTES:
+    if size > records.MAX_FILE_BYTES:
         return Unreadable("document too large")
     if not window.fill(size):
         return Unreadable("truncated WARC record")
@@ -167,13 +168,13 @@ def parse_answer(data: bytes, *, only_ok: bool = True) -> Answer | None:
             status=status,
             headers=[] if http is None else list(http.headers),
             content_type=headers.get_header("Content-Type") or "",
-            content=record.content_stream().read(records.MAX_DOCUMENT_BYTES + 1),
+            content=record.content_stream().read(records.MAX_FILE_BYTES + 1),
         )
     except Unreadable:
         raise
     except Exception as error:  # warcio raises whatever a damaged header or encoding leads to
         raise Unreadable("damaged WARC record") from error
-    if len(answer.content) > records.MAX_DOCUMENT_BYTES:
+    if len(answer.content) > records.MAX_FILE_BYTES:
         raise Unreadable("document too large")
     return answer
 
@@ -198,7 +199,9 @@ def _page_text(content: bytes, content_type: str, file: SourceFile) -> str:
     kind, _, parameters = content_type.lower().partition(";")
     declared = re.search(r"""charset\s*=\s*["']?([\w:.-]{1,40})""", parameters)
     charset = declared[1] if declared else None
-    source = file.source
+    source, is_pdf = file.source, kind.strip() == "application/pdf"
+    if len(content) > records.MAX_DOCUMENT_BYTES and not is_pdf:
+        raise Unreadable("document too large")
     match kind.strip():
         case "text/html" | "application/xhtml+xml":
             return html_text(content, source.language, source.encoding, charset)
@@ -278,7 +281,7 @@ def read_wiki(file: SourceFile, report: Report) -> Iterator[Record]:
             try:
                 parser.feed(block) if block else parser.close()
                 failed = None
-            except (SAXException, DefusedXmlException, ValueError) as error:
+            except (SAXException, DefusedXmlException, ValueError, LookupError) as error:  # the last of its encoding
                 failed = error
             for page in handler.pages:
                 number += 1
@@ -293,7 +296,7 @@ def read_wiki(file: SourceFile, report: Report) -> Iterator[Record]:
                 handler.num_older = 0
             if handler.root not in (None, "mediawiki"):
                 raise Unreadable("XML that is no Wikimedia dump")
-            if failed is not None:
+            if failed is not None or (not block and handler.root is None):
                 raise Unreadable("truncated or damaged XML") from failed
             if not block:
                 return
@@ -314,17 +317,20 @@ def _read_article(page: dict[str, str], link_prefixes: set[str]) -> dict[str, An
     return {"id": page.get("id"), "text": f"{title}\n\n{text}", "collected_at": page.get("timestamp")}
 
 
-def _depth(markup: str) -> int:
-    """How many links, templates or tags are open at most at one place."""
+def _is_hard(markup: str) -> bool:
+    """Whether too many links, templates or tags are open at one place, or too many tags have no end."""
     depths: Counter[str] = Counter()
-    deepest = 0
+    deepest = again = 0
     for found in _BRACKET.finditer(markup):
         bracket, tag = found[0][:2], (found[1] or "").lower()
+        if tag and not found[0].endswith(">"):
+            again += len(markup) - found.start()
+            continue
         kind = "<" if tag else bracket.translate(_OPENED_BY)
         if tag not in _UNCLOSED_TAGS and not found[0].endswith("/>"):
             depths[kind] = max(0, depths[kind] + (-1 if bracket in ("]]", "}}", "</") else 1))
             deepest = max(deepest, depths[kind])
-    return deepest
+    return deepest > _MAX_DEPTH or again > _MAX_AGAIN
 
 
 def _strip_markup(markup: str, link_prefixes: set[str]) -> str:
@@ -333,24 +339,30 @@ def _strip_markup(markup: str, link_prefixes: set[str]) -> str:
 
     if len(markup) > _MAX_MARKUP:
         raise Unreadable("document too large")
-    if _depth(markup) > _MAX_DEPTH:
+    if _is_hard(markup):
         raise Unreadable("wiki page that cannot be parsed")
-
-    def is_no_text(link: Any) -> bool:
-        return str(link.title).partition(":")[0].strip().casefold() in link_prefixes
 
     try:
         code = mwparserfromhell.parse(markup)
-        for tag in code.filter_tags(matches=lambda tag: str(tag.tag).strip().lower() in _NO_TEXT_TAGS):
-            _remove(code, tag)
-        for link in code.filter_wikilinks(matches=is_no_text):
-            _remove(code, link)
+        _drop(code, link_prefixes)
         text: str = code.strip_code(normalize=True, collapse=True)
     except Exception as error:  # nested without end, markup ends anywhere in the parser, with any error
         raise Unreadable("wiki page that cannot be parsed") from error
     return re.sub(r"__[A-Z]+__", "", text).strip()
 
 
-def _remove(code: Any, node: Any) -> None:
-    with suppress(ValueError):  # it may have gone with one around it
-        code.remove(node)
+def _drop(code: Any, link_prefixes: set[str]) -> None:
+    """Take out what is no text, here and inside of what stays, in one pass."""
+    from mwparserfromhell.nodes import Tag, Wikilink
+
+    kept = []
+    for node in code.nodes:
+        if isinstance(node, Tag) and str(node.tag).strip().lower() in _NO_TEXT_TAGS:
+            continue
+        if isinstance(node, Wikilink) and str(node.title).partition(":")[0].strip().casefold() in link_prefixes:
+            continue
+        kept.append(node)
+        for child in node.__children__():
+            _drop(child, link_prefixes)
+    if len(kept) < len(code.nodes):
+        code.nodes = kept

@@ -105,6 +105,8 @@ def card_numbers(facts: Facts) -> dict[str, Any]:
             "earliest": census.dates.earliest,
             "latest": census.dates.latest,
             "unknown": census.dates.unknown,
+            "read_on": facts.gathered_at[:10] if facts.gathered_at else None,
+            "in_future": census.dates.later_than(facts.gathered_at) if facts.gathered_at else 0,
             "years": [{"year": year, "documents": number} for year, number in sorted(census.dates.years.items())],
         },
         "gaps": find_gaps(facts),

@@ -46,8 +46,8 @@ class Dates:
     earliest: str | None = None
     """`2026-03`, or `2026` where no month is said."""
     latest: str | None = None
-    years: Counter[str] = field(default_factory=Counter)
-    """Documents by year."""
+    months: Counter[str] = field(default_factory=Counter)
+    """Documents by month, or by year where no month is said."""
     unknown: int = 0
     """Documents without a date, or with one that is not ISO 8601."""
 
@@ -60,7 +60,19 @@ class Dates:
         month = found[1]
         self.earliest = month if self.earliest is None else min(self.earliest, month)
         self.latest = month if self.latest is None else max(self.latest, month)
-        self.years[month[:4]] += 1
+        self.months[month] += 1
+
+    @property
+    def years(self) -> Counter[str]:
+        """Documents by year."""
+        years: Counter[str] = Counter()
+        for month, documents in self.months.items():
+            years[month[:4]] += documents
+        return years
+
+    def later_than(self, time: str) -> int:
+        """Documents of a month, or year, after that of the ISO 8601 time."""
+        return sum(documents for month, documents in self.months.items() if month > time[: len(month)])
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -240,19 +241,22 @@ def _try(data: bytes, encoding: str) -> str | None:
 
 def _score(text: str, script: _Script) -> float | None:
     """How well `text` fits; None when it does not."""
-    beyond = [char for char in text if char > "\x7f"]
-    letters = [char for char in beyond if char not in _PUNCTUATION]
-    strange = sum(char not in script.letters for char in letters) + len(_MISPLACED.findall(text))
-    if strange > _MAX_STRANGE * len(beyond):
+    counts = Counter(text)  # a list of its characters would take 80 bytes for each
+    beyond = {char: number for char, number in counts.items() if char > "\x7f"}
+    letters = {char: number for char, number in beyond.items() if char not in _PUNCTUATION}
+    num_beyond, num_letters = sum(beyond.values()), sum(letters.values())
+    strange = sum(number for char, number in letters.items() if char not in script.letters)
+    strange += sum(1 for _ in _MISPLACED.finditer(text))
+    if strange > _MAX_STRANGE * num_beyond:
         return None
     if script.is_latin:
-        num_ascii_letters = sum(char.isascii() and char.isalpha() for char in text)
-        if 3 * len(letters) > 2 * num_ascii_letters or _RUN.search(text):
+        num_ascii_letters = sum(number for char, number in counts.items() if char.isascii() and char.isalpha())
+        if 3 * num_letters > 2 * num_ascii_letters or _RUN.search(text):
             return None
-        return 1 - strange / max(1, len(beyond))
+        return 1 - strange / max(1, num_beyond)
     misplaced = sum(one.islower() and other.isupper() and other > "\x7f" for one, other in pairwise(text))
-    misplaced += len(_MIXED.findall(text)) if script.is_spaced else 0
-    if not letters or misplaced > _MAX_STRANGE * len(letters):
+    misplaced += sum(1 for _ in _MIXED.finditer(text)) if script.is_spaced else 0
+    if not letters or misplaced > _MAX_STRANGE * num_letters:
         return None
-    score = sum(char.lower() in script.common for char in letters) / len(letters)
+    score = sum(number for char, number in letters.items() if char.lower() in script.common) / num_letters
     return score if score >= script.min_common else None

@@ -30,6 +30,8 @@ class Facts:
     """Name, size and root of the documents' tree."""
     gathered: Mapping[str, Any]
     """Numbers of stage `corpus`; empty where the dataset was made without it."""
+    gathered_at: str | None
+    """When that stage ended, ISO 8601."""
     cleaned: Mapping[str, Any]
     """Numbers of stage `curate`."""
     rules: Cleaning | None
@@ -76,6 +78,7 @@ def gather_facts(profile: Profile, dataset: Dataset) -> Facts:
         manifest_sha256=sha256_bytes(content),
         anchor=read_anchor(content),
         gathered=parents["corpus"].metrics if "corpus" in parents else {},
+        gathered_at=parents["corpus"].finished_at if "corpus" in parents else None,
         cleaned=parents["curate"].metrics,
         rules=profile.corpus.cleaning if dataset.is_made_by(profile) else None,
         census=take_census(dataset),

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from sovereign.lake import records
 from sovereign.lake.records import Unreadable
 
 FREE_BYTES = 64 * 2**20
@@ -100,14 +99,14 @@ def open_expanded(path: Path, name: str) -> Iterator[io.BufferedReader]:
         yield io.BufferedReader(_Bounded(raw, kind, expand(raw)), _BLOCK_BYTES)
 
 
-def read_whole(path: Path, name: str) -> bytes:
+def read_whole(path: Path, name: str, max_bytes: int) -> bytes:
     """All of a file that is one document.
 
     Raises:
         Unreadable: it is damaged or too large.
     """
     with open_expanded(path, name) as file:
-        data = file.read(records.MAX_DOCUMENT_BYTES + 1)
-    if len(data) > records.MAX_DOCUMENT_BYTES:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
         raise Unreadable("document too large")
     return data

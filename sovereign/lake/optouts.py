@@ -76,7 +76,7 @@ class OptOuts:
 
     def add(self, file: HostFile) -> None:
         """Take a host's file; of two of the same time the first counts. Without a time it is older than any other."""
-        row = (file.authority, file.name, _utc(file.collected_at) or "", file.status, file.content)
+        row = (file.authority, file.name, to_utc(file.collected_at) or "", file.status, file.content)
         self._database.execute("INSERT OR IGNORE INTO file VALUES (?, ?, ?, ?, ?)", row)
 
     def digest(self) -> str:
@@ -99,7 +99,7 @@ class OptOuts:
         address = parse_address(url) if url else None
         if address is None:
             return ""
-        moment = _utc(collected_at, end_of_day=True) or _LATEST
+        moment = to_utc(collected_at, end_of_day=True) or _LATEST
         judged: set[_Key] = set()
         if name := self._forbidding(address, moment, judged):
             return f"opted out: {name}"
@@ -193,15 +193,15 @@ def _follow(url: str, location: bytes) -> Address | None:
         return None
 
 
-def _utc(moment: str | None, *, end_of_day: bool = False) -> str | None:
+def to_utc(moment: str | None, *, end_of_day: bool = False) -> str | None:
     """A time that sorts as text: in UTC, to the second; a date is its first second, or its last."""
     if not moment:
         return None
     try:
         found = datetime.fromisoformat(moment)
-    except ValueError:
+        if len(moment) <= len("2026-05-01") and end_of_day:
+            found = datetime.combine(found, time.max)
+        found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):  # in UTC it may be before the year 1
         return None
-    if len(moment) <= len("2026-05-01") and end_of_day:
-        found = datetime.combine(found, time.max)
-    found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
     return found.strftime("%Y-%m-%dT%H:%M:%S")

@@ -11,8 +11,10 @@ from typing import Any
 from sovereign.errors import SourceError
 from sovereign.profile import Source
 
-MAX_DOCUMENT_BYTES = 64 * 2**20
-"""A longer document is skipped, so that memory stays bounded."""
+MAX_DOCUMENT_BYTES = 16 * 2**20
+"""A longer document, or line of a file, is skipped, so that memory stays bounded."""
+MAX_FILE_BYTES = 64 * 2**20
+"""The same of PDF files and WARC records, which can hold more than text."""
 FIELDS = ("text", "id", "language", "owner", "licence", "license", "collected_at", "url")
 """What a record can say; all but `text` may be absent."""
 NOTICE = object()
@@ -51,6 +53,8 @@ class Report:
     """The first places that were skipped, with reason."""
     without_robots: int = 0
     """Documents with an address, of a host whose robots.txt was not there to be read."""
+    without_time: int = 0
+    """Documents whose `collected_at` is not ISO 8601, and null in the lake."""
 
     def skip(self, where: str, reason: str, count: int = 1) -> None:
         """Count `count` records that cannot be read."""
@@ -64,6 +68,7 @@ class Report:
         self.found += other.found
         self.documents += other.documents
         self.without_robots += other.without_robots
+        self.without_time += other.without_time
         self.skipped.update(other.skipped)
         self.examples = (self.examples + other.examples)[:_MAX_EXAMPLES]
 
@@ -75,7 +80,8 @@ class Report:
             "skipped": dict(sorted(self.skipped.items())),
             "skipped_examples": self.examples,
         }
-        return values | ({"without_robots_txt": self.without_robots} if self.without_robots else {})
+        more = {"without_robots_txt": self.without_robots, "collected_at_not_iso_8601": self.without_time}
+        return values | {name: number for name, number in more.items() if number}
 
     @classmethod
     def from_metrics(cls, metrics: dict[str, Any]) -> Report:
@@ -86,6 +92,7 @@ class Report:
             Counter(metrics["skipped"]),
             list(metrics["skipped_examples"]),
             metrics.get("without_robots_txt", 0),
+            metrics.get("collected_at_not_iso_8601", 0),
         )
 
 

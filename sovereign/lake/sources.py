@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from sovereign.lake.documents import Document
 from sovereign.lake.hostfiles import is_warc, read_warc_files
 from sovereign.lake.notices import HostFile
 from sovereign.lake.opening import split_compression
+from sovereign.lake.optouts import to_utc
 from sovereign.lake.records import Reader, Record, Report, SourceFile, Unreadable
 from sovereign.lake.tables import read_csv, read_jsonl, read_parquet
 from sovereign.lake.texts import read_html, read_pdf, read_text
@@ -50,7 +53,8 @@ READERS: dict[str, Reader] = {
 UNCOMPRESSED_READERS: dict[str, Reader] = {".parquet": read_parquet}
 """Of files that are read here and there, not from their start."""
 
-
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8}){0,7}")
+_MONTH = re.compile(r"\d{4}(-(0[1-9]|1[0-2]))?", re.ASCII)
 _NUMBERED = b""
 """Among a file's ids: there are records without one."""
 
@@ -88,8 +92,7 @@ def list_pieces(source: Source, store: Store, scratch: Path | None = None) -> It
     elif source.path.startswith(S3):
         yield from _list_objects(source, store, scratch)
     else:
-        for name, path in _list_files(source):
-            yield _file_piece(source, name, path)
+        yield from _list_files(source)
 
 
 def read_piece(source: Source, piece: Piece, report: Report, admission: Admission | None = None) -> Iterator[Document]:
@@ -106,6 +109,7 @@ def read_piece(source: Source, piece: Piece, report: Report, admission: Admissio
                 continue
             report.found += 1
             report.documents += 1
+            report.without_time += bool(record.get("collected_at")) and document.collected_at is None
             report.without_robots += admission is not None and admission.knows_no_robots(document)
             yield document
     except Unreadable as error:
@@ -153,6 +157,11 @@ def _stdlib_digest() -> str:
     return combine_digests((name, sha256_file(path)) for name, path in stdlib.list_files())
 
 
+def _escape(name: str) -> str:
+    """The name with `//%FF` for a byte that is not UTF-8: no path has two slashes in a row."""
+    return re.sub("[\udc80-\udcff]", lambda byte: f"//%{ord(byte[0]) - 0xDC00:X}", name)
+
+
 def _file_piece(source: Source, name: str, path: Path) -> Piece:
     def digest() -> str:
         try:
@@ -160,15 +169,25 @@ def _file_piece(source: Source, name: str, path: Path) -> Piece:
         except OSError:
             return "unreadable"
 
-    name = name.encode("utf-8", "replace").decode()
-    size_bytes = path.stat().st_size if path.is_file() else 0
+    name = _escape(name)
+    is_file = _holds(path.is_file)
+    size_bytes = path.stat().st_size if is_file else 0
     return Piece(
         name,
         size_bytes,
         digest,
         lambda report: read_file(SourceFile(name, path, source), report),
-        lambda: read_warc_files(path, name) if is_warc(name) and path.is_file() else iter(()),
+        lambda: read_warc_files(path, name) if is_warc(name) and is_file else iter(()),
     )
+
+
+def _folder_piece(name: str, error: OSError) -> Piece:
+    """A folder that cannot be entered."""
+
+    def read(_report: Report) -> Iterator[Record]:
+        raise error
+
+    return Piece(name, 0, lambda: "unreadable", read)
 
 
 def _list_objects(source: Source, store: Store, scratch: Path | None) -> Iterator[Piece]:
@@ -232,29 +251,46 @@ def _query_piece(source: Source, scratch: Path | None) -> Piece:
     return Piece("query", 0, lambda: rows_digest(source, path), read)
 
 
-def _list_files(source: Source) -> Iterator[tuple[str, Path]]:
-    """Files as (path in the source, path), sorted within each folder; links to folders are listed, not followed."""
+def _list_files(source: Source) -> Iterator[Piece]:
+    """Files, sorted within each folder; links to folders are listed, not followed."""
     root = Path(source.path)
-    if root.is_file():
-        yield root.name, root
+    if _holds(root.is_file):
+        yield _file_piece(source, root.name, root)
         return
-    if not root.is_dir():
+    if not _holds(root.is_dir):
         raise SourceError(
             f"source {source.name} is not there",
             got=root,
             expected=f"a folder or file, or {STDLIB}",
             hint="correct corpus.sources[].path in the profile",
         )
-
-    def refuse(error: OSError) -> None:
-        raise SourceError(f"cannot enter a folder of source {source.name}: {error}") from error
-
-    for folder, folders, names in os.walk(root, onerror=refuse):
+    refused: list[OSError] = []
+    for folder, folders, names in os.walk(root, onerror=refused.append):
+        yield from _take_refused(source, root, refused)
         folders.sort()
-        links = [name for name in folders if Path(folder, name).is_symlink()]
+        links = [name for name in folders if _holds(Path(folder, name).is_symlink)]
         for name in sorted(names + links):
             path = Path(folder, name)
-            yield path.relative_to(root).as_posix(), path
+            yield _file_piece(source, path.relative_to(root).as_posix(), path)
+    yield from _take_refused(source, root, refused)
+
+
+def _holds(check: Callable[[], bool]) -> bool:
+    """Whether a path is of some kind; not if that cannot be seen."""
+    try:
+        return check()
+    except OSError:
+        return False
+
+
+def _take_refused(source: Source, root: Path, refused: list[OSError]) -> Iterator[Piece]:
+    """The folders below `root` that could not be entered, each as a piece that cannot be read."""
+    for error in refused:
+        path = Path(error.filename)
+        if path == root:
+            raise SourceError(f"cannot enter the folder of source {source.name}: {error}") from error
+        yield _folder_piece(_escape(path.relative_to(root).as_posix()), error)
+    refused.clear()
 
 
 def _to_document(source: Source, where: str, record: dict[Any, Any], ids: set[bytes]) -> Document:
@@ -262,26 +298,29 @@ def _to_document(source: Source, where: str, record: dict[Any, Any], ids: set[by
     text = record.get("text")
     if not isinstance(text, str):
         raise Unreadable("no text")
-    if _is_too_large(text):
-        raise Unreadable("document too large")
     values = {
         "doc_id": f"{source.name}/{_place(where, record, ids)}",
         "text": text,
         "language": record.get("language") or source.language,
         "owner": record.get("owner") or source.owner,
         "licence": record.get("licence") or record.get("license") or source.licence,
-        "collected_at": str(record["collected_at"]) if record.get("collected_at") else "",
+        "collected_at": _time(record.get("collected_at")) or "",
         "url": record.get("url") or "",
     }
+    size = 0
     for key, value in values.items():
         if not isinstance(value, str):
             raise Unreadable(f"{key} is not text")
         try:
-            value.encode()
+            size += len(value.encode())
         except UnicodeEncodeError as error:  # JSON can escape half a surrogate pair
             raise Unreadable(f"{key} is not valid Unicode") from error
     if not (owner := owner_name(values["owner"])):
         raise Unreadable("owner is blank")
+    if size > records.MAX_DOCUMENT_BYTES:
+        raise Unreadable("document too large")
+    if record.get("language") and not _LANGUAGE.fullmatch(values["language"]):
+        raise Unreadable("language is not a BCP 47 tag")
     return Document(
         doc_id=values["doc_id"],
         text=text,
@@ -294,9 +333,10 @@ def _to_document(source: Source, where: str, record: dict[Any, Any], ids: set[by
     )
 
 
-def _is_too_large(text: str) -> bool:
-    limit = records.MAX_DOCUMENT_BYTES
-    return 4 * len(text) > limit and len(text.encode("utf-8", "surrogatepass")) > limit
+def _time(value: Any) -> str | None:
+    """A record's `collected_at`, where it is ISO 8601 and UTC has it."""
+    text = str(value) if isinstance(value, str | int | date) else ""
+    return text if _MONTH.fullmatch(text) or to_utc(text) else None
 
 
 def _place(where: str, record: dict[Any, Any], ids: set[bytes]) -> str:

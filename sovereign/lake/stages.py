@@ -140,7 +140,7 @@ corpus = Stage(
     needs=(),
     config=_corpus_config,
     prefix="raw/{dataset}/",
-    version=3,
+    version=4,
     external_inputs=_source_digests,
     scratch="raw/{dataset}/units/",
 )

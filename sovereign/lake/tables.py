@@ -7,20 +7,28 @@ import csv
 import io
 import json
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sovereign.lake import records
+from sovereign.lake import opening, records
 from sovereign.lake.decoding import find_encoding, fits
-from sovereign.lake.opening import expands_too_far, open_expanded
+from sovereign.lake.opening import open_expanded
+from sovereign.lake.parquet_pages import read_page_sizes
 from sovereign.lake.records import FIELDS, Record, Report, SourceFile, Unreadable
 
 _SAMPLE_BYTES = 2**16
 _SKIP_BYTES = 2**20
-_MAX_BATCH, _BATCH_BYTES = 64, 2**30
-"""Rows of a Parquet file that are decoded at once, and how large they may be."""
+_BUFFER_BYTES = 2**18
+_BATCH_BYTES = 64 * 2**20
+_MAX_BATCH_ROWS = 64
+_MAX_PAGE_BYTES = 256 * 2**20
+"""One page of each column, expanded. Writers aim at 1 MiB, but some put a thousand rows into a page at least."""
+_DAMAGE, _MARK_DAMAGE = "\udcff", "sovereign-mark-damage"
+"""Half a surrogate pair, which no text has, and the name of the handler of errors that puts it there."""
 
 
 def read_jsonl(file: SourceFile, report: Report) -> Iterator[Record]:
@@ -64,44 +72,118 @@ def read_csv(file: SourceFile, report: Report) -> Iterator[Record]:
 def read_parquet(file: SourceFile, report: Report) -> Iterator[Record]:
     """Rows; a damaged group of rows does not stop those after it."""
     try:
-        parquet = pq.ParquetFile(file.path)
+        parquet = pq.ParquetFile(file.path, pre_buffer=False, buffer_size=_BUFFER_BYTES)
     except (pa.ArrowException, OSError) as error:
         raise _parquet_damage(error) from error
-    with parquet:
-        columns = [column for column in parquet.schema_arrow.names if column in FIELDS]
-        if "text" not in columns:
-            raise Unreadable("no column text")
-        num_rows_in_all, num_packed = parquet.metadata.num_rows, file.path.stat().st_size
-        start = num_bytes = 0
+    with parquet, file.path.open("rb") as raw:
+        columns = _flat_columns(parquet.schema)
+        budget, start = _Budget(file.path.stat().st_size), 0
         for group in range(parquet.num_row_groups):
             num_rows, number = parquet.metadata.row_group(group).num_rows, 0
-            size, packed = _sizes(parquet.metadata.row_group(group), columns)
-            if expands_too_far(size, packed):
-                report.skip(f"{file.name}#{start + 1}", "expands too far", num_rows_in_all - start)
-                return
-            # What stands once in the file can be in every row.
-            batch_size = min(_MAX_BATCH, max(1, _BATCH_BYTES // max(1, size)))
             try:
-                for batch in parquet.iter_batches(batch_size=batch_size, row_groups=[group], columns=columns):
-                    for record in batch.to_pylist():
-                        num_bytes += sum(len(value) for value in record.values() if isinstance(value, str))
-                        if expands_too_far(num_bytes, num_packed):
-                            place = start + number
-                            report.skip(f"{file.name}#{place + 1}", "expands too far", num_rows_in_all - place)
-                            return
+                size = _batch_rows(raw, parquet.metadata.row_group(group), columns)
+                for batch in parquet.iter_batches(batch_size=size, row_groups=[group], columns=list(columns)):
+                    for record in _read_batch(batch, budget):
                         number += 1
-                        yield f"{file.name}#{start + number}", record
-            except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+                        where = f"{file.name}#{start + number}"
+                        if isinstance(record, Unreadable):
+                            report.skip(where, record.message)
+                        else:
+                            yield where, record
+            except (pa.ArrowException, _GroupError, OSError) as error:
                 where, lost = f"{file.name}#{start + number + 1}", max(1, num_rows - number)
-                report.skip(where, _parquet_damage(error).message, lost)
+                reason = error.reason if isinstance(error, _GroupError) else _parquet_damage(error).message
+                report.skip(where, reason, lost)
             start += num_rows
 
 
-def _sizes(group: pq.RowGroupMetaData, names: Sequence[str]) -> tuple[int, int]:
-    """Bytes of the named columns of a group of rows, as they are encoded, and as they lie in the file."""
-    columns = [group.column(number) for number in range(group.num_columns)]
-    wanted = [column for column in columns if column.path_in_schema.partition(".")[0] in names]
-    return sum(one.total_uncompressed_size for one in wanted), sum(one.total_compressed_size for one in wanted)
+class _GroupError(Exception):
+    """A group of rows cannot be read."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+class _Budget:
+    """What may come of a file in all: encodings can say in few bytes that a long text comes a million times."""
+
+    def __init__(self, file_bytes: int) -> None:
+        self._left = max(opening.FREE_BYTES, opening.MAX_RATIO * file_bytes)
+
+    def spend(self, num_bytes: int) -> None:
+        """Raises: Unreadable when there is none left."""
+        self._left -= num_bytes
+        if self._left < 0:
+            raise Unreadable("expands too far")
+
+
+def _flat_columns(schema: pq.ParquetSchema) -> dict[str, int]:
+    """Number by name of the columns that a record may have.
+
+    Raises:
+        Unreadable: there is no text, or a list, whose length nothing bounds, in the place of a value.
+    """
+    found: dict[str, int] = {}
+    for number in range(len(schema)):
+        column = schema.column(number)
+        name = column.path.partition(".")[0]
+        if name in FIELDS:
+            if column.path != name or column.max_repetition_level or name in found:
+                raise Unreadable(f"{name} is not text")
+            found[name] = number
+    if "text" not in found:
+        raise Unreadable("no column text")
+    return found
+
+
+def _batch_rows(raw: io.BufferedReader, group: pq.RowGroupMetaData, columns: dict[str, int]) -> int:
+    """How many rows are read at once: no value is longer than its page.
+
+    Raises:
+        _GroupError: a page is too large, or its header damaged.
+    """
+    largest = 1
+    try:
+        for number in columns.values():
+            largest += max(read_page_sizes(raw, group.column(number)), default=0)
+    except (ValueError, IndexError) as error:
+        raise _GroupError("damaged or not Parquet") from error
+    if largest > _MAX_PAGE_BYTES:
+        raise _GroupError("Parquet page too large")
+    return max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // largest))
+
+
+def _read_batch(batch: pa.RecordBatch, budget: _Budget) -> Iterator[dict[Any, Any] | Unreadable]:
+    """Records, or why one cannot be read."""
+    columns = {name: _plain(batch.column(name)) for name in batch.schema.names}
+    lengths = [pc.binary_length(column).to_pylist() for column in columns.values() if _has_length(column.type)]
+    for row in range(batch.num_rows):
+        size = sum(length[row] or 0 for length in lengths)
+        budget.spend(1 + min(size, records.MAX_DOCUMENT_BYTES))
+        if size > records.MAX_DOCUMENT_BYTES:
+            yield Unreadable("document too large")
+            continue
+        record: dict[Any, Any] = {}
+        try:
+            for name, column in columns.items():
+                record[name] = column[row].as_py()
+        except UnicodeDecodeError:
+            yield Unreadable(f"{name} is not valid Unicode")
+        except (OverflowError, ValueError, LookupError):  # a time that Python has not, in a zone that nobody has
+            yield Unreadable(f"{name} cannot be read")
+        else:
+            yield record
+
+
+def _plain(column: Any) -> Any:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def _has_length(kind: pa.DataType) -> bool:
+    return any(
+        is_kind(kind)
+        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    )
 
 
 def _parquet_damage(error: Exception) -> Unreadable:
@@ -132,15 +214,23 @@ def _read_lines(file: SourceFile, *, guess: bool) -> Iterator[str | Unreadable]:
             is_first = False
 
 
+def _mark_damage(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError), "it is used to read"
+    return _DAMAGE, error.end
+
+
+codecs.register_error(_MARK_DAMAGE, _mark_damage)
+
+
 def _read_wide_lines(expanded: io.BufferedReader, encoding: str) -> Iterator[str | Unreadable]:
-    text = io.TextIOWrapper(expanded, encoding, errors="surrogateescape", newline="\n")
+    text = io.TextIOWrapper(expanded, encoding, errors=_MARK_DAMAGE, newline="\n")
     try:
         while line := text.readline(records.MAX_DOCUMENT_BYTES + 1):
             if len(line) > records.MAX_DOCUMENT_BYTES:
                 while line and not line.endswith("\n"):
                     line = text.readline(_SKIP_BYTES)
                 yield Unreadable("document too large")
-            elif any("\udc80" <= char <= "\udcff" for char in line):
+            elif _DAMAGE in line:
                 yield Unreadable(f"not {encoding}")
             else:
                 yield line.removeprefix("\ufeff")

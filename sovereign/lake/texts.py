@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterator
 
+from sovereign.lake import records
 from sovereign.lake.decoding import decode
 from sovereign.lake.notices import read_notice
 from sovereign.lake.opening import read_whole
@@ -21,24 +22,28 @@ logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
 
 _HEAD_BYTES = 4096
 """How far into a page its encoding may be declared."""
+_MAX_PAGE_BYTES = 8 * 2**20
+_ELEMENT = re.compile("<[a-z]", re.IGNORECASE)
+_MAX_ELEMENTS = 20_000
+"""Trafilatura's time grows with the square of their number: so many took it 11 s of a core."""
 
 
 def read_text(file: SourceFile, _report: Report) -> Iterator[Record]:
     """A .txt or .md file."""
-    data = read_whole(file.path, file.name)
+    data = read_whole(file.path, file.name, records.MAX_DOCUMENT_BYTES)
     yield file.name, {"text": decode(data, file.source.language, encoding=file.source.encoding)}
 
 
 def read_html(file: SourceFile, _report: Report) -> Iterator[Record]:
     """A page."""
-    data = read_whole(file.path, file.name)
+    data = read_whole(file.path, file.name, records.MAX_DOCUMENT_BYTES)
     text = html_text(data, file.source.language, file.source.encoding)
     yield file.name, {"text": text, NOTICE: read_notice((), data)}
 
 
 def read_pdf(file: SourceFile, _report: Report) -> Iterator[Record]:
     """A PDF file."""
-    yield file.name, {"text": pdf_text(read_whole(file.path, file.name))}
+    yield file.name, {"text": pdf_text(read_whole(file.path, file.name, records.MAX_FILE_BYTES))}
 
 
 def html_text(data: bytes, language: str, encoding: str | None = None, declared: str | None = None) -> str:
@@ -51,13 +56,17 @@ def html_text(data: bytes, language: str, encoding: str | None = None, declared:
         declared: what the server said; the page's own word counts where it said nothing.
 
     Raises:
-        Unreadable: no encoding fits, or there is no text.
+        Unreadable: no encoding fits, it is too large, or there is no text.
     """
     import trafilatura
 
+    if len(data) > _MAX_PAGE_BYTES:
+        raise Unreadable("document too large")
     if declared is None and (found := _CHARSET.search(data[:_HEAD_BYTES])):
         declared = found[1].decode("ascii", "replace")
     page = decode(data, language, encoding=encoding, declared=declared).replace("\0", "")
+    if sum(1 for _ in _ELEMENT.finditer(page)) > _MAX_ELEMENTS:
+        raise Unreadable("page with too many elements")
     try:
         text: str | None = trafilatura.extract(page, include_comments=False)
     except Exception as error:  # nested without end, a page ends anywhere in the parser, with any error
@@ -71,13 +80,21 @@ def pdf_text(data: bytes) -> str:
     """The text of a PDF file, page after page.
 
     Raises:
-        Unreadable: it is damaged, needs a password, or has pictures of pages only.
+        Unreadable: it is damaged, needs a password, has too much text, or pictures of pages only.
     """
     from pypdf import PdfReader
     from pypdf.errors import FileNotDecryptedError, WrongPasswordError
 
+    pages: list[str] = []
+    size = 0
     try:
-        pages = [page.extract_text() for page in PdfReader(io.BytesIO(data)).pages]
+        for page in PdfReader(io.BytesIO(data)).pages:
+            pages.append(page.extract_text())
+            size += len(pages[-1])
+            if size > records.MAX_DOCUMENT_BYTES:
+                raise Unreadable("document too large")
+    except Unreadable:
+        raise
     except (FileNotDecryptedError, WrongPasswordError) as error:
         raise Unreadable("PDF with a password") from error
     except Exception as error:  # a damaged file ends anywhere in the parser, with any error

@@ -96,6 +96,17 @@ def test_what_was_left_out_and_when_it_was_collected(made: Published) -> None:
     assert (numbers["collected"]["earliest"], numbers["collected"]["latest"]) == ("2010-01", "2026-01")
 
 
+def test_dates_in_the_future_are_named_as_such(made: Published, tmp_path: Path) -> None:
+    facts = replace(made.facts(), gathered_at="2012-03-31T12:00:00Z")
+    dates = [row["collected_at"] or "" for row in made.rows("train", "heldout")]
+    in_future = sum(date[:2] == "20" and date[:7] > "2012-03"[: len(date)] for date in dates)
+    assert write_card(tmp_path, facts)["collected"]["in_future"] == in_future > 20
+    card = (tmp_path / "README.md").read_text()
+    assert f"wrong of {in_future:,} of them: they name a month in the future of 2012-03-31, when" in card
+    assert card_numbers(replace(facts, gathered_at="2026-01-01T00:00:00Z"))["collected"]["in_future"] == 0
+    assert "in the future" not in write(made, tmp_path)[1]
+
+
 def test_the_card_says_it_and_hubs_can_read_it(made: Published, tmp_path: Path) -> None:
     numbers, card = write(made, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == PLOTS | {"README.md"}

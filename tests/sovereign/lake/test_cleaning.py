@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sovereign.lake.cleaning import normalise
+from sovereign.lake.cleaning import MAX_MARKS, normalise
 from sovereign.lake.documents import Document
 from sovereign.lake.duplicates import MIN_FOR_HELDOUT
 from sovereign.lake.screening import Screen
@@ -31,10 +31,31 @@ any_text = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\
         ("e\x00\u0301", "é", ("control-characters", "nfc")),
         ("می\u200cخواهم", "می\u200cخواهم", ()),
         ("\t\n \u3000", "", ("whitespace",)),
+        ("a" + "\u0316" * MAX_MARKS, "a" + "\u0316" * MAX_MARKS, ()),
+        ("a" + "\u0316" * 40 + "b", "a" + "\u0316" * MAX_MARKS + "b", ("combining-marks",)),
+        ("x" * 20 + "\U0001d165" * 31, "x" * 20 + "\U0001d165" * MAX_MARKS, ("combining-marks",)),
+        ("a \xa0\t b\u3000\t\n c", "a \xa0\t b\n c", ("whitespace",)),
     ],
 )
 def test_normalisation(text: str, result: str, changes: tuple[str, ...]) -> None:
     assert normalise(text) == (result, changes)
+
+
+def test_marks_in_a_row_are_cut_wherever_they_stand() -> None:
+    marks = "\u0316" * MAX_MARKS
+    for place in range(3 * MAX_MARKS):
+        for rest in ("", "x" * MAX_MARKS, "b\u0316 c"):
+            assert normalise("x" * place + marks + rest)[0] == "x" * place + marks + rest
+            assert normalise("x" * place + marks + "\u0316" + rest)[0] == "x" * place + marks + rest
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("part", "kept"), [(" ", 400_000), ("\u3000\t", 800_000), ("\n \n", 2), ("\u0301\u0316", MAX_MARKS)]
+)
+def test_long_rows_take_time_by_their_length(part: str, kept: int) -> None:
+    """By its square it would be minutes."""
+    assert len(normalise("ab" + part * 400_000 + "c")[0]) == kept + len("abc")
 
 
 @given(any_text)

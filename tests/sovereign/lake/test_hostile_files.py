@@ -1,0 +1,319 @@
+"""Files made to do harm, or damaged in ways that libraries do not expect: each is counted with its reason."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sovereign.errors import SourceError
+from sovereign.lake import opening, records, tables
+from sovereign.lake.admission import Admission
+from sovereign.lake.optouts import OptOuts
+from sovereign.lake.records import Report
+from sovereign.lake.sources import list_pieces, read_piece
+from sovereign.profile import Source
+from sovereign.store import FolderStore
+from tests.sovereign.lake.reading import read
+from tests.sovereign.lake.test_readers import DUMP, response
+
+BEYOND_UTC = "0001-01-01T00:00:00+05:00"
+"""A time that UTC has not."""
+
+
+def lines(*values: Any) -> bytes:
+    return b"".join(json.dumps(value).encode() + b"\n" for value in values)
+
+
+def test_times_that_utc_has_not(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "a.jsonl").write_bytes(lines({"text": "x", "url": "https://e.org/a", "collected_at": BEYOND_UTC}))
+    page = response(b"A page of text.", headers="Content-Type: text/plain")
+    robots = response(b"User-agent: *\nDisallow: /b").replace(b"//e.org/", b"//e.org/robots.txt")
+    dated = [one.replace(b"2099-01-01T00:00:00Z", BEYOND_UTC.encode()) for one in (page, robots)]
+    (folder / "b.warc.gz").write_bytes(gzip.compress(b"".join(dated)))
+    source, report = Source(name="ss", path=str(folder), owner="O", licence="CC0-1.0", language="en"), Report()
+    pieces = list(list_pieces(source, FolderStore(tmp_path / "no store")))
+    with OptOuts(tmp_path / "opt-outs", ["bot"]) as opt_outs:
+        for piece in pieces:
+            for file in piece.host_files():
+                opt_outs.add(file)
+        admission = Admission(frozenset(), opt_outs)
+        documents = [one for piece in pieces for one in read_piece(source, piece, report, admission)]
+    assert [(one.text, one.collected_at) for one in documents] == [("x", None), ("A page of text.", None)]
+    assert report.metrics()["collected_at_not_iso_8601"] == 2
+    assert Report.from_metrics(report.metrics()) == report
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-32-be"])
+def test_wide_text_that_is_cut_or_has_half_a_character(suffix: str, encoding: str, tmp_path: Path) -> None:
+    def row(text: str) -> bytes:
+        return (f'{{"text": "{text}"}}\n' if suffix == "jsonl" else f"{text}\n").encode(encoding, "surrogatepass")
+
+    start = b"" if suffix == "jsonl" else row("text")
+    content = "\ufeff".encode(encoding) + start + row("one \ufffd") + row("\ud83d") + row("two") + row("cut")[:-3]
+    (tmp_path / f"a.{suffix}").write_bytes(content)
+    (tmp_path / "z.txt").write_text("the next file")
+    documents, report = read(tmp_path)
+    assert [one.text for one in documents] == ["one \ufffd", "two", "the next file"]
+    assert report.skipped == {f"not {encoding[:6]}": 2}
+
+
+@pytest.mark.parametrize("head", ['<?xml version="1.0" encoding="foo"?>', '<?xml version="1.0" encoding="hex"?>', None])
+def test_xml_in_no_encoding_and_without_content(head: str | None, tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_text("" if head is None else head + DUMP)
+    (tmp_path / "z.txt").write_text("the next file")
+    documents, report = read(tmp_path)
+    assert [one.text for one in documents] == ["the next file"]
+    assert report.skipped == {"truncated or damaged XML": 1}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pa.array([2**30], pa.date32()),
+        pa.array([2**62], pa.timestamp("us")),
+        pa.array([1], pa.timestamp("us", tz="Mars/Phobos")),
+    ],
+)
+def test_times_of_parquet_that_python_has_not(value: Any, tmp_path: Path) -> None:
+    table = pa.table({"text": ["x"], "collected_at": value})
+    pq.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "z.txt").write_text("the next file")
+    documents, report = read(tmp_path)
+    assert [one.text for one in documents] == ["the next file"]
+    assert report.skipped == {"collected_at cannot be read": 1}
+
+
+def test_rows_of_parquet_are_bounded_as_lines_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MAX_DOCUMENT_BYTES", 1000)
+    texts = ["small", "x" * 1001, "é" * 501, "y" * 900]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": ["z"], "owner": ["o" * 1000]}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"text": ["A" * (70 * 2**20)]}), tmp_path / "c.parquet", compression="zstd")
+    documents, report = read(tmp_path)
+    assert [one.text for one in documents] == ["small", "y" * 900]
+    assert report.skipped == {"document too large": 4}
+
+
+def test_pages_of_parquet_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_MAX_PAGE_BYTES", 2**20)
+    writer = pq.ParquetWriter(tmp_path / "a.parquet", pa.schema([("text", pa.string())]), use_dictionary=False)
+    with writer:
+        for number in (10, 3000, 20):  # three groups, the second with a page of 3 MB
+            writer.write_table(pa.table({"text": [f"{number} " + "x" * 1000] * number}))
+    documents, report = read(tmp_path)
+    assert [one.doc_id.rpartition("#")[2] for one in documents] == [
+        str(one) for one in (*range(1, 11), *range(3011, 3031))
+    ]
+    assert report.skipped == {"Parquet page too large": 3000}
+
+
+@pytest.mark.parametrize("encoding", ["PLAIN", "RLE_DICTIONARY", "DELTA_BYTE_ARRAY"])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_every_encoding_of_parquet_pages(encoding: str, version: Any, tmp_path: Path) -> None:
+    texts = [f"text number {number} of one table, {'long ' * (number % 50)}" for number in range(5000)]
+    how: dict[str, Any] = {"use_dictionary": False, "column_encoding": {"text": encoding}}
+    table = pa.table({"text": texts, "id": [*map(str, range(5000))], "n": pa.array([[1, 2]] * 5000)})
+    how = {"use_dictionary": True} if encoding == "RLE_DICTIONARY" else how
+    pq.write_table(
+        table, tmp_path / "a.parquet", data_page_version=version, compression="zstd", row_group_size=2000, **how
+    )
+    documents, report = read(tmp_path)
+    assert [one.text for one in documents] == texts
+    assert not report.skipped
+
+
+def test_parquet_that_tells_a_text_a_million_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "FREE_BYTES", 2**24)
+    indices = pa.array([0] * 2_000_000, pa.int32())
+    many = pa.DictionaryArray.from_arrays(indices, pa.array(["A" * 2**20]))
+    pq.write_table(pa.table({"text": many}), tmp_path / "a.parquet", compression="zstd", store_schema=False)
+    assert (tmp_path / "a.parquet").stat().st_size < 20_000
+    documents, report = read(tmp_path)
+    assert len(documents) == 15
+    assert report.skipped == {"expands too far": 1}
+
+
+_LIMITED = """
+import resource, sys
+from pathlib import Path
+from tests.sovereign.lake.reading import read
+resource.setrlimit(resource.RLIMIT_DATA, (512 << 20,) * 2)
+documents, report = read(Path(sys.argv[1]))
+print(len(documents), dict(report.skipped))
+"""
+
+
+def test_memory_for_small_parquet_of_large_texts(tmp_path: Path) -> None:
+    """Sixteen texts of 60 MiB in 3 kB: their batch took 3 GB."""
+    pq.write_table(pa.table({"text": ["A" * (60 * 2**20)] * 16}), tmp_path / "a.parquet", compression="zstd")
+    done = subprocess.run([sys.executable, "-c", _LIMITED, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "0 {'document too large': 3, 'expands too far': 1}"
+
+
+def pdf_of_one_stream(num_pages: int, content: bytes) -> bytes:
+    """A PDF file whose pages all show the same content."""
+    packed = zlib.compress(content, 9)
+    kids = b" ".join(b"%d 0 R" % (5 + page) for page in range(num_pages))
+    page = b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Contents 3 0 R/Resources<</Font<</F 4 0 R>>>>>>"
+    objects = [
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Count %d/Kids[%s]>>" % (num_pages, kids),
+        b"<</Length %d/Filter/FlateDecode>>stream\n%s\nendstream" % (len(packed), packed),
+        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+        *[page] * num_pages,
+    ]
+    body, places = b"%PDF-1.4\n", []
+    for number, one in enumerate(objects, 1):
+        places.append(len(body))
+        body += b"%d 0 obj\n%s\nendobj\n" % (number, one)
+    table = b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1) + b"".join(
+        b"%010d 00000 n \n" % one for one in places
+    )
+    return body + table + b"trailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF" % (len(objects) + 1, len(body))
+
+
+@pytest.mark.timeout(250)
+def test_pdf_whose_pages_share_a_stream_ends_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of the 20,000 pages would be an hour's work."""
+    monkeypatch.setattr(records, "MAX_DOCUMENT_BYTES", 10**5)
+    (tmp_path / "a.pdf").write_bytes(pdf_of_one_stream(20_000, b"BT /F 1 Tf (" + b"a" * 20_000 + b") Tj ET"))
+    (tmp_path / "b.pdf").write_bytes(pdf_of_one_stream(3, b"BT /F 1 Tf (" + b"a" * 20_000 + b") Tj ET"))
+    documents, report = read(tmp_path)
+    assert [one.text.count("a") for one in documents] == [60_000]
+    assert report.skipped == {"document too large": 1}
+
+
+@pytest.mark.timeout(170)
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ("\n{|\n|a\n|}", "wiki page without text"),
+        ("\n{|\n|a\n|}\nb", None),
+        ("<b x='", "wiki page that cannot be parsed"),
+        ("a<b c ", "wiki page that cannot be parsed"),
+        ("<ref>a</ref>", "wiki page without text"),
+    ],
+)
+def test_markup_takes_time_by_its_length(part: str, reason: str | None, tmp_path: Path) -> None:
+    """By its square it would be minutes."""
+    escaped = (part * 30_000).replace("<", "&lt;")
+    page = f"<page><title>T</title><ns>0</ns><id>1</id><revision><text>{escaped}</text></revision></page>"
+    (tmp_path / "a.xml").write_text(f"<mediawiki>{page}</mediawiki>")
+    documents, report = read(tmp_path)
+    assert report.skipped == ({reason: 1} if reason else {})
+    assert sum(one.text.count("b") for one in documents) == (0 if reason else 30_000)
+
+
+def test_comparisons_in_a_wiki_page_are_no_tags_without_end(tmp_path: Path) -> None:
+    text = ("if a<b, and b<c then a<c. The '''proof''' is short. " * 50).strip()
+    escaped = text.replace("<", "&lt;")
+    page = f"<page><title>T</title><ns>0</ns><id>1</id><revision><text>{escaped}</text></revision></page>"
+    (tmp_path / "a.xml").write_text(f"<mediawiki>{page}</mediawiki>")
+    documents, _ = read(tmp_path)
+    assert documents[0].text == "T\n\n" + text.replace("'''", "")
+
+
+@pytest.mark.timeout(250)
+def test_page_with_too_many_elements(tmp_path: Path) -> None:
+    part = "<div><p>some text</p></div>"
+    (tmp_path / "a.html").write_text(f"<html><body>{part * 200_000}</body></html>")
+    (tmp_path / "b.html").write_text(f"<html><body>{part * 100}{' ' * 2**23}</body></html>")
+    (tmp_path / "c.html").write_text(f"<html><body>{part * 100}</body></html>")
+    documents, report = read(tmp_path)
+    assert [one.doc_id for one in documents] == ["ss/c.html"]
+    assert report.skipped == {"page with too many elements": 1, "document too large": 1}
+
+
+def test_names_that_are_not_unicode_have_ids_of_their_own(tmp_path: Path) -> None:
+    names = [b"\xff.txt", b"\xfe.txt", b"%FF.txt", b"%25FF.txt", "é%C3%A9.txt".encode(), b"caf\xe9.txt"]
+    for name in names:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(name.hex().encode())
+    documents, _ = read(tmp_path)
+    by_text = {bytes.fromhex(one.text): one.doc_id for one in documents}
+    assert by_text[b"\xff.txt"] == "ss///%FF.txt"
+    assert by_text[b"caf\xe9.txt"] == "ss/caf//%E9.txt"
+    assert [by_text[name] for name in names[2:5]] == ["ss/%FF.txt", "ss/%25FF.txt", "ss/é%C3%A9.txt"]
+
+
+@pytest.mark.parametrize("language", ["../../../../tmp/x", "English", "en_US", "e", "fr\n", "en-" + "a" * 9])
+def test_language_that_is_none(language: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(
+        lines(*({"text": "x", "language": one} for one in (language, "zh-Hant-TW", "FR", "nds", "")))
+    )
+    documents, report = read(tmp_path)
+    assert [one.language for one in documents] == ["zh-Hant-TW", "FR", "nds", "en"]
+    assert report.skipped == {"language is not a BCP 47 tag": 1}
+
+
+def test_time_that_is_none(tmp_path: Path) -> None:
+    times = ["yesterday", {"year": 2026}, 1.7e9, 2_026_099_999, "2026-13-01", "\ud800", True, [1]]
+    good = ["2026", "2026-05", "2026-05-01", "2026-05-01T12:00:00Z", "2026-05-01 12:00:00.5+02:00", 20260501]
+    absent = [None, "", 0]
+    rows = [{"text": "x", "collected_at": one} for one in (*times, *good, *absent)]
+    (tmp_path / "a.jsonl").write_bytes(lines(*rows))
+    documents, report = read(tmp_path)
+    said = [one.collected_at for one in documents]
+    assert said == [None] * len(times) + [str(one) for one in good] + [None] * len(absent)
+    assert report.metrics()["collected_at_not_iso_8601"] == len(times)
+
+
+def test_folder_that_cannot_be_entered_stops_nothing(tmp_path: Path) -> None:
+    """Deeper than a path may be long, which holds for root too."""
+    (tmp_path / "a").mkdir()
+    handles = [os.open(tmp_path / "a", os.O_RDONLY)]
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=handles[-1])
+        handles.append(os.open("d" * 250, os.O_RDONLY, dir_fd=handles[-1]))
+    for handle in handles:
+        os.close(handle)
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "z.txt").write_text("after it")
+    documents, report = read(tmp_path)
+    assert [one.text for one in documents] == ["after it"]
+    assert report.skipped == {"File name too long": 1}
+    assert report.examples[0].startswith("a/ddd")
+
+
+_AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from tests.sovereign.lake.reading import read
+os.setuid(65534)
+documents, report = read(Path(sys.argv[1]))
+print([one.text for one in documents], dict(report.skipped))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+def test_folder_of_somebody_else(mode: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "closed").mkdir()
+        (folder / "closed" / "a.txt").write_text("not for you")
+        (folder / "closed").chmod(mode)
+        (folder / "z.txt").write_text("open")
+        done = subprocess.run([sys.executable, "-c", _AS_NOBODY, name], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "['open'] {'Permission denied': 1}"
+
+
+def test_source_that_is_no_folder_is_an_error_still() -> None:
+    with pytest.raises(SourceError, match="is not there"):
+        read(Path("/dev/null/x"))
