@@ -90,6 +90,10 @@ def read_parquet(file: SourceFile, report: Report) -> Iterator[Record]:
                             report.skip(where, record.message)
                         else:
                             yield where, record
+            except Unreadable as error:  # too much has come of the file: nothing after it is read
+                place = start + number
+                report.skip(f"{file.name}#{place + 1}", error.message, parquet.metadata.num_rows - place)
+                return
             except (pa.ArrowException, _GroupError, OSError) as error:
                 where, lost = f"{file.name}#{start + number + 1}", max(1, num_rows - number)
                 reason = error.reason if isinstance(error, _GroupError) else _parquet_damage(error).message
