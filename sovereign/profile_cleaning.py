@@ -149,10 +149,19 @@ class WordList(Section):
     """Name of the list, for the reason of the rejection."""
     language: Language
     """Language of the documents that it is for, BCP 47; documents of other languages are not looked at."""
-    path: AbsolutePath
+    path: AbsolutePath | None = None
     """Absolute path of a UTF-8 file, a word or phrase on each line; lines that begin with # are left out."""
+    plugin: str | None = None
+    """In the place of a path, the name of an entry point of group `sovereign.word_lists`, a function that gives the
+    lines."""
     max_share: Share = 0.0
     """Share of a document's words that may be in the list; 0 rejects a document with any (as C4 did)."""
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if (self.path is None) == (self.plugin is None):
+            raise ValueError("needs either a path or a plugin")
+        return self
 
 
 class NearDuplicateRules(Section):
@@ -221,4 +230,4 @@ class Cleaning(Section):
     def files(self) -> dict[str, Path]:
         """Files of this machine that the rules name."""
         sets = {f"evaluation-set/{one.name}": Path(one.path) for one in self.evaluation_sets}
-        return sets | {f"word-list/{one.name}": Path(one.path) for one in self.word_lists}
+        return sets | {f"word-list/{one.name}": Path(one.path) for one in self.word_lists if one.path}

@@ -75,6 +75,25 @@ def lake_check(
     run_check(proof, manifest, text=text, as_json=as_json)
 
 
+@lake_app.command("rejected")
+def lake_rejected(
+    profile: ProfileArgument,
+    reason: Annotated[
+        str | None, typer.Option("--reason", metavar="TEXT", help="Those only whose reason begins so.")
+    ] = None,
+    document: DocumentOption = None,
+    limit: LimitOption = 10,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Look at the documents that `curate` set aside: how many for which reason, and their texts."""
+    from sovereign.cli.rejected import run_rejected
+
+    site = site_of(profile, site_dir)
+    run_rejected(site, reason=reason, document=document, limit=limit, local=local, as_json=as_json)
+
+
 @lake_app.command("rights")
 def lake_rights(
     profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOption = False, as_json: JsonOption = False

@@ -114,15 +114,15 @@ class Dataset:
                 yield Entry(document, number, row, split_of(name))
             path.unlink()
 
-    def rejected(self) -> Iterator[tuple[Document, str]]:
-        """Documents that were set aside, without their texts, each with the reason.
+    def rejected(self, *, text: bool = False) -> Iterator[tuple[Document, str]]:
+        """Documents that were set aside, each with the reason; their texts are read where `text` says so.
 
         Raises:
             StoreError: see `fetch`.
         """
         for name in self.rejected_files:
             path = self.fetch(name)
-            for document, further in read_rows([path], ["reason"], text=False):
+            for document, further in read_rows([path], ["reason"], text=text):
                 yield document, further["reason"]
             path.unlink()
 

@@ -19,6 +19,7 @@ from sovereign.lake.hostfiles import collected_digests
 from sovereign.lake.ingest import Batches, ingest_source
 from sovereign.lake.records import Report
 from sovereign.lake.sources import combine_digests, source_digest
+from sovereign.lake.wordlists import plugin_digests
 from sovereign.locks import hold
 from sovereign.plan import Plan
 from sovereign.profile import Demonstration, Profile
@@ -131,7 +132,8 @@ def _source_digests(profile: Profile, store: Store) -> Mapping[str, str]:
 def _curate_digests(profile: Profile, _store: Store) -> Mapping[str, str]:
     opt_outs = profile.corpus.rights.opt_outs.file
     files = profile.corpus.cleaning.files | ({"opt-outs/file": Path(opt_outs)} if opt_outs else {})
-    return {name: file_digest(name, path) for name, path in files.items()}
+    digests = {name: file_digest(name, path) for name, path in files.items()}
+    return digests | plugin_digests(profile.corpus.cleaning.word_lists)
 
 
 corpus = Stage(

@@ -240,3 +240,23 @@ def test_what_a_proof_is_about_must_be_clear(site: Site, tmp_path: Path) -> None
     with pytest.raises(ProofError, match="not UTF-8"):
         run("prove", site, "--text", tmp_path / "latin1.txt", "--out", tmp_path / "proof.json")
     assert not (tmp_path / "proof.json").exists()
+
+
+def test_documents_that_were_set_aside_can_be_looked_at(site: Site, tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text(PRESENT)
+    (folder / "b.txt").write_text(PRESENT)
+    (folder / "c.txt").write_text("Court.")
+    text = site.profile_path.read_text().replace(str(site.root.parent / "texts"), str(folder))
+    (tmp_path / "profile.yaml").write_text(text)
+    own = init_site(tmp_path / "site", tmp_path / "profile.yaml")
+    make(own)
+    found = run("rejected", own)
+    assert found["by_reason"] == {"duplicate": 1, "too short": 1}
+    assert {one["doc_id"].rpartition("/")[2] for one in found["documents"]} == {"b.txt", "c.txt"}
+    (one,) = run("rejected", own, "--reason", "too")["documents"]
+    assert (one["text"], one["reason"], one["owners"]) == ("Court.", "too short", ["Archive"])
+    assert run("rejected", own, "--limit", 1)["more"] == 1
+    words = CliRunner().invoke(app, ["lake", "rejected", str(own.root), "--local", "--document", one["doc_id"]])
+    assert "gazette/c.txt (fr, Archive): too short\nCourt." in words.output

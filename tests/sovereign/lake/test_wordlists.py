@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from sovereign.errors import StageError
 from sovereign.lake.documents import Document
 from sovereign.lake.screening import Screen
-from sovereign.lake.wordlists import WordLists
+from sovereign.lake.wordlists import WordLists, plugin_digests
 from sovereign.profile_cleaning import Cleaning, WordList
 
 
@@ -63,6 +65,29 @@ def test_documents_are_rejected(tmp_path: Path) -> None:
 def test_lists_that_cannot_be_used(tmp_path: Path, content: str | None, message: str) -> None:
     rules = words(tmp_path, content or "")
     if content is None:
-        Path(rules.path).unlink()
+        Path(str(rules.path)).unlink()
     with pytest.raises(StageError, match=message):
         WordLists([rules])
+
+
+def test_plug_in_of_a_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ministry_words.py").write_text("def rude():\n    return ['# words', 'knave', 'son of a goat']\n")
+    (tmp_path / "ministry_words-1.dist-info").mkdir()
+    (tmp_path / "ministry_words-1.dist-info" / "entry_points.txt").write_text(
+        "[sovereign.word_lists]\nxx-rude = ministry_words:rude\n"
+    )
+    wanted = WordList(name="rude", language="en", plugin="xx-rude")
+    with pytest.raises(StageError, match="unknown plug-in\n  got: xx-rude"):
+        WordLists([wanted])
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    assert WordLists([wanted]).found_in("You son of a goat!", "en") == "rude"
+    before = plugin_digests([wanted])
+    assert before.keys() == {"word-list/rude"}
+    monkeypatch.setattr(sys.modules["ministry_words"], "rude", lambda: ["rogue"])
+    assert plugin_digests([wanted]) != before, "a list that was changed makes the stage run again"
+
+
+@pytest.mark.parametrize("source", [{}, {"path": "/words", "plugin": "xx-rude"}])
+def test_a_list_has_one_source(source: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="needs either a path or a plugin"):
+        WordList(name="rude", language="en", **source)
