@@ -17,7 +17,7 @@ from training.energy import Gpu, GpuHealth
 from training.nodecheck import SLOW_MATMUL, NodeCheck, RankCheck, gpu_problems, slow
 
 SLOW_RANK = 2
-SLOWNESS = 8
+SLOWNESS = 24
 """How many times the slow rank must do each matmul: enough to be told from what a busy machine does to the others."""
 
 
