@@ -61,12 +61,9 @@ def test_host_sees_no_mount_and_no_rule_of_it(cluster: RunningNode) -> None:
     assert "kube-proxy" not in tables and "sovereign" not in tables
 
 
-def test_adopting_is_quick_and_changes_nothing(cluster: RunningNode) -> None:
+def test_adopting_changes_nothing(cluster: RunningNode) -> None:
     pid = supervisor_pid(cluster.spec)
-    begin = time.monotonic()
-    info = lifecycle.ensure(cluster.spec, print)
-    assert time.monotonic() - begin < 2.0
-    assert info == cluster.info
+    assert lifecycle.ensure(cluster.spec, print) == cluster.info
     assert supervisor_pid(cluster.spec) == pid
 
 
