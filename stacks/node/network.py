@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import socket
 import struct
 import subprocess
@@ -19,6 +20,8 @@ from typing import Any
 from sovereign.errors import NodeError
 from stacks.node.spec import NodeSpec
 
+_WITHOUT_NAME = re.compile(r"if\d+")
+"""What iproute2 writes for a link whose name it cannot find."""
 _INNER_LINK = "eth0"
 _DNS_ID = 0x50F4
 _CANDIDATES = {"pod_cidr": "10.{}.0.0", "service_cidr": "10.{}.128.0", "link_cidr": "10.{}.255.252"}
@@ -54,6 +57,8 @@ def used_ranges(spec: NodeSpec) -> dict[ipaddress.IPv4Network, str]:
                 )
     for route in ip("-4", "route", "show", "table", "all") or []:
         destination, device = route["dst"], route.get("dev", route.get("type", "a route"))
+        if _WITHOUT_NAME.fullmatch(device) and device not in {link["ifname"] for link in ip("link")}:
+            continue  # the link went between two answers of the kernel, and its routes with it
         if (
             destination != "default"
             and device != spec.interface

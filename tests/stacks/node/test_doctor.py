@@ -79,6 +79,16 @@ def test_user_without_root_is_told_what_still_works(tmp_path: Path) -> None:
     assert "--local" in str(caught.value)
 
 
+def test_the_route_of_a_link_that_went_is_not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a node that was killed a moment ago: the kernel still has the route, and no more the link's name."""
+    spec, ip = a_spec(), network.ip
+    routes = [{"dst": spec.pod_cidr, "dev": "if129"}, {"dst": spec.service_cidr, "dev": "lo"}]
+    monkeypatch.setattr(network, "ip", lambda *words: routes if "route" in words else ip(*words))
+    used = network.used_ranges(spec)
+    assert ipaddress.IPv4Network(spec.service_cidr) in used
+    assert ipaddress.IPv4Network(spec.pod_cidr) not in used
+
+
 def test_range_in_use_is_refused_with_a_free_one() -> None:
     spec = a_spec(pod_cidr="127.3.0.0/24")
     with pytest.raises(NodeError) as caught:
