@@ -155,7 +155,8 @@ def run_check(path: Path, manifest: Path, *, text: Path | None, as_json: bool) -
     content = _read(manifest)
     proof, anchor = read_proof(_read(path)), read_anchor(content)
     check(proof, anchor)
-    if text is not None and (found := normal_digest(_read_text(text)).hex()) != proof.text_sha256:
+    given = None if text is None else _read_text(text)
+    if given is not None and (found := normal_digest(given).hex()) != proof.text_sha256:
         raise ProofError(
             "the proof is about another text",
             got=found,
@@ -163,12 +164,10 @@ def run_check(path: Path, manifest: Path, *, text: Path | None, as_json: bool) -
             hint="it must be the text as the dataset keeps it, with personal data masked and repeated lines gone "
             "(docs/datasets.md)",
         )
-    _show(proof, anchor, as_json=as_json, manifest_sha256=sha256_bytes(content), text_compared=text is not None)
-    if (
-        text is not None
-        and isinstance(proof, Exclusion)
-        and (personal := Masker(PersonalData()).mask(_read_text(text))[1])
-    ):
+    _show(proof, anchor, as_json=as_json, manifest_sha256=sha256_bytes(content), text_compared=given is not None)
+    if given is None or not isinstance(proof, Exclusion):
+        return
+    if personal := Masker(PersonalData()).mask(given)[1]:
         say(f"the text has personal data ({', '.join(sorted(personal))}): is it in the dataset with masks?", "yellow")
 
 

@@ -15,20 +15,12 @@ from sovereign.files import write_atomic
 from sovereign.lake.census import QUALITY_BINS, Tally
 from sovereign.lake.facts import Facts
 from sovereign.lake.gaps import find_gaps
+from sovereign.lake.manifest import DECLARED
 from sovereign.lake.pages import render_page
 from sovereign.lake.plots import draw_bars, draw_histogram
 
 SPLITS = ("train", "heldout")
 _FILES = [{"split": "train", "path": "train-*.parquet"}, {"split": "test", "path": "heldout-*.parquet"}]
-_DECLARED = {
-    "owner": "declaredOwner",
-    "licence": "declaredLicence",
-    "legal_basis": "legalBasis",
-    "terms": "terms",
-    "contact": "contact",
-    "opt_outs": "optOuts",
-}
-"""Names in the card and terms of the manifest."""
 _AGREED = ("consent", "terms", "withdrawal")
 _SIZES = (
     "n<1K",
@@ -197,7 +189,7 @@ def _sources(facts: Facts) -> list[dict[str, Any]]:
                 "skipped": [
                     {"reason": reason, "records": number} for reason, number in _rank(report.get("skipped", {}))
                 ],
-                **{key: entry.get(f"sovereign:{term}") for key, term in _DECLARED.items()},
+                **{key: entry.get(f"sovereign:{term}") for key, term in DECLARED.items()},
             }
         )
     return sorted(rows, key=lambda row: (-row["documents"], row["source"]))

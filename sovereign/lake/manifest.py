@@ -31,7 +31,7 @@ NAMESPACE = "https://sovereign.local/dataset/v1#"
 CROISSANT = "http://mlcommons.org/croissant/1.0"
 
 _REPORT_EVERY = 1_000
-_DECLARED = {
+DECLARED = {
     "owner": "declaredOwner",
     "licence": "declaredLicence",
     "legal_basis": "legalBasis",
@@ -292,7 +292,7 @@ def _sources(dataset: Dataset, counts: _Counts) -> list[dict[str, Any]]:
                 "sovereign:source": name,
                 "sovereign:isGenerated": name == DEMONSTRATION and name not in read,
                 **counts.sources[name].terms(),
-                **{f"sovereign:{term}": declared[key] for key, term in _DECLARED.items() if declared.get(key)},
+                **{f"sovereign:{term}": declared[key] for key, term in DECLARED.items() if declared.get(key)},
                 "sovereign:leftOut": [
                     {"sovereign:stage": stage, "sovereign:reason": reason, "sovereign:records": number}
                     for (stage, reason), number in sorted(left_out[name].items())

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sovereign.lake import opening, records
+from sovereign.lake import records
 from sovereign.lake.decoding import find_encoding, fits
-from sovereign.lake.opening import open_expanded
+from sovereign.lake.opening import expands_too_far, open_expanded
 from sovereign.lake.parquet_pages import read_page_sizes
 from sovereign.lake.records import FIELDS, Record, Report, SourceFile, Unreadable
 
@@ -112,12 +112,12 @@ class _Budget:
     """What may come of a file in all: encodings can say in few bytes that a long text comes a million times."""
 
     def __init__(self, file_bytes: int) -> None:
-        self._left = max(opening.FREE_BYTES, opening.MAX_RATIO * file_bytes)
+        self._spent, self._file_bytes = 0, file_bytes
 
     def spend(self, num_bytes: int) -> None:
         """Raises: Unreadable when there is none left."""
-        self._left -= num_bytes
-        if self._left < 0:
+        self._spent += num_bytes
+        if expands_too_far(self._spent, self._file_bytes):
             raise Unreadable("expands too far")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import threading
 import time
@@ -19,6 +18,7 @@ from sovereign.plan import plan
 from sovereign.profile import Profile
 from sovereign.store import FolderStore, Store, open_store
 from tests import disks
+from tests.memory import forget_peak, resident_bytes
 from training import stored
 from training.checkpoint import Checkpoints, Found, Run
 from training.environment import Ranks
@@ -219,18 +219,13 @@ def test_a_save_takes_no_memory_beside_the_state(place: Place) -> None:
 
     tensors = {"master/x": torch.rand(16_000_000), "scalar/step": torch.tensor(1.0)}
     checkpoints = place.open(0, 1, Meeting(1))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    forget_peak()
     before = resident_bytes("VmRSS")
     checkpoints.save(4, tensors, {"x": (0, 16_000_000)}, place.metrics, {})
     checkpoints.close()
     assert resident_bytes("VmHWM") - before < 16e6, "a quarter of the state"
     assert (place.on_disk(4) / rank_file(0)).read_bytes() == save(tensors, metadata={"format": "pt"})
     assert whole_step(place.stored(4)) == 4
-
-
-def resident_bytes(name: str) -> int:
-    """Memory of this process: VmRSS now, VmHWM at most."""
-    return int(re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

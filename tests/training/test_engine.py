@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import warnings
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,12 @@ def bytes_of_tensors() -> int:
     return sum(storages.values())
 
 
-def run_steps(resolved: Plan, workdir: Path, answers: Connection) -> None:
+def run_steps(resolved: Plan, answers: Connection) -> None:
     """Send losses, and bytes of all tensors between steps."""
-    from training import environment
-
-    ranks = environment.prepare(workdir, threads=1, world_size=1)
     import numpy as np
 
-    from training.engine import Engine, join
+    from training.engine import Engine
 
-    join(ranks)
     engine = Engine(resolved, print)
     rows = np.random.default_rng(0).integers(1, resolved.model.vocab_size, (4, resolved.model.sequence_length))
     losses = [vars(engine.step(step, rows)) for step in range(STEPS)]
@@ -58,13 +55,18 @@ def run_steps(resolved: Plan, workdir: Path, answers: Connection) -> None:
 
 
 def measure(resolved: Plan, workdir: Path) -> dict[str, Any]:
-    """What `run_steps` sends, from a process of its own."""
+    """What `run_steps` sends."""
+    return call(partial(run_steps, resolved), workdir)
+
+
+def call(target: Callable[[Connection], None], workdir: Path) -> dict[str, Any]:
+    """What `target` sends, from a process of its own that has joined as the only rank."""
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["DS_ACCELERATOR"] = "cpu"
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["training.train", "training.session"])
     receiver, sender = processes.Pipe(duplex=False)
-    process = processes.Process(target=run_steps, args=(resolved, workdir, sender))
+    process = processes.Process(target=_join_and_call, args=(target, workdir, sender))
     process.start()
     sender.close()
     try:
@@ -72,6 +74,16 @@ def measure(resolved: Plan, workdir: Path) -> dict[str, Any]:
     finally:
         process.join()
     return answer
+
+
+def _join_and_call(target: Callable[[Connection], None], workdir: Path, answers: Connection) -> None:
+    from training import environment
+
+    ranks = environment.prepare(workdir, threads=1, world_size=1)
+    from training.engine import join
+
+    join(ranks)
+    target(answers)
 
 
 @pytest.fixture(scope="module")
@@ -118,30 +130,6 @@ def test_bf16_holds_what_the_plan_says_and_learns_as_fp32_does(
         assert in_bf16["loss"] == pytest.approx(exact["loss"], abs=0.02)
         assert in_bf16["z_loss"] == pytest.approx(exact["z_loss"], rel=0.02)
         assert in_bf16["gradient_norm"] == pytest.approx(exact["gradient_norm"], rel=0.15)  # the weights part slowly
-
-
-def call(target: Callable[..., None], workdir: Path) -> dict[str, Any]:
-    """What `target` sends, from a process of its own that has joined as the only rank."""
-    processes = multiprocessing.get_context("forkserver")
-    receiver, sender = processes.Pipe(duplex=False)
-    process = processes.Process(target=_join_and_call, args=(target, workdir, sender))
-    process.start()
-    sender.close()
-    try:
-        answer: dict[str, Any] = receiver.recv()
-    finally:
-        process.join()
-    return answer
-
-
-def _join_and_call(target: Callable[[Connection], None], workdir: Path, answers: Connection) -> None:
-    from training import environment
-
-    ranks = environment.prepare(workdir, threads=1, world_size=1)
-    from training.engine import join
-
-    join(ranks)
-    target(answers)
 
 
 def _measure_many_shapes(answers: Connection) -> None:

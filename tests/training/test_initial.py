@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sovereign.plan import Plan, plan
 from sovereign.profile import load_profile
+from tests.memory import forget_peak, resident_bytes
 from training import environment
 from training.forked import finish, fork, write_profile
 from training.initial import InitialWeights
@@ -128,14 +129,8 @@ def _measure_peak(folder: Path, port: int, rank: int) -> None:
 
     resolved = large(folder / str(rank))
     allocated(with_layers(resolved, 1), render(resolved))  # what is loaded and built once
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _resident("VmRSS")
+    forget_peak()
+    before = resident_bytes("VmRSS")
     model = allocated(resolved, render(resolved))
-    (folder / f"{rank}.peak").write_text(str(_resident("VmHWM") - before))
+    (folder / f"{rank}.peak").write_text(str(resident_bytes("VmHWM") - before))
     assert model is not None
-
-
-def _resident(name: str) -> int:
-    """Bytes."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
-    return int(line.split()[1]) * 1024

@@ -24,6 +24,7 @@ from sovereign.lake.records import Report
 from sovereign.lake.sources import list_pieces, read_piece
 from sovereign.profile import Source
 from sovereign.store import FolderStore
+from tests.sovereign.lake.pdf import pdf_of
 from tests.sovereign.lake.reading import read
 from tests.sovereign.lake.test_readers import DUMP, response
 
@@ -150,6 +151,7 @@ def test_parquet_that_tells_a_text_a_million_times(tmp_path: Path, monkeypatch: 
 _LIMITED = """
 import resource, sys
 from pathlib import Path
+from tests.sovereign.lake.pdf import pdf_of
 from tests.sovereign.lake.reading import read
 resource.setrlimit(resource.RLIMIT_DATA, (512 << 20,) * 2)
 documents, report = read(Path(sys.argv[1]))
@@ -177,14 +179,7 @@ def pdf_of_one_stream(num_pages: int, content: bytes) -> bytes:
         b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
         *[page] * num_pages,
     ]
-    body, places = b"%PDF-1.4\n", []
-    for number, one in enumerate(objects, 1):
-        places.append(len(body))
-        body += b"%d 0 obj\n%s\nendobj\n" % (number, one)
-    table = b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1) + b"".join(
-        b"%010d 00000 n \n" % one for one in places
-    )
-    return body + table + b"trailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF" % (len(objects) + 1, len(body))
+    return pdf_of(objects)
 
 
 @pytest.mark.timeout(250)
@@ -292,6 +287,7 @@ def test_folder_that_cannot_be_entered_stops_nothing(tmp_path: Path) -> None:
 _AS_NOBODY = """
 import os, sys
 from pathlib import Path
+from tests.sovereign.lake.pdf import pdf_of
 from tests.sovereign.lake.reading import read
 os.setuid(65534)
 documents, report = read(Path(sys.argv[1]))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from sovereign.lake import archives, opening, records
 from sovereign.lake.documents import Document
+from tests.sovereign.lake.pdf import pdf_of
 from tests.sovereign.lake.reading import COMPRESSIONS, read
 
 FILLER = "<p>The river flows through the old town, past the market and the school, and on to the sea in the south.</p>"
@@ -252,13 +253,7 @@ def pdf(text: str) -> bytes:
         b"<</Length %d>>stream\n%s\nendstream" % (len(stream), stream),
         b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
     ]
-    body, places = b"%PDF-1.4\n", []
-    for number, content in enumerate(objects, 1):
-        places.append(len(body))
-        body += b"%d 0 obj%s endobj\n" % (number, content)
-    table = b"".join(b"%010d 00000 n \n" % place for place in places)
-    head = b"xref\n0 6\n0000000000 65535 f \n"
-    return body + head + table + b"trailer<</Size 6/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n" % len(body)
+    return pdf_of(objects)
 
 
 def _csv_of(texts: list[str]) -> bytes:
