@@ -158,8 +158,11 @@ def _stdlib_digest() -> str:
 
 
 def _escape(name: str) -> str:
-    """The name with `//%FF` for a byte that is not UTF-8: no path has two slashes in a row."""
-    return re.sub("[\udc80-\udcff]", lambda byte: f"//%{ord(byte[0]) - 0xDC00:X}", name)
+    """The name with `//%FF` for a byte that is not UTF-8, `//%23` for the `#` that a record's place begins with.
+
+    No path has two slashes in a row.
+    """
+    return re.sub("[#\udc80-\udcff]", lambda byte: f"//%{ord(byte[0]) & 0xFF:X}", name)
 
 
 def _file_piece(source: Source, name: str, path: Path) -> Piece:
@@ -209,7 +212,7 @@ def _list_objects(source: Source, store: Store, scratch: Path | None) -> Iterato
 
 def _object_piece(source: Source, store: Store, item: StoredObject, prefix: str, scratch: Path | None) -> Piece:
     folder = prefix.rpartition("/")[0] if item.key == prefix else prefix.rstrip("/")
-    name = item.key.removeprefix(folder + "/")
+    name = _escape(item.key.removeprefix(folder + "/"))
 
     @contextmanager
     def fetched() -> Iterator[Path]:

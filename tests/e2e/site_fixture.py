@@ -35,18 +35,18 @@ class LiveSite:
         return Cluster(self.site.node_dir / "admin.conf")
 
     def edit(self, **sections: dict[str, Any]) -> None:
-        """Change keys of sections of the site's profile."""
+        """Change keys of sections of the site's profile, or add sections."""
         document = yaml.safe_load(self.site.profile_path.read_text())
         for section, values in sections.items():
-            document[section] |= values
+            document[section] = document.get(section, {}) | values
         self.site.profile_path.write_text(yaml.safe_dump(document, sort_keys=False))
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """A command of the kit, started; `COMMAND SITE OPTIONS`."""
+        """A command of the kit, started; `COMMAND SITE OPTIONS`, where a command of a group is one argument too."""
         command, *options = arguments
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("PULUMI", "KUBE"))}
         return subprocess.Popen(
-            [SOVEREIGN, command, str(self.site.root), *options],
+            [SOVEREIGN, *command.split(), str(self.site.root), *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -55,10 +55,17 @@ class LiveSite:
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """Standard output of a command that must end with `code`."""
+        return self._end(arguments, code)[0]
+
+    def refused(self, *arguments: str) -> str:
+        """What a command that must end with exit code 1 says of it, in one line."""
+        return " ".join(self._end(arguments, 1)[1].split())
+
+    def _end(self, arguments: tuple[str, ...], code: int) -> tuple[str, str]:
         with self.start(*arguments) as process:
             output, errors = process.communicate()
         assert process.returncode == code, f"{arguments}: exit code {process.returncode}\n{errors[-4000:]}"
-        return output
+        return output, errors
 
     def up(self) -> dict[str, Any]:
         """The summary of `sovereign up`."""

@@ -245,6 +245,14 @@ def test_names_that_are_not_unicode_have_ids_of_their_own(tmp_path: Path) -> Non
     assert [by_text[name] for name in names[2:5]] == ["ss/%FF.txt", "ss/%25FF.txt", "ss/é%C3%A9.txt"]
 
 
+def test_file_and_record_of_another_file_have_ids_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"id": "7.txt", "text": "a record"}\n')
+    (tmp_path / "a.jsonl#7.txt").write_text("a file")
+    (tmp_path / "b#.jsonl").write_text('{"text": "a record of it"}\n')
+    documents, _ = read(tmp_path)
+    assert [one.doc_id for one in documents] == ["ss/a.jsonl#7.txt", "ss/a.jsonl//%237.txt", "ss/b//%23.jsonl#1"]
+
+
 @pytest.mark.parametrize("language", ["../../../../tmp/x", "English", "en_US", "e", "fr\n", "en-" + "a" * 9])
 def test_language_that_is_none(language: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(
