@@ -16,8 +16,9 @@ from sovereign.lake import records
 from sovereign.lake.decoding import decode
 from sovereign.lake.notices import file_name, read_notice
 from sovereign.lake.opening import open_expanded
+from sovereign.lake.pdf import pdf_text
 from sovereign.lake.records import NOTICE, Record, Report, SourceFile, Unreadable
-from sovereign.lake.texts import html_text, pdf_text
+from sovereign.lake.texts import html_text
 from sovereign.urls import parse_address
 
 _BLOCK_BYTES = 2**18

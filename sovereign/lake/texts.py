@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 from collections.abc import Iterator
@@ -11,14 +10,13 @@ from sovereign.lake import records
 from sovereign.lake.decoding import decode
 from sovereign.lake.notices import read_notice
 from sovereign.lake.opening import read_whole
+from sovereign.lake.pdf import pdf_text
 from sovereign.lake.records import NOTICE, Record, Report, SourceFile, Unreadable
 
 _CHARSET = re.compile(
     rb"""<(?:meta[^>]{1,200}?charset|\?xml[^>]{1,200}?encoding)\s*=\s*["']?\s*([\w:.-]{1,40})""", re.IGNORECASE
 )
-# What they warn of is counted with its reason.
-logging.getLogger("pypdf").setLevel(logging.CRITICAL)
-logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
+logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # what it warns of is counted with its reason
 
 _HEAD_BYTES = 4096
 """How far into a page its encoding may be declared."""
@@ -73,33 +71,4 @@ def html_text(data: bytes, language: str, encoding: str | None = None, declared:
         raise Unreadable("page that cannot be parsed") from error
     if not text:
         raise Unreadable("page without text")
-    return text
-
-
-def pdf_text(data: bytes) -> str:
-    """The text of a PDF file, page after page.
-
-    Raises:
-        Unreadable: it is damaged, needs a password, has too much text, or pictures of pages only.
-    """
-    from pypdf import PdfReader
-    from pypdf.errors import FileNotDecryptedError, WrongPasswordError
-
-    pages: list[str] = []
-    size = 0
-    try:
-        for page in PdfReader(io.BytesIO(data)).pages:
-            pages.append(page.extract_text())
-            size += len(pages[-1])
-            if size > records.MAX_DOCUMENT_BYTES:
-                raise Unreadable("document too large")
-    except Unreadable:
-        raise
-    except (FileNotDecryptedError, WrongPasswordError) as error:
-        raise Unreadable("PDF with a password") from error
-    except Exception as error:  # a damaged file ends anywhere in the parser, with any error
-        raise Unreadable("damaged or not PDF") from error
-    text = "\n\n".join(page for page in pages if page.strip())
-    if not text:
-        raise Unreadable("PDF without text")
     return text

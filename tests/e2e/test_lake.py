@@ -14,6 +14,7 @@ import pytest
 from sovereign.files import sha256_bytes
 from sovereign.receipts import Receipt
 from tests.e2e.site_fixture import SOVEREIGN, LiveSite
+from tests.sovereign.lake.pdf import pdf_page
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 ARCHIVE, OFFICE = "National Archive", "River Office"
@@ -40,6 +41,7 @@ def lake(live: LiveSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     folder = tmp_path_factory.mktemp("archive")
     folder.chmod(0o755)  # pods do not run as root
     write_archive(folder / "archive.jsonl")
+    (folder / "letter.pdf").write_bytes(pdf_page(f"A letter to the council: {SENTENCE}."))
     before = live.site.profile_path.read_text()
     source = {"name": "archive", "path": str(folder), "owner": ARCHIVE, "licence": "CC-BY-4.0", "language": "en"}
     live.edit(corpus={"sources": [source]}, training={"tokens": 100_000}, mix={"sources": WEIGHTS})
@@ -106,7 +108,7 @@ def test_what_the_dataset_is_can_be_looked_up_proved_and_published(lake: LiveSit
     assert {ARCHIVE, OFFICE} <= set(answer(lake, "lake rights")["owners"])
 
     manifest = answer(lake, "lake manifest")["manifest"]
-    wanted = "SELECT doc_id FROM documents WHERE source = 'archive' LIMIT 1"
+    wanted = "SELECT doc_id FROM documents WHERE source = 'archive' AND doc_id LIKE '%.pdf'"
     (document,) = answer(lake, "lake query", wanted, *at)["rows"]
     other = tmp_path / "other.txt"
     other.write_text("A text that nobody gave to this dataset, of which the proof must say that it is not there.")

@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import tempfile
-import zlib
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from sovereign.errors import SourceError
-from sovereign.lake import opening, records, tables
+from sovereign.lake import opening, pdf, records, tables
 from sovereign.lake.admission import Admission
 from sovereign.lake.optouts import OptOuts
 from sovereign.lake.records import Report
 from sovereign.lake.sources import list_pieces, read_piece
 from sovereign.profile import Source
 from sovereign.store import FolderStore
-from tests.sovereign.lake.pdf import pdf_of
+from tests.sovereign.lake.pdf import pdf_of_one_stream, pdf_page
 from tests.sovereign.lake.reading import read
 from tests.sovereign.lake.test_readers import DUMP, response
 
@@ -151,7 +152,6 @@ def test_parquet_that_tells_a_text_a_million_times(tmp_path: Path, monkeypatch: 
 _LIMITED = """
 import resource, sys
 from pathlib import Path
-from tests.sovereign.lake.pdf import pdf_of
 from tests.sovereign.lake.reading import read
 resource.setrlimit(resource.RLIMIT_DATA, (512 << 20,) * 2)
 documents, report = read(Path(sys.argv[1]))
@@ -167,21 +167,6 @@ def test_memory_for_small_parquet_of_large_texts(tmp_path: Path) -> None:
     assert done.stdout.strip() == "0 {'document too large': 3, 'expands too far': 13}"
 
 
-def pdf_of_one_stream(num_pages: int, content: bytes) -> bytes:
-    """A PDF file whose pages all show the same content."""
-    packed = zlib.compress(content, 9)
-    kids = b" ".join(b"%d 0 R" % (5 + page) for page in range(num_pages))
-    page = b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Contents 3 0 R/Resources<</Font<</F 4 0 R>>>>>>"
-    objects = [
-        b"<</Type/Catalog/Pages 2 0 R>>",
-        b"<</Type/Pages/Count %d/Kids[%s]>>" % (num_pages, kids),
-        b"<</Length %d/Filter/FlateDecode>>stream\n%s\nendstream" % (len(packed), packed),
-        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
-        *[page] * num_pages,
-    ]
-    return pdf_of(objects)
-
-
 @pytest.mark.timeout(250)
 def test_pdf_whose_pages_share_a_stream_ends_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of the 20,000 pages would be an hour's work."""
@@ -191,6 +176,46 @@ def test_pdf_whose_pages_share_a_stream_ends_at_the_limit(tmp_path: Path, monkey
     documents, report = read(tmp_path)
     assert [one.text.count("a") for one in documents] == [60_000]
     assert report.skipped == {"document too large": 1}
+
+
+MANY_PAGES = pdf_of_one_stream(20_000, b"BT /F 1 Tf (" + b"a" * 20_000 + b") Tj ET")
+
+
+@pytest.mark.parametrize(
+    ("content", "limit", "reason"),
+    [
+        (
+            pdf_of_one_stream(1, b"BT /F 1 Tf (" + b"a" * 60_000_000 + b") Tj ET"),
+            ("MAX_MEMORY_BYTES", 200 * 2**20),
+            "PDF that takes too much memory",
+        ),
+        (MANY_PAGES, ("MAX_SECONDS", 1), "PDF that takes too long"),
+    ],
+)
+def test_pdf_without_end_is_counted_and_the_next_one_read(
+    content: bytes, limit: tuple[str, int], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pdf, *limit)
+    (tmp_path / "a.pdf").write_bytes(content)
+    (tmp_path / "b.pdf").write_bytes(pdf_page("a page"))
+    documents, report = read(tmp_path)
+    assert ([one.text for one in documents], report.skipped) == (["a page"], {reason: 1})
+
+
+def test_pdf_is_not_left_out_because_somebody_ended_its_reader(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(MANY_PAGES)
+    pdf._end()
+
+    def end_the_reader() -> None:
+        while (process := pdf._process) is None:
+            time.sleep(0.01)
+        process.terminate()
+
+    with ThreadPoolExecutor(1) as thread:
+        ended = thread.submit(end_the_reader)
+        with pytest.raises(SourceError, match="ended by SIGTERM"):
+            read(tmp_path)
+        ended.result()
 
 
 @pytest.mark.timeout(170)
@@ -295,7 +320,6 @@ def test_folder_that_cannot_be_entered_stops_nothing(tmp_path: Path) -> None:
 _AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from tests.sovereign.lake.pdf import pdf_of
 from tests.sovereign.lake.reading import read
 os.setuid(65534)
 documents, report = read(Path(sys.argv[1]))

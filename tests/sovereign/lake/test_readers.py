@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sovereign.lake import archives, opening, records
 from sovereign.lake.documents import Document
-from tests.sovereign.lake.pdf import pdf_of
+from tests.sovereign.lake.pdf import pdf_page
 from tests.sovereign.lake.reading import COMPRESSIONS, read
 
 FILLER = "<p>The river flows through the old town, past the market and the school, and on to the sea in the south.</p>"
@@ -232,28 +232,15 @@ def test_html_and_pdf(tmp_path: Path) -> None:
     page = PAGE.format(russian).replace("<head>", '<head><meta charset="windows-1251">')
     (tmp_path / "a.html").write_bytes(page.encode("cp1251"))
     (tmp_path / "b.xhtml").write_text('<?xml version="1.0" encoding="UTF-8"?>\n' + PAGE.format(SENTENCE.format(2)))
-    (tmp_path / "c.pdf").write_bytes(pdf("Text of a page"))
-    (tmp_path / "d.pdf").write_bytes(pdf(""))
-    (tmp_path / "e.pdf").write_bytes(pdf("cut")[:300])
+    (tmp_path / "c.pdf").write_bytes(pdf_page("Text of a page"))
+    (tmp_path / "d.pdf").write_bytes(pdf_page(""))
+    (tmp_path / "e.pdf").write_bytes(pdf_page("cut")[:300])
     (tmp_path / "f.html").write_text("<p>" * 20_000)
     documents, report = read(tmp_path, "ru")
     assert russian in documents[0].text
     assert numbers(documents) == [2]
     assert documents[2].text.strip() == "Text of a page"
     assert report.skipped == {"PDF without text": 1, "damaged or not PDF": 1, "page without text": 1}
-
-
-def pdf(text: str) -> bytes:
-    """A PDF file of one page."""
-    stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode()
-    objects = [
-        b"<</Type/Catalog/Pages 2 0 R>>",
-        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
-        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
-        b"<</Length %d>>stream\n%s\nendstream" % (len(stream), stream),
-        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
-    ]
-    return pdf_of(objects)
 
 
 def _csv_of(texts: list[str]) -> bytes:
@@ -273,7 +260,7 @@ def _whole_files() -> dict[str, bytes]:
         "csv": _csv_of(texts),
         "xml": DUMP.encode(),
         "warc": pack_warc(warc(3), gz=False),
-        "pdf": pdf("x"),
+        "pdf": pdf_page("x"),
         "html": PAGE.encode(),
     }
     return {**plain, "parquet": sink.getvalue()} | {
