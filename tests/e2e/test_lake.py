@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,10 @@ from typing import Any
 import pytest
 
 from sovereign.files import sha256_bytes
-from sovereign.receipts import Receipt
+from stacks.node.spec import NodeSpec
+from tests.e2e.node_fixture import pids_where
 from tests.e2e.site_fixture import SOVEREIGN, LiveSite
+from tests.e2e.test_way import receipt, wait_for
 from tests.sovereign.lake.pdf import pdf_page
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -23,16 +28,32 @@ SENTENCE = (
     "the law of rivers and of bridges says that a mill below the town may take water when the council has "
     "heard every farmer who lives on the other bank and has paid what was asked for in the year before"
 )
+WORDS = [*2 * SENTENCE.split(), *(one + two for one in ("bar", "mon", "tel", "wick") for two in ("den", "ford", "ley"))]
+
+
+def make_text(draw: random.Random, count: int) -> str:
+    """A sentence of `count` words."""
+    return " ".join(draw.choices(WORDS, k=count)).capitalize() + "."
 
 
 def write_archive(path: Path) -> None:
     """JSON lines of made-up sentences by two owners; every tenth is there twice, of both."""
-    draw, words, lines = random.Random(5), SENTENCE.split(), []
+    draw, lines = random.Random(5), []
     for number in range(60):
-        text = " ".join(draw.choice(words) for _ in range(40)).capitalize() + f", number {number}."
         owners = [ARCHIVE, OFFICE] if number % 10 == 0 else [(ARCHIVE, OFFICE)[number % 2]]
+        text = make_text(draw, 40)
         lines += [{"text": text, "owner": owner} for owner in owners]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_journal(path: Path) -> None:
+    """9,000 documents, which are some tasks of curation: of ten one is a copy, one has another last sentence."""
+    draw, texts = random.Random(6), list[str]()
+    for number in range(9_000):
+        kind = number % 10
+        before = texts[draw.randrange(len(texts))] if texts and kind < 2 else ""
+        texts.append(before if before and kind == 0 else f"{before or make_text(draw, 120)} {make_text(draw, 4)}")
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +61,17 @@ def lake(live: LiveSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     """The session's site with an archive beside the demonstration country, and a mix that must be approved."""
     folder = tmp_path_factory.mktemp("archive")
     folder.chmod(0o755)  # pods do not run as root
+    write_journal(folder / "journal.jsonl")
+    folder = folder / "archive"
+    folder.mkdir()
     write_archive(folder / "archive.jsonl")
     (folder / "letter.pdf").write_bytes(pdf_page(f"A letter to the council: {SENTENCE}."))
     before = live.site.profile_path.read_text()
-    source = {"name": "archive", "path": str(folder), "owner": ARCHIVE, "licence": "CC-BY-4.0", "language": "en"}
-    live.edit(corpus={"sources": [source]}, training={"tokens": 100_000}, mix={"sources": WEIGHTS})
+    common = {"licence": "CC-BY-4.0", "language": "en"}
+    archive = {"name": "archive", "path": str(folder), "owner": ARCHIVE, **common}
+    journal = {"name": "journal", "path": str(folder.parent / "journal.jsonl"), "owner": "Journal", **common}
+    live.edit(corpus={"sources": [archive, journal], "curation": {"task_mb": 1}}, mix={"sources": WEIGHTS})
+    live.edit(training={"tokens": 100_000})
     live.edit(
         governance={"mix_approval": "required"}, rewards={"fund": {"amount": 1000, "currency": "EUR"}, "floor": 1}
     )
@@ -52,10 +79,6 @@ def lake(live: LiveSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     yield live
     live.site.withdrawals_file.unlink(missing_ok=True)
     live.site.profile_path.write_text(before)
-
-
-def receipt(live: LiveSite, stage: str) -> Receipt:
-    return Receipt.from_bytes((live.site.receipts_dir / f"{stage}.json").read_bytes())
 
 
 def answer(live: LiveSite, *arguments: str) -> Any:
@@ -78,6 +101,27 @@ def test_shards_are_made_of_an_approved_mix_only(lake: LiveSite) -> None:
     assert tokenized.metrics["train"]["tokens"] == sum(shown["shards"]["source"].values())
     shares = shown["run"]["source"]
     assert shares["archive"] / sum(shares.values()) == pytest.approx(0.25, rel=0.02)
+
+
+def test_four_pods_curate_to_the_same_bytes_though_one_is_killed(lake: LiveSite) -> None:
+    before, spec = receipt(lake, "curate"), NodeSpec.load(lake.site.node_dir)
+    assert spec is not None and sum("/train-" in key for key in before.outputs) >= 4
+    assert min(before.metrics["rejected"][reason] for reason in ("duplicate", "near duplicate")) > 500
+    folder = lake.site.node_dir / "volumes" / "objects" / "curated" / "ci"
+    (folder / "receipt.json").unlink()
+    lake.edit(corpus={"curation": {"task_mb": 1, "ranks": 4}})
+    with lake.start("stage curate") as process:
+        wait_for("a unit", lambda: any(folder.glob("units/*/markers/*/*")), 240)
+        second = wait_for("rank 1", lambda: pids_where(spec, "environ", lambda own: b"JOB_COMPLETION_INDEX=1\0" in own))
+        for pid in second:
+            os.kill(pid, signal.SIGKILL)
+        _, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    pods = lake.cluster.find("v1", "Pod", "training", labelSelector="batch.kubernetes.io/job-name=ci-curate")
+    assert Counter(pod["status"]["phase"] for pod in pods) == {"Succeeded": 4, "Failed": 1}
+    after = receipt(lake, "curate")
+    assert after.finished_at > before.finished_at
+    assert (after.outputs, after.metrics, after.key) == (before.outputs, before.metrics, before.key)
 
 
 def test_training_took_what_was_approved(lake: LiveSite) -> None:

@@ -160,19 +160,6 @@ def test_two_pods_train_one_model(live: LiveSite, summary: dict[str, Any]) -> No
     live.edit(training={"pods": 1, "threads_per_pod": 2, "tokens": 300_000})
 
 
-def test_four_pods_curate_to_the_same_bytes(live: LiveSite, summary: dict[str, Any]) -> None:
-    before = receipt(live, "curate")
-    live.edit(corpus={"curation": {"ranks": 4}})
-    (live.site.node_dir / "volumes" / "objects" / "curated" / "ci" / "receipt.json").unlink()
-    live.run("train")  # and what it needs; the training itself is unchanged
-    pods = live.cluster.find("v1", "Pod", "training", labelSelector="batch.kubernetes.io/job-name=ci-curate")
-    assert [pod["status"]["phase"] for pod in pods] == 4 * ["Succeeded"]
-    after = receipt(live, "curate")
-    assert after.finished_at > before.finished_at
-    assert (after.outputs, after.metrics, after.key) == (before.outputs, before.metrics, before.key)
-    live.edit(corpus={"curation": {"ranks": 1}})
-
-
 def test_node_that_ended_comes_back_with_the_next_command(live: LiveSite, summary: dict[str, Any]) -> None:
     """As after a reboot: no process of it is left."""
     supervisor = processes.find(live.site.node_dir)
