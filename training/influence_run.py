@@ -17,7 +17,6 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -179,8 +178,11 @@ def _measure(engine: Engine, job: Job) -> dict[str, Any]:
     end, length = int(tokenizer.eos_token_id), job.plan.model.sequence_length
     total: list[float] = [0.0, 0]
     by_owner: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-    heldout = heldout_documents(map(Shard, job.heldout), partial(tokenizer.decode, clean_up_tokenization_spaces=False))
-    for owners, (documents, num_bytes) in sorted(heldout.items()):
+
+    def decode(ids: list[int]) -> str:
+        return cast("str", tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+    for owners, (documents, num_bytes) in sorted(heldout_documents(map(Shard, job.heldout), decode).items()):
         bits = model_bits(model, documents, end, length)
         for sums in (total, *(by_owner[owner] for owner in owners)):
             sums[0] += bits

@@ -52,7 +52,7 @@ class ShardWriter:
         self._path, self._end = path, end_of_text
         self._temporary = path.with_name(f".{path.name}.part")
         self._dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
-        self._arrays = {name: array(_TYPECODES[kind]) for name, kind in _ARRAYS.items()}
+        self._arrays: dict[str, array[Any]] = {name: array(_TYPECODES[kind]) for name, kind in _ARRAYS.items()}
         self._ids = bytearray()
         self._names: dict[str, dict[str, int]] = {"languages": {}, "owners": {}, "licences": {}}
         path.parent.mkdir(parents=True, exist_ok=True)
