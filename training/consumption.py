@@ -48,7 +48,7 @@ def consumed_by_tier(
         tiers_of: places in `tiers` by quality, NaN where it is not measured.
 
     Raises:
-        TrainingError: the sums are not the ledger's.
+        TrainingError: the sums are not the ledger's, or a shard is of a version that did not write quality.
     """
     taken = _ByDocument()
     collect(taken, stream, ledger["batch_tokens"], up_to_step=ledger["steps"])
@@ -71,11 +71,15 @@ def consumed_by_tier(
 
 
 def licences_by_owner(shards: Iterable[Shard]) -> dict[str, set[str]]:
-    """Licences of the documents of every owner of whom there is a document, whether training took of it or not."""
+    """Licences of the documents of every owner of whom there is a document, whether training took of it or not.
+
+    Raises:
+        TrainingError: a shard is of a version that did not write licences.
+    """
     found: defaultdict[str, set[str]] = defaultdict(set)
     for shard in shards:
-        owners, licences = shard.owner_names, shard.licence_names
         pairs = np.stack([shard.owners, np.repeat(shard.licences, shard.owner_counts)])
+        owners, licences = shard.owner_names, shard.licence_names
         for owner, licence in np.unique(pairs, axis=1).T.tolist():
             found[owners[owner]].add(licences[licence])
     return dict(found)

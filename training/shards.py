@@ -29,7 +29,7 @@ from sovereign.errors import TrainingError
 from sovereign.files import sync_folder
 
 MAGIC = b"SOVTOKEN"
-VERSION = 2
+VERSION = 1
 _HEADER = struct.Struct("<8sIIQQ32s")
 _ARRAYS = {
     "ends": "<u8",
@@ -189,6 +189,11 @@ class Shard:
         return np.frombuffer(mapped, dtype, count, offset)
 
     def _array(self, name: str) -> npt.NDArray[Any]:
+        if name not in self._places:
+            raise TrainingError(
+                f"{self.path} has no {name}: a version of the kit before this one made it",
+                hint="sovereign train PROFILE makes shards and model anew",
+            )
         offset, num_bytes = self._places[name]
         return self._map(offset, _ARRAYS[name], num_bytes // np.dtype(_ARRAYS[name]).itemsize)
 
@@ -229,7 +234,11 @@ class Shard:
 
     @property
     def licences(self) -> npt.NDArray[np.uint32]:
-        """Number of each document's licence; shape [num_documents]."""
+        """Number of each document's licence; shape [num_documents].
+
+        Raises:
+            TrainingError: the shard is of a version that did not write them; `qualities` too.
+        """
         return self._array("licences")
 
     @property

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import struct
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,22 @@ def test_a_document_without_an_owner_is_an_error(tmp_path: Path) -> None:
         ShardWriter(tmp_path / "a.bin", 1000, END) as writer,
     ):
         writer.add([1], doc_id="d", language="en", owners=[], licence="CC0-1.0", num_bytes=1)
+
+
+def test_a_shard_of_before_can_be_read_but_for_licences_and_quality(tmp_path: Path) -> None:
+    shard = write(tmp_path / "a.bin", [[5, 6], [7]])
+    data = shard.path.read_bytes()
+    magic, version, width, offset, _, _ = struct.unpack("<8sIIQQ32s", data[:64])
+    index = json.loads(data[offset:])
+    del index["licences"], index["arrays"]["licences"], index["arrays"]["qualities"]
+    text = json.dumps(index).encode()
+    header = struct.pack("<8sIIQQ32s", magic, version, width, offset, len(text), hashlib.sha256(text).digest())
+    shard.path.write_bytes(header + data[64:offset] + text)
+    older = Shard(shard.path)
+    assert older.lengths.tolist() == [3, 2] and older.document_ids([1]) == ["doc/1é"]
+    for read in (lambda: older.licences, lambda: older.qualities):
+        with pytest.raises(TrainingError, match="a version of the kit before this one made it"):
+            read()
 
 
 @pytest.mark.parametrize(
