@@ -33,7 +33,14 @@ def make_shard(path: Path, mean_length: int, vocab_size: int) -> Shard:
     pool = random.integers(1, vocab_size, int(lengths.max())).tolist()
     with ShardWriter(path, vocab_size, 0) as writer:
         for number, length in enumerate(map(int, lengths)):
-            writer.add(pool[:length], doc_id=str(number), language="en", owners=("bench",), num_bytes=4 * length)
+            writer.add(
+                pool[:length],
+                doc_id=str(number),
+                language="en",
+                owners=("bench",),
+                licence="CC0-1.0",
+                num_bytes=4 * length,
+            )
     return Shard(path)
 
 

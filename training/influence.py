@@ -16,6 +16,7 @@ import json
 import math
 import multiprocessing
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ import rfc8785
 
 from sovereign.errors import StageError, TrainingError
 from sovereign.files import write_atomic
+from sovereign.lake.duplicates import MIN_FOR_HELDOUT
 from sovereign.plan import Plan, plan
 from sovereign.profile import Profile
 from sovereign.receipts import code_version, stage_key
@@ -35,11 +37,13 @@ from sovereign.shapes import with_parameters
 from sovereign.stages import Progress, StageContext, load_stage, read_receipt
 from sovereign.store import Store
 from training.forked import fork
-from training.influence_run import Job, given_only_by, run_apart
+from training.influence_run import Job, ReadOfOnlyOwners, given_only_by, run_apart
+from training.ledger import collect
+from training.order import TokenStream
 from training.shards import Shard
 
 FORMAT = "sovereign/influence/v1"
-VERSION = 1
+VERSION = 2
 """Raised when the code changes what a run gives."""
 RESULT = "influence.json"
 CONFIDENCE = 0.95
@@ -122,7 +126,8 @@ class Influence:
             owners: whose influence is measured; none: everyone's in the training data.
 
         Raises:
-            StageError: a stage before has not run, there are too few seeds, or an owner has no document.
+            StageError: a stage before has not run, there are too few seeds, an owner has no document, there is no
+                held-out text, or the influence of none of the owners can be measured.
         """
         if num_seeds < MIN_SEEDS:
             raise StageError("too few seeds for an interval", got=num_seeds, expected=f"at least {MIN_SEEDS}")
@@ -136,17 +141,28 @@ class Influence:
             _inputs(profile, store),
         )
         self._files = {key: self._context.fetch(key) for key in self._context.inputs}
-        self.left_out, self.not_measured = self._count(owners)
+        first = profile.training.seed
+        self.seeds = list(range(first, first + num_seeds))
+        if not any(Shard(path).num_bytes.any() for path in self._shards("heldout")):
+            raise StageError(
+                "there is no held-out text to measure on",
+                expected=f"a language with {MIN_FOR_HELDOUT} documents, or a higher corpus.cleaning.heldout_fraction",
+            )
+        self.left_out: dict[str, dict[str, int]] = {}
+        """Documents and tokens that each owner alone gives."""
+        self.tokens_read: dict[str, list[int]] = {}
+        """How many of these tokens each seed's run with all owners reads, a token as often as it is read."""
+        self.not_measured: dict[str, str] = {}
+        """Why the influence of others is not measured."""
+        self._count(owners)
         if not self.left_out:
             raise StageError(
                 "no owner's influence can be measured", got=self.not_measured, hint="docs/attribution.md says why"
             )
-        first = profile.training.seed
-        self.seeds = list(range(first, first + num_seeds))
         self._runs = [self._plan_run(seed, owner) for seed in self.seeds for owner in (None, *self.left_out)]
 
-    def _count(self, wanted: Sequence[str]) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
-        """Documents and tokens that each owner alone gives; and why others are not measured."""
+    def _count(self, wanted: Sequence[str]) -> None:
+        """Who is measured."""
         shards = [Shard(path) for path in self._shards("train")]
         known = sorted({name for shard in shards for name in shard.owner_names})
         if unknown := sorted(set(wanted) - set(known)):
@@ -154,16 +170,23 @@ class Influence:
                 "an owner has no document in the training data", got=", ".join(unknown), expected=", ".join(known)
             )
         num_tokens = sum(shard.num_tokens for shard in shards)
-        left_out: dict[str, dict[str, int]] = {}
-        not_measured: dict[str, str] = {}
+        reads = [self._read_of_only_owners(shards, seed) for seed in self.seeds]
         for owner in sorted(wanted) or known:
             masks = [given_only_by(shard, owner) for shard in shards]
             tokens = sum(int(shard.lengths[mask].sum()) for shard, mask in zip(shards, masks, strict=True))
+            unread = [str(seed) for seed, read in zip(self.seeds, reads, strict=True) if not read[owner]]
             if tokens in (0, num_tokens):
-                not_measured[owner] = "gives nothing alone" if tokens == 0 else "gives everything alone"
+                self.not_measured[owner] = "gives nothing alone" if tokens == 0 else "gives everything alone"
+            elif unread:
+                self.not_measured[owner] = f"nothing of its text is read in the run of seed {', '.join(unread)}"
             else:
-                left_out[owner] = {"documents": sum(int(mask.sum()) for mask in masks), "tokens": tokens}
-        return left_out, not_measured
+                self.left_out[owner] = {"documents": sum(int(mask.sum()) for mask in masks), "tokens": tokens}
+                self.tokens_read[owner] = [read[owner] for read in reads]
+
+    def _read_of_only_owners(self, shards: Sequence[Shard], seed: int) -> Counter[str]:
+        found, recipe = ReadOfOnlyOwners(), self.plan.recipe
+        collect(found, TokenStream(shards, seed), recipe.batch_tokens, up_to_step=recipe.num_steps)
+        return found.tokens
 
     def _plan_run(self, seed: int, owner: str | None) -> _Run:
         job = Job(
@@ -225,7 +248,11 @@ class Influence:
         owners = {}
         for owner, left_out in self.left_out.items():
             pairs = [(values[seed, None], values[seed, owner]) for seed in self.seeds]
-            owners[owner] = {"left_out": left_out, "effects": dict(_effects(owner, pairs))}
+            owners[owner] = {
+                "left_out": left_out,
+                "tokens_read": self.tokens_read[owner],
+                "effects": dict(_effects(owner, pairs)),
+            }
         return {
             "format": FORMAT,
             "dataset": self.profile.name,

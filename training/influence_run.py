@@ -13,8 +13,9 @@ import os
 import signal
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from training.engine import Engine
 
 MEASURED_BYTES = 256 * 1024
-"""Held-out text that is measured of each owner (of each group of owners where they share documents), bytes at most."""
+"""Held-out text that is measured of each owner (of each group of owners where they share documents), bytes at most;
+where the first document is longer, its beginning."""
 _REPORT_EVERY_S = 1.0
 
 Masks = Mapping[Shard, npt.NDArray[np.bool_]]
@@ -62,15 +64,32 @@ class Job:
     """Scratch."""
 
 
+def only_owners(shard: Shard) -> npt.NDArray[np.int64]:
+    """Number of the owner of each document, -1 where it has several; shape [num_documents]."""
+    counts = shard.owner_counts
+    return np.where(counts == 1, shard.owners[np.cumsum(counts) - counts].astype(np.int64), -1)
+
+
 def given_only_by(shard: Shard, owner: str) -> npt.NDArray[np.bool_]:
     """Which documents of `shard` have this owner and no other; shape [num_documents]."""
     names = shard.owner_names
     if owner not in names:
         return np.zeros(shard.num_documents, np.bool_)
-    counts, owners = shard.owner_counts, shard.owners
-    first = owners[np.cumsum(counts) - counts]
-    found: npt.NDArray[np.bool_] = (counts == 1) & (first == names.index(owner))
+    found: npt.NDArray[np.bool_] = only_owners(shard) == names.index(owner)
     return found
+
+
+class ReadOfOnlyOwners:
+    """Collects (training/ledger.py) the tokens that are read of documents that one owner alone gives, by owner."""
+
+    def __init__(self) -> None:
+        self.tokens: Counter[str] = Counter()
+
+    def add(self, shard: Shard, tokens: npt.NDArray[np.int64]) -> None:
+        """Count `tokens` of each document of `shard`; shape [num_documents]."""
+        names, owners = shard.owner_names, only_owners(shard)
+        sums = np.bincount(owners[owners >= 0], weights=tokens[owners >= 0], minlength=len(names))
+        self.tokens.update({name: int(total) for name, total in zip(names, sums, strict=True)})
 
 
 def batches(stream: TokenStream, left_out: Masks, batch_tokens: int, num_steps: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -159,7 +178,11 @@ def _measure(engine: Engine, job: Job) -> dict[str, Any]:
     end, length = int(tokenizer.eos_token_id), job.plan.model.sequence_length
     total: list[float] = [0.0, 0]
     by_owner: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-    for owners, (documents, num_bytes) in sorted(heldout_documents([Shard(path) for path in job.heldout]).items()):
+
+    def decode(ids: list[int]) -> str:
+        return cast("str", tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+    for owners, (documents, num_bytes) in sorted(heldout_documents(map(Shard, job.heldout), decode).items()):
         bits = model_bits(model, documents, end, length)
         for sums in (total, *(by_owner[owner] for owner in owners)):
             sums[0] += bits
@@ -179,16 +202,37 @@ def _measure(engine: Engine, job: Job) -> dict[str, Any]:
     }
 
 
-def heldout_documents(shards: Sequence[Shard]) -> dict[tuple[str, ...], tuple[list[list[int]], int]]:
-    """Documents (token ids without the mark at the end) and their bytes of text, by their owners; the first of each."""
+def heldout_documents(
+    shards: Iterable[Shard], decode: Callable[[list[int]], str]
+) -> dict[tuple[str, ...], tuple[list[list[int]], int]]:
+    """Documents (token ids without the mark at the end) and their bytes of text, by their owners; the first of each.
+
+    Args:
+        decode: the text of tokens.
+    """
     found: dict[tuple[str, ...], tuple[list[list[int]], int]] = {}
     for shard in shards:
         names, tokens, ends, sizes = shard.owner_names, shard.tokens, shard.ends, shard.num_bytes
         for number, own in enumerate(shard.owners_of(range(shard.num_documents))):
             owners = tuple(sorted(names[owner] for owner in own))
             documents, used = found.get(owners, ([], 0))
-            if used + int(sizes[number]) <= MEASURED_BYTES:
-                start = int(ends[number - 1]) if number else 0
+            size, start = int(sizes[number]), int(ends[number - 1]) if number else 0
+            if used + size <= MEASURED_BYTES:
                 documents.append(tokens[start : int(ends[number]) - 1].tolist())
-                found[owners] = documents, used + int(sizes[number])
+                found[owners] = documents, used + size
+            elif not documents:
+                ids, size = _beginning(
+                    tokens[start : min(start + MEASURED_BYTES, int(ends[number]) - 1)].tolist(), decode
+                )
+                found[owners] = [ids], size
     return found
+
+
+def _beginning(ids: list[int], decode: Callable[[list[int]], str]) -> tuple[list[int], int]:
+    """As many of the first tokens as have at most `MEASURED_BYTES` of text, and how many bytes they have."""
+
+    def size(count: int) -> int:
+        return len(decode(ids[:count]).encode())
+
+    count = bisect_right(range(1, len(ids) + 1), MEASURED_BYTES, key=size)
+    return ids[:count], size(count)

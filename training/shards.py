@@ -1,8 +1,9 @@
-"""Token shards: documents as token ids in one memory-mapped file, with their ends, ids, languages and owners.
+"""Token shards: documents as token ids in one memory-mapped file, with their ends, ids, languages,
+owners, licences and quality.
 
 File, little-endian: a header of 64 bytes (`_HEADER`: magic, version, bytes per token, offset and length of the index,
 its SHA-256); the tokens, every document followed by the end-of-text mark; arrays by document; the index, JSON: counts,
-languages, owners, and where each array is. The writer needs memory for the documents' ends, owners and ids only; a
+languages, owners, licences, and where each array is. The writer needs memory for the arrays and ids only; a
 file gets its name when it is complete. Whether the tokens are the right ones is known from the digest in the stage's
 receipt, which is checked before training (sovereign/stages.py).
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import os
 import struct
@@ -36,8 +38,10 @@ _ARRAYS = {
     "owner_ends": "<u8",
     "owners": "<u4",
     "id_ends": "<u8",
+    "licences": "<u4",
+    "qualities": "<f8",
 }
-_TYPECODES = {"<u8": "Q", "<u4": "I", "<u2": "H"}
+_TYPECODES = {"<u8": "Q", "<u4": "I", "<u2": "H", "<f8": "d"}
 
 
 class ShardWriter:
@@ -48,15 +52,29 @@ class ShardWriter:
         self._path, self._end = path, end_of_text
         self._temporary = path.with_name(f".{path.name}.part")
         self._dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
-        self._arrays = {name: array(_TYPECODES[kind]) for name, kind in _ARRAYS.items()}
+        self._arrays: dict[str, array[Any]] = {name: array(_TYPECODES[kind]) for name, kind in _ARRAYS.items()}
         self._ids = bytearray()
-        self._names: dict[str, dict[str, int]] = {"languages": {}, "owners": {}}
+        self._names: dict[str, dict[str, int]] = {"languages": {}, "owners": {}, "licences": {}}
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._temporary.open("wb")
         self._file.write(bytes(_HEADER.size))
 
-    def add(self, tokens: Sequence[int], *, doc_id: str, language: str, owners: Sequence[str], num_bytes: int) -> None:
-        """Append a document; the end-of-text mark is added. `num_bytes` is the length of its text in UTF-8.
+    def add(
+        self,
+        tokens: Sequence[int],
+        *,
+        doc_id: str,
+        language: str,
+        owners: Sequence[str],
+        licence: str,
+        num_bytes: int,
+        quality: float | None = None,
+    ) -> None:
+        """Append a document; the end-of-text mark is added.
+
+        Args:
+            num_bytes: length of its text in UTF-8.
+            quality: 0 to 1; None where it is not measured.
 
         Raises:
             TrainingError: nobody owns it.
@@ -70,6 +88,8 @@ class ShardWriter:
         self._arrays["languages"].append(self._number("languages", language))
         self._arrays["owners"].extend(self._number("owners", owner) for owner in owners)
         self._arrays["owner_ends"].append(len(self._arrays["owners"]))
+        self._arrays["licences"].append(self._number("licences", licence))
+        self._arrays["qualities"].append(math.nan if quality is None else quality)
         self._ids += doc_id.encode()
         self._arrays["id_ends"].append(len(self._ids))
 
@@ -90,8 +110,7 @@ class ShardWriter:
         index = {
             "num_tokens": self.num_tokens,
             "num_documents": len(self._arrays["ends"]),
-            "languages": list(self._names["languages"]),
-            "owners": list(self._names["owners"]),
+            **{kind: list(names) for kind, names in self._names.items()},
             "arrays": places,
         }
         text, offset = json.dumps(index).encode(), self._file.tell()
@@ -170,6 +189,11 @@ class Shard:
         return np.frombuffer(mapped, dtype, count, offset)
 
     def _array(self, name: str) -> npt.NDArray[Any]:
+        if name not in self._places:
+            raise TrainingError(
+                f"{self.path} has no {name}: a version of the kit before this one made it",
+                hint="sovereign train PROFILE makes shards and model anew",
+            )
         offset, num_bytes = self._places[name]
         return self._map(offset, _ARRAYS[name], num_bytes // np.dtype(_ARRAYS[name]).itemsize)
 
@@ -209,6 +233,20 @@ class Shard:
         return np.diff(self._array("owner_ends").view("<i8"), prepend=0)
 
     @property
+    def licences(self) -> npt.NDArray[np.uint32]:
+        """Number of each document's licence; shape [num_documents].
+
+        Raises:
+            TrainingError: the shard is of a version that did not write them; `qualities` too.
+        """
+        return self._array("licences")
+
+    @property
+    def qualities(self) -> npt.NDArray[np.float64]:
+        """Quality of each document, NaN where it is not measured; shape [num_documents]."""
+        return self._array("qualities")
+
+    @property
     def language_names(self) -> list[str]:
         """Languages by the numbers in `languages`; read anew."""
         names: list[str] = self._read_index()[0]["languages"]
@@ -218,6 +256,12 @@ class Shard:
     def owner_names(self) -> list[str]:
         """Owners by the numbers in `owners`; read anew."""
         names: list[str] = self._read_index()[0]["owners"]
+        return names
+
+    @property
+    def licence_names(self) -> list[str]:
+        """Licences (SPDX expressions) by the numbers in `licences`; read anew."""
+        names: list[str] = self._read_index()[0]["licences"]
         return names
 
     def document_id(self, number: int) -> str:

@@ -195,6 +195,8 @@ def _write_shards(
                     doc_id=document.doc_id,
                     language=document.language,
                     owners=document.owners,
+                    licence=document.licence,
+                    quality=document.quality,
                     num_bytes=num_bytes,
                 )
             if tally:
@@ -257,6 +259,6 @@ tokenize = Stage(
     needs=("curate",),
     config=_config,
     prefix="models/{dataset}/tokens/",
-    version=2,
+    version=3,
     external_inputs=_external_inputs,
 )

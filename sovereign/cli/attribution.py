@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.cli.runs import store_of
-from sovereign.errors import ProfileError, ProofError
+from sovereign.cli.writing import writing
+from sovereign.errors import ProfileError, ProofError, PublicationError
 from sovereign.files import sha256_bytes, write_atomic
-from sovereign.lake.dataset import Dataset, split_of
-from sovereign.lake.documents import Document
-from sovereign.lake.rewards import OwnerFacts, make_report, tier_names, tier_number, write_report
+from sovereign.lake.rewards import OwnerFacts, make_report, tier_names, tier_numbers, write_report
 from sovereign.lake.rewards_page import render_page
 from sovereign.profile_rewards import Rewards
 from sovereign.site import Site
@@ -83,7 +82,8 @@ def run_rewards(
     Raises:
         ProfileError: the profile has no `rewards`.
         ProofError: a report is not what its inputs give, or the influence report is of other data.
-        TrainingError: nothing is trained yet, or the data is not what the model was trained on.
+        PublicationError: report or page cannot be written.
+        TrainingError: nothing is trained yet, or the shards are not those that the model was trained on.
     """
     settings = site.profile.rewards
     if settings is None:
@@ -92,15 +92,20 @@ def run_rewards(
             expected="a section such as `rewards: {fund: {amount: 100000, currency: EUR}}`",
             hint="docs/attribution.md",
         )
+    path = out or site.receipts_dir / REPORT
+    if path.suffix != ".json":
+        raise PublicationError(
+            "the report is JSON, and its page lies beside it in a .md file", got=path, expected="a name with .json"
+        )
     with store_of(site, local=local) as store, Board() as board, board.task("rewards"):
         report = _reckon(site, settings, store, influence)
     content = write_report(report)
     if check is not None:
         _compare(check, content, report)
-    path = out or site.receipts_dir / REPORT
-    if check is None:
-        write_atomic(path, content)
-        write_atomic(path.with_suffix(".md"), render_page(report, sha256_bytes(content)))
+    else:
+        with writing(path):
+            write_atomic(path, content)
+            write_atomic(path.with_suffix(".md"), render_page(report, sha256_bytes(content)))
     if as_json:
         write_json(report)
         return
@@ -112,28 +117,19 @@ def run_rewards(
 
 
 def _reckon(site: Site, settings: Rewards, store: Store, influence: Path | None) -> dict[str, Any]:
-    """The report of the trained model, from the store's files."""
-    from training.consumption import consumed_by_tier
+    """The report of the trained model, from its ledger and the shards that it was trained on."""
+    from training.consumption import consumed_by_tier, licences_by_owner
     from training.influence import RESULT
     from training.ledger import LEDGER, open_run
 
-    name, tiers = site.profile.name, tier_names(settings)
-    licences: dict[str, set[str]] = defaultdict(set)
-
-    def tier_of(document: Document) -> int:
-        for owner in document.owners:
-            licences[owner].add(document.licence)
-        return tier_number(settings, document.quality)
-
-    with TemporaryDirectory(prefix="sovereign-rewards-") as temporary:
-        folder = Path(temporary)
-        ledger, stream = open_run(store, name, folder)
-        dataset = Dataset.open(name, store, folder)
-        documents = (entry.document for entry in dataset.entries(["train"]))
-        consumed = consumed_by_tier(stream, ledger, documents, tier_of, tiers)
+    name = site.profile.name
+    with TemporaryDirectory(prefix="sovereign-rewards-") as folder:
+        ledger, stream = open_run(store, name, Path(folder))
+        consumed = consumed_by_tier(stream, ledger, partial(tier_numbers, settings), tier_names(settings))
+        licences = licences_by_owner(stream.shards)
+    assert consumed.keys() <= licences.keys()
     key = f"models/{name}/train/{LEDGER}"
     inputs = {key: sha256_bytes(store.get_bytes(key)), **ledger["shards"]}
-    inputs |= {dataset.prefix + one: digest for one, digest in dataset.files.items() if split_of(one) == "train"}
     lows: Mapping[str, Fraction] = {}
     if settings.influence_weight:
         content = _read_influence(influence or _influence_folder(site) / RESULT)

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import rfc8785
 
 from sovereign.errors import ProofError
@@ -52,12 +54,11 @@ def tier_names(settings: Rewards) -> list[str]:
     return [*(text(exact(limit)) for limit in limits), UNMEASURED]
 
 
-def tier_number(settings: Rewards, quality: float | None) -> int:
-    """Place in `tier_names` of a document with this quality."""
-    limits = sorted((tier.min_quality for tier in settings.tiers), reverse=True)
-    if quality is None:
-        return len(limits)
-    return next(number for number, limit in enumerate(limits) if quality >= limit)
+def tier_numbers(settings: Rewards, qualities: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Places in `tier_names` of documents with these qualities, NaN where it is not measured; the same shape."""
+    limits = sorted(tier.min_quality for tier in settings.tiers)
+    places = np.searchsorted(limits, qualities, side="right")
+    return np.where(np.isnan(qualities), len(limits), len(limits) - places)
 
 
 def make_report(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sovereign.lake.pages import escape_markdown
 from sovereign.lake.rewards import text
 from sovereign.section import exact
 
@@ -17,7 +18,7 @@ def render_page(report: Mapping[str, Any], report_sha256: str) -> str:
     """
     settings, cap = report["settings"], report["settings"]["cap"]
     floor, weight = _number(settings["floor"]), _number(settings["influence_weight"])
-    head = f"""# Rewards of {_cell(report["dataset"])}
+    head = f"""# Rewards of {escape_markdown(report["dataset"])}
 
 {report["total"]} is divided among {len(report["owners"])} owners. This page is made from the report with the SHA-256
 `{report_sha256}`.
@@ -26,7 +27,7 @@ def render_page(report: Mapping[str, Any], report_sha256: str) -> str:
 |---|---:|---:|---:|
 """
     rows = [
-        f"| {_cell(row['owner'])} | {row['points']} | {_percent(row['share'])} | {row['sum']} |\n"
+        f"| {escape_markdown(row['owner'])} | {row['points']} | {_percent(row['share'])} | {row['sum']} |\n"
         for row in report["owners"]
     ]
     limit = (
@@ -63,9 +64,9 @@ def _owner(row: Mapping[str, Any], floor: str) -> str:
     tiers = ", ".join(f"{tier['tier']} (x {tier['multiplier']})" for tier in row["consumed"]) or "none"
     influence = row["influence"] if row["influence"] is not None else "not measured"
     return f"""
-### {_cell(row["owner"])}
+### {escape_markdown(row["owner"])}
 
-Licences: {_cell(", ".join(row["licences"]))}. Quality tiers with tokens: {tiers}. Influence: {influence}.
+Licences: {escape_markdown(", ".join(row["licences"]))}. Quality tiers with tokens: {tiers}. Influence: {influence}.
 
     weighted tokens = {" + ".join(terms) or "0"}
                     = {row["weighted_tokens"]}
@@ -79,7 +80,7 @@ def _inputs(inputs: Mapping[str, Any]) -> Iterator[str]:
     """A table of all inputs with their digests."""
     yield "\n## Inputs\n\n| Input | SHA-256 |\n|---|---|\n"
     for name, digest in sorted(inputs.items()):
-        yield f"| {_cell(name)} | `{digest}` |\n"
+        yield f"| {escape_markdown(name)} | `{digest}` |\n"
 
 
 def _number(value: float) -> str:
@@ -89,8 +90,3 @@ def _number(value: float) -> str:
 def _percent(share: str) -> str:
     top, _, bottom = share.partition("/")
     return f"{100 * float(top) / float(bottom or 1):.3f}%"
-
-
-def _cell(value: str) -> str:
-    """Text in a table or heading: nothing of it is markup."""
-    return "".join(f"\\{sign}" if sign in r"\`*_|[]<>#" else sign for sign in value).replace("\n", " ")

@@ -80,7 +80,14 @@ def make_lake(root: Path) -> Store:
         with ShardWriter(root / "models" / "tiny" / "tokens" / f"{split}-00000.bin", len(tokenizer), 0) as shard:
             for item in items:
                 ids = tokenizer(item.text)["input_ids"]
-                shard.add(ids, doc_id=item.doc_id, language=item.language, owners=item.owners, num_bytes=len(item.text))
+                shard.add(
+                    ids,
+                    doc_id=item.doc_id,
+                    language=item.language,
+                    owners=item.owners,
+                    licence="CC0-1.0",
+                    num_bytes=len(item.text),
+                )
     counts = {
         "documents": 4,
         "characters": 200,

@@ -11,6 +11,8 @@ from training.shards import Shard, ShardWriter
 END = 0
 LANGUAGES = ("en", "ar", "zh")
 OWNERS = (("Archive",), ("Archive", "Office"), ("Office", "Mint", "Archive"))
+LICENCES = ("CC0-1.0", "CC-BY-4.0")
+QUALITIES = (0.25, None, 0.75, 1.0)
 
 lengths = st.lists(st.lists(st.integers(0, 30), max_size=12), min_size=1, max_size=4).filter(any)
 """Lengths of the documents of some shards, the end-of-text mark not counted."""
@@ -28,6 +30,8 @@ def make_shards(folder: Path, lengths: list[list[int]]) -> list[Shard]:
                     doc_id=f"d{number}",
                     language=LANGUAGES[number % 3],
                     owners=OWNERS[number % len(OWNERS)],
+                    licence=LICENCES[number % len(LICENCES)],
+                    quality=QUALITIES[number % len(QUALITIES)],
                     num_bytes=length,
                 )
                 number += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import shutil
@@ -14,9 +15,11 @@ import pytest
 from typer.testing import CliRunner
 
 from sovereign.cli.app import app
-from sovereign.errors import ProfileError, ProofError, TrainingError
+from sovereign.errors import ProfileError, ProofError, PublicationError, TrainingError
 from sovereign.files import sha256_file, write_atomic
+from sovereign.lake.documents import read_documents
 from sovereign.site import Site, init_site
+from sovereign.stages import load_stage, run_stage
 from sovereign.store import open_store
 from tests.training.conftest import PROFILE, Start
 from training.influence import RESULT, Influence, small_profile
@@ -63,6 +66,8 @@ def test_influence_is_the_difference_of_the_runs(influence: dict[str, Any]) -> N
     assert len({one["weights_sha256"] for one in influence["runs"]}) == 4
     found = influence["owners"]["University of Tamurel"]
     assert found["left_out"]["documents"] > 0
+    assert len(found["tokens_read"]) == 2 and min(found["tokens_read"]) > 0
+    assert max(found["tokens_read"]) <= NUM_STEPS * 256
     bits = [one["heldout"]["bits"] / one["heldout"]["bytes"] for one in influence["runs"]]
     effect = found["effects"]["bits_per_byte"]
     assert effect["differences"] == pytest.approx([bits[1] - bits[0], bits[3] - bits[2]], abs=1e-6)
@@ -141,6 +146,36 @@ def test_a_report_is_checked_against_its_inputs(site: Site, tmp_path: Path) -> N
     (tmp_path / "influence.json").write_text(json.dumps(changed))
     with pytest.raises(ProofError, match="got: other inputs, total_points, owners\n"):
         run("rewards", site.root, "--check", tmp_path / "rewards.json", "--influence", tmp_path / "influence.json")
+
+
+def test_the_next_version_of_the_dataset_changes_no_report(site: Site, tmp_path: Path) -> None:
+    """An owner whose text was trained on is paid for it, though the dataset has nothing of it any more."""
+    run("rewards", site.root, "--out", tmp_path / "first.json")
+    later = Site(Path(shutil.copytree(site.root, tmp_path / "later")))
+    arguments = ["lake", "withdraw", str(later.root), "--owner", "University of Tamurel"]
+    CliRunner().invoke(app, arguments, catch_exceptions=False, standalone_mode=False)
+    store = open_store(f"file://{later.data_dir}")
+    run_stage(load_stage("curate"), later.profile, store, tmp_path / "work", io.StringIO())
+    files = sorted((later.data_dir / "curated/tiny").glob("[ht]*-*.parquet"))
+    assert all("University of Tamurel" not in document.owners for document in read_documents(files))
+    run("rewards", later.root, "--check", tmp_path / "first.json")
+    run("rewards", later.root, "--out", tmp_path / "second.json")
+    assert (tmp_path / "second.json").read_bytes() == (tmp_path / "first.json").read_bytes()
+    assert '"owner":"University of Tamurel"' in (tmp_path / "second.json").read_text()
+    run_stage(load_stage("tokenize"), later.profile, store, tmp_path / "work", io.StringIO())
+    with pytest.raises(TrainingError, match="is not what the model was trained with"):
+        run("rewards", later.root, "--check", tmp_path / "first.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("report.md", "a name with .json"), (".", "a name with .json"), ("file/report.json", "cannot write")],
+)
+def test_a_report_that_cannot_be_written_is_an_error(site: Site, tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(PublicationError, match=message):
+        run("rewards", site.root, "--out", tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_influence_of_other_data_is_refused(site: Site, influence: dict[str, Any], tmp_path: Path) -> None:

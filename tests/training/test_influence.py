@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from itertools import product
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -14,10 +18,13 @@ from sovereign.plan import plan
 from sovereign.profile import load_profile
 from sovereign.resources import data_path
 from sovereign.store import open_store
-from tests.training.shard_files import END, OWNERS, make_shards
+from tests.training.shard_files import END, OWNERS, lengths, make_shards
+from training.forked import prepare_lake
 from training.influence import Influence, interval, small_profile
-from training.influence_run import batches, given_only_by, heldout_documents
+from training.influence_run import MEASURED_BYTES, ReadOfOnlyOwners, batches, given_only_by, heldout_documents
+from training.ledger import collect, documents
 from training.order import TokenStream
+from training.shards import Shard
 
 PROFILES = data_path("templates") / "profiles"
 
@@ -59,11 +66,38 @@ def test_only_what_nobody_else_gives_is_left_out(tmp_path: Path) -> None:
 
 def test_heldout_documents_by_their_owners(tmp_path: Path) -> None:
     shards = make_shards(tmp_path, [[3, 1, 2], [4]])
-    assert heldout_documents(shards) == {
+    assert heldout_documents(shards, decode) == {
         ("Archive",): ([[1, 1, 1], [4, 4, 4, 4]], 7),
         ("Archive", "Office"): ([[2]], 1),
         ("Archive", "Mint", "Office"): ([[3, 3]], 2),
     }
+
+
+def test_of_a_document_that_is_too_long_the_beginning_is_measured(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path, [[MEASURED_BYTES + 1, 2, 5], [3]])  # the first has no room for the last
+    found = heldout_documents(shards, decode)
+    assert found.pop(("Archive",)) == ([[1] * (MEASURED_BYTES // 2)], MEASURED_BYTES)
+    assert found == {("Archive", "Office"): ([[2, 2]], 2), ("Archive", "Mint", "Office"): ([[3] * 5], 5)}
+
+
+def decode(ids: list[int]) -> str:
+    """A text of two bytes for each token."""
+    return "é" * len(ids)
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths=lengths, seed=st.integers(0, 2**32 - 1), batch=st.integers(1, 300), steps=st.integers(1, 8))
+def test_what_is_read_of_text_that_only_one_owner_gives(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[list[int]], seed: int, batch: int, steps: int
+) -> None:
+    stream = TokenStream(make_shards(tmp_path_factory.mktemp("shards"), lengths), seed)
+    read = ReadOfOnlyOwners()
+    collect(read, stream, batch, up_to_step=steps)
+    expected: Counter[str] = Counter()
+    for seen in documents(stream, 0, steps * batch):
+        if len(seen.owners) == 1:
+            expected[seen.owners[0]] += seen.tokens
+    assert +read.tokens == expected
 
 
 def test_an_interval_is_student_s() -> None:
@@ -94,3 +128,49 @@ def test_what_cannot_be_measured_is_an_error(tokens: Path, profile_file: Path, t
         Influence(profile, store, tmp_path, owners=["Nobody"])
     with pytest.raises(StageError, match="needs stage curate"):
         Influence(profile, open_store(f"file://{tmp_path}/empty"), tmp_path)
+
+
+def test_owners_of_whom_a_run_reads_nothing_are_not_measured(tokens: Path, profile_file: Path, tmp_path: Path) -> None:
+    profile, store = small_profile(load_profile(profile_file), tokens=256), open_store(f"file://{tokens}")
+    measure = Influence(profile, store, tmp_path)
+    num_tokens = measure.plan.recipe.num_tokens
+    shards = [Shard(path) for path in sorted((tokens / "models/tiny/tokens").glob("train-*.bin"))]
+    read = []
+    for seed in measure.seeds:
+        seen = [one for one in documents(TokenStream(shards, seed), 0, num_tokens) if len(one.owners) == 1]
+        read.append(Counter({owner: 0 for shard in shards for owner in shard.owner_names}))
+        read[-1].update(owner for one in seen for owner in one.owners for _ in range(one.tokens))
+    whole = Influence(small_profile(load_profile(profile_file)), store, tmp_path)
+    assert whole.left_out.keys() == {owner for owner in read[0] if owner not in whole.not_measured}
+    unread = {
+        owner: f"nothing of its text is read in the run of seed {', '.join(map(str, seeds))}"
+        for owner in whole.left_out
+        if (seeds := [seed for seed, own in zip(measure.seeds, read, strict=True) if not own[owner]])
+    }
+    assert 0 < len(unread) < len(whole.left_out)
+    assert measure.not_measured == whole.not_measured | unread
+    assert measure.tokens_read == {owner: [own[owner] for own in read] for owner in measure.left_out}
+
+
+def test_without_held_out_text_no_run_begins(tmp_path: Path) -> None:
+    """16 documents are too few for one that is held out."""
+    (tmp_path / "letters").mkdir()
+    words = ["".join(word) for word in product(("ba", "de", "fi", "go"), repeat=4)]
+    lines = [{"text": " ".join(Random(n).sample(words, 100)), "owner": f"Owner {n}"} for n in range(16)]
+    (tmp_path / "letters" / "all.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = {
+        "name": "letters",
+        "path": str(tmp_path / "letters"),
+        "owner": "O",
+        "licence": "CC0-1.0",
+        "language": "en",
+    }
+    cleaning = {"heldout_fraction": 1e-6, "language": None, "quality": None, "near_duplicates": None}
+    corpus = {"demonstration": None, "sources": [source], "cleaning": cleaning}
+    model = {"parameters": 1e5, "vocab_size": 512, "sequence_length": 64, "max_tokenizer_parity": None}
+    path = tmp_path / "few.json"
+    profile = {"apiVersion": "sovereign/v1", "name": "few", "corpus": corpus, "model": model}
+    path.write_text(json.dumps(profile | {"training": {"tokens": 1e4}}))
+    store = open_store(f"file://{prepare_lake(path, tmp_path / 'store', tmp_path / 'work')}")
+    with pytest.raises(StageError, match="no held-out text to measure on"):
+        Influence(small_profile(load_profile(path)), store, tmp_path / "influence")

@@ -20,7 +20,7 @@ VOCAB = 64
 def make_shard(path: Path, documents: list[list[int]]) -> Shard:
     with ShardWriter(path, VOCAB, 0) as writer:
         for number, ids in enumerate(documents):
-            writer.add(ids, doc_id=f"d{number}", language="en", owners=["o"], num_bytes=len(ids))
+            writer.add(ids, doc_id=f"d{number}", language="en", owners=["o"], licence="CC0-1.0", num_bytes=len(ids))
     return Shard(path)
 
 

@@ -136,9 +136,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[Shard]:
         with ShardWriter(paths[-1], 100, 0) as writer:
             for document in range(40):
                 name = f"{number}-{document}"
-                writer.add([1] * 9, doc_id=f"news/{name}", language="en", owners=["a"], num_bytes=40)
-                writer.add([2] * 9, doc_id=f"law/{name}", language="fr", owners=["a"], num_bytes=20)
-            writer.add([3] * 5, doc_id=f"wiki/{number}", language="zh", owners=["a"], num_bytes=12)
+                writer.add([1] * 9, doc_id=f"news/{name}", language="en", owners=["a"], licence="CC0-1.0", num_bytes=40)
+                writer.add([2] * 9, doc_id=f"law/{name}", language="fr", owners=["a"], licence="CC0-1.0", num_bytes=20)
+            writer.add([3] * 5, doc_id=f"wiki/{number}", language="zh", owners=["a"], licence="CC0-1.0", num_bytes=12)
     return [Shard(path) for path in paths]
 
 
@@ -173,7 +173,9 @@ def test_rows_come_from_all_shards_alike(tmp_path: Path) -> None:
     for number in range(10):
         with ShardWriter(tmp_path / f"{number}.bin", 100, number) as writer:
             for document in range(1600 if number == 5 else 100):
-                writer.add([number] * 7, doc_id=f"a/{document}", language="en", owners=["a"], num_bytes=7)
+                writer.add(
+                    [number] * 7, doc_id=f"a/{document}", language="en", owners=["a"], licence="CC0-1.0", num_bytes=7
+                )
         shards.append(Shard(tmp_path / f"{number}.bin"))
     asked: list[npt.NDArray[np.int64]] = []
 
@@ -192,7 +194,7 @@ def test_rows_come_from_all_shards_alike(tmp_path: Path) -> None:
 def test_memory_for_held_out_rows_does_not_grow_with_the_shards(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "a.bin", 100, 0) as writer:
         for document in range(100):
-            writer.add([1] * 999, doc_id=f"a/{document}", language="en", owners=["a"], num_bytes=999)
+            writer.add([1] * 999, doc_id=f"a/{document}", language="en", owners=["a"], licence="CC0-1.0", num_bytes=999)
     shard = Shard(tmp_path / "a.bin")
     tracemalloc.start()
     Heldout([shard] * 40, 4000)

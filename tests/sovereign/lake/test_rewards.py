@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ from sovereign.lake.rewards import (
     power,
     text,
     tier_names,
-    tier_number,
+    tier_numbers,
     write_report,
 )
 from sovereign.lake.rewards_page import render_page
@@ -181,8 +183,8 @@ def test_numbers_are_written_exactly(number: Fraction) -> None:
 def test_a_document_is_in_the_highest_tier_that_it_reaches() -> None:
     rules = Rewards(fund=Fund(amount=1), tiers=TIERS)
     assert tuple(tier_names(rules)) == NAMES
-    tiers = {quality: NAMES[tier_number(rules, quality)] for quality in (0, 0.49, 0.5, 0.74, 0.75, 1, None)}
-    assert tiers == {0: "0", 0.49: "0", 0.5: "0.5", 0.74: "0.5", 0.75: "0.75", 1: "0.75", None: "unmeasured"}
+    expected = {0: "0", 0.49: "0", 0.5: "0.5", 0.74: "0.5", 0.75: "0.75", 1: "0.75", math.nan: "unmeasured"}
+    assert [NAMES[place] for place in tier_numbers(rules, np.array([*expected]))] == [*expected.values()]
 
 
 def test_a_fund_that_cannot_be_divided_is_an_error() -> None:
@@ -229,3 +231,16 @@ def test_an_owner_can_do_the_sum_again_from_the_page(rules: Rewards, owners: dic
         assert floor + tokens + influence == Fraction(points) == Fraction(row["points"])
         total += Fraction(points)
     assert f"points / {text(total)};" in page
+
+
+def test_nothing_of_a_name_is_markup_and_no_two_look_alike() -> None:
+    names = {
+        "Ministry & Co": "Ministry &amp; Co",
+        "Ministry &amp; Co": "Ministry &amp;amp; Co",
+        "~~s~~ $x$": r"\~\~s\~\~ \$x\$",
+        "<b>|`*_[a](b)": r"&lt;b&gt;\|\`\*\_\[a\](b)",
+    }
+    rules = Rewards(fund=Fund(amount=1), floor=1)
+    page = render_page(make(rules, {name: OwnerFacts(["CC0-1.0"], {}) for name in names}), "0" * 64)
+    for written in names.values():
+        assert f"\n| {written} | 1 |" in page and f"\n### {written}\n" in page
