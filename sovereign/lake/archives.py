@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any
 from xml.sax import SAXException
 from xml.sax.handler import ContentHandler  # the parser is defusedxml's
 from xml.sax.xmlreader import AttributesImpl
+
+import pyarrow as pa
 
 from sovereign.lake import records
 from sovereign.lake.decoding import decode
@@ -25,7 +28,11 @@ _BLOCK_BYTES = 2**18
 _MAX_HEADER_BYTES = 2**16
 _MARK = re.compile(rb"\n(WARC/1\.)")
 _LENGTH = re.compile(rb"\r?\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r?\n", re.IGNORECASE)
-_HEADER_END = re.compile(rb"\r?\n\r?\n")
+_HEADER_END = re.compile(rb"\r?\n(?:(\r?\n)|(?=WARC/1\.))")
+"""An empty line, or the next record, which a header cannot have in it: what is between two is gone through once."""
+_CODECS = {"gzip": "gzip", "x-gzip": "gzip", "br": "brotli", "zstd": "zstd"}
+"""By the name of the HTTP content coding, https://www.iana.org/assignments/http-parameters/http-parameters.xhtml."""
+_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 _FILE, _CATEGORY = "6", "14"
 """Namespaces of pages whose links are no text, by their number in every Wikimedia wiki."""
 _MAX_MARKUP = 2 * 2**20
@@ -99,7 +106,7 @@ def _record_size(window: _Window) -> int | Unreadable:
     window.fill(_MAX_HEADER_BYTES)
     end = _HEADER_END.search(window.data, 0, _MAX_HEADER_BYTES)
     length = _LENGTH.search(window.data, 0, end.end()) if end else None
-    if not window.data.startswith(b"WARC/1.") or end is None or length is None:
+    if not window.data.startswith(b"WARC/1.") or end is None or end[1] is None or length is None:
         return Unreadable("damaged WARC record")
     size = end.end() + int(length[1])
     if size > records.MAX_FILE_BYTES:
@@ -140,6 +147,8 @@ class Answer:
     headers: list[tuple[str, str]]
     content_type: str
     content: bytes
+    damage: str
+    """Why `content` is not all that the server sent, or nothing."""
 
     def header(self, name: str) -> str:
         """The first value of a header, or nothing."""
@@ -150,7 +159,7 @@ def parse_answer(data: bytes, *, only_ok: bool = True) -> Answer | None:
     """The answer in a WARC record, if it holds one.
 
     Raises:
-        Unreadable: it is damaged or too large, or with `only_ok` of another status than 200.
+        Unreadable: it is damaged; or with `only_ok` of another status than 200, or its content is not whole.
     """
     from warcio.recordloader import ArcWarcRecordLoader
 
@@ -163,21 +172,72 @@ def parse_answer(data: bytes, *, only_ok: bool = True) -> Answer | None:
         if status not in (None, "200") and only_ok:
             raise Unreadable("HTTP status other than 200")
         headers = record.rec_headers if http is None else http
+        content, damage = _read_content(record)
         answer = Answer(
             url=(record.rec_headers.get_header("WARC-Target-URI") or "").strip("<>"),
             date=record.rec_headers.get_header("WARC-Date"),
             status=status,
             headers=[] if http is None else list(http.headers),
             content_type=headers.get_header("Content-Type") or "",
-            content=record.content_stream().read(records.MAX_FILE_BYTES + 1),
+            content=content,
+            damage=damage,
         )
     except Unreadable:
         raise
     except Exception as error:  # warcio raises whatever a damaged header or encoding leads to
         raise Unreadable("damaged WARC record") from error
-    if len(answer.content) > records.MAX_FILE_BYTES:
-        raise Unreadable("document too large")
+    if answer.damage and only_ok:
+        raise Unreadable(answer.damage)
     return answer
+
+
+def _read_content(record: Any) -> tuple[bytes, str]:
+    """What a record of warcio's holds, without chunks and content coding; and why it is not whole, or nothing."""
+    from warcio.bufferedreaders import ChunkedDataReader
+
+    headers = [] if record.http_headers is None else record.http_headers.headers
+    values = {key.lower(): value.strip().lower() for key, value in headers}
+    is_chunked = values.get("transfer-encoding") == "chunked"
+    stream = ChunkedDataReader(record.raw_stream) if is_chunked else record.raw_stream
+    body = stream.read(records.MAX_FILE_BYTES + 1)
+    coded = [value.lower().split(",") for key, value in headers if key.lower() == "content-encoding"]
+    codings = [name.strip() for names in coded for name in names if name.strip() not in ("", "identity")]
+    damage = "truncated WARC record" if record.rec_headers.get_header("WARC-Truncated") else ""
+    try:
+        content = _decode_content(body, codings) if codings else body
+    except (pa.ArrowException, OSError, zlib.error):
+        return b"", damage or "truncated or damaged content encoding"
+    except LookupError:
+        return b"", damage or "content encoding that is not known"
+    return content, "document too large" if len(content) > records.MAX_FILE_BYTES else damage
+
+
+def _decode_content(body: bytes, codings: list[str]) -> bytes:
+    """At most one byte more than the limit.
+
+    Raises:
+        ArrowException, OSError, zlib.error: it is damaged or cut.
+        LookupError: a coding that is not known, or more than one.
+    """
+    coding, limit = ", ".join(codings), records.MAX_FILE_BYTES + 1
+    if coding == "deflate":  # with the header of zlib; some servers leave it out
+        try:
+            return _inflate(body, zlib.MAX_WBITS, limit)
+        except zlib.error:
+            return _inflate(body, -zlib.MAX_WBITS, limit)
+    codec = _CODECS[coding]
+    if not body.startswith(_MAGIC.get(codec, b"")):  # decoded by the crawler, which kept the header
+        return body
+    content: bytes = pa.CompressedInputStream(pa.BufferReader(body), codec).read(limit)
+    return content
+
+
+def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:
+    expander = zlib.decompressobj(window_bits)
+    content = expander.decompress(body, limit)
+    if body and not expander.eof and len(content) < limit:
+        raise zlib.error
+    return content
 
 
 def _read_page(data: bytes, file: SourceFile) -> dict[Any, Any]:
