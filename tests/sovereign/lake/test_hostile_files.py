@@ -259,6 +259,33 @@ def test_page_with_too_many_elements(tmp_path: Path) -> None:
     assert report.skipped == {"page with too many elements": 1, "document too large": 1}
 
 
+@pytest.mark.timeout(120)
+def test_marks_without_records_take_time_by_their_number(tmp_path: Path) -> None:
+    """Each had the next 64 KiB searched: minutes."""
+    page = response(b"A page of text.", headers="Content-Type: text/plain")
+    (tmp_path / "a.warc").write_bytes(b"WARC/1.0\n" * 400_000 + b"\n" + page)
+    documents, report = read(tmp_path)
+    assert [one.text for one in documents] == ["A page of text."]
+    assert report.skipped == {"damaged WARC record": 400_000}
+
+
+@pytest.mark.timeout(120)
+def test_page_in_a_codec_that_is_no_encoding(tmp_path: Path) -> None:
+    """Punycode takes time by the square of the length: minutes."""
+    (tmp_path / "a.html").write_bytes(b"<html><head><meta charset=punycode></head><body>\x1b$ -" + b"a" * 3_000_000)
+    documents, report = read(tmp_path)
+    assert not documents
+    assert report.skipped == {"not UTF-8": 1}
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
+@pytest.mark.parametrize("kind", ["jsonl", "warc", "csv", "xml", "txt"])
+def test_compressed_files_without_bytes(kind: str, suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"a.{kind}.{suffix}").touch()
+    name = {"gz": "gzip", "bz2": "bzip2", "xz": "xz", "zst": "zstd"}[suffix]
+    assert read(tmp_path)[1].skipped == {f"truncated or damaged {name}": 1}
+
+
 def test_names_that_are_not_unicode_have_ids_of_their_own(tmp_path: Path) -> None:
     names = [b"\xff.txt", b"\xfe.txt", b"%FF.txt", b"%25FF.txt", "é%C3%A9.txt".encode(), b"caf\xe9.txt"]
     for name in names:

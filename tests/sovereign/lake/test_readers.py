@@ -112,7 +112,9 @@ def test_content_codings_of_pages(coding: str, codec: str, tmp_path: Path) -> No
     text = "".join(SENTENCE.format(number) + "\n" for number in range(100))
     body: bytes = pa.compress(text.encode(), codec=codec, asbytes=True)
     headers = f"Content-Type: text/plain\r\nContent-Encoding: {coding}"
-    (tmp_path / "a.warc").write_bytes(response(body, headers=headers) + response(body[: len(body) // 2], headers=headers))
+    (tmp_path / "a.warc").write_bytes(
+        response(body, headers=headers) + response(body[: len(body) // 2], headers=headers)
+    )
     documents, report = read(tmp_path)
     assert [one.text for one in documents] == [text]
     assert report.skipped == {"truncated or damaged content encoding": 1}

@@ -295,9 +295,7 @@ def test_robots_txt_in_every_content_coding(
     robots = record(
         "https://a.org/robots.txt", body, date="2026-01-01T00:00:00Z", headers=f"Content-Encoding: {coding}"
     )
-    found = gather(
-        tmp_path, robots, page("https://a.org/open"), page("https://a.org/closed"), page("https://b.org/1")
-    )
+    found = gather(tmp_path, robots, page("https://a.org/open"), page("https://a.org/closed"), page("https://b.org/1"))
     assert found.urls == [*urls, "https://b.org/1"]
     assert found.skipped[reason] == 2 - len(urls)
 
