@@ -30,6 +30,7 @@ from sovereign.lake.optouts import to_utc
 from sovereign.lake.records import Reader, Record, Report, SourceFile, Unreadable
 from sovereign.lake.tables import read_csv, read_jsonl, read_parquet
 from sovereign.lake.texts import read_html, read_pdf, read_text
+from sovereign.languages import canonical_tag
 from sovereign.owners import owner_name
 from sovereign.profile import POSTGRESQL, S3, STDLIB, Source
 from sovereign.store import Store, StoredObject
@@ -53,7 +54,7 @@ READERS: dict[str, Reader] = {
 UNCOMPRESSED_READERS: dict[str, Reader] = {".parquet": read_parquet}
 """Of files that are read here and there, not from their start."""
 
-_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8}){0,7}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MONTH = re.compile(r"\d{4}(-(0[1-9]|1[0-2]))?", re.ASCII)
 _NUMBERED = b""
 """Among a file's ids: there are records without one."""
@@ -158,11 +159,11 @@ def _stdlib_digest() -> str:
 
 
 def _escape(name: str) -> str:
-    """The name with `//%FF` for a byte that is not UTF-8, `//%23` for the `#` that a record's place begins with.
+    """The name with `//%FF` for a byte that is not UTF-8 or an ASCII control character, and for `#`.
 
-    No path has two slashes in a row.
+    A record's place begins with `#`. No path has two slashes in a row.
     """
-    return re.sub("[#\udc80-\udcff]", lambda byte: f"//%{ord(byte[0]) & 0xFF:X}", name)
+    return re.sub("[#\0-\x1f\x7f\udc80-\udcff]", lambda byte: f"//%{ord(byte[0]) & 0xFF:02X}", name)
 
 
 def _file_piece(source: Source, name: str, path: Path) -> Piece:
@@ -304,11 +305,11 @@ def _to_document(source: Source, where: str, record: dict[Any, Any], ids: set[by
     values = {
         "doc_id": f"{source.name}/{_place(where, record, ids)}",
         "text": text,
-        "language": record.get("language") or source.language,
-        "owner": record.get("owner") or source.owner,
-        "licence": record.get("licence") or record.get("license") or source.licence,
+        "language": _said(record, "language", source.language),
+        "owner": _said(record, "owner", source.owner),
+        "licence": _said(record, "licence", _said(record, "license", source.licence)),
         "collected_at": _time(record.get("collected_at")) or "",
-        "url": record.get("url") or "",
+        "url": _said(record, "url", ""),
     }
     size = 0
     for key, value in values.items():
@@ -318,22 +319,33 @@ def _to_document(source: Source, where: str, record: dict[Any, Any], ids: set[by
             size += len(value.encode())
         except UnicodeEncodeError as error:  # JSON can escape half a surrogate pair
             raise Unreadable(f"{key} is not valid Unicode") from error
-    if not (owner := owner_name(values["owner"])):
-        raise Unreadable("owner is blank")
     if size > records.MAX_DOCUMENT_BYTES:
         raise Unreadable("document too large")
-    if record.get("language") and not _LANGUAGE.fullmatch(values["language"]):
+    values["owner"] = owner_name(values["owner"])
+    if not values["owner"]:
+        raise Unreadable("owner is blank")
+    for key in ("doc_id", "owner", "url"):
+        if _CONTROL.search(values[key]):
+            raise Unreadable(f"{key} has control characters")
+    language = canonical_tag(values["language"])
+    if language is None:
         raise Unreadable("language is not a BCP 47 tag")
     return Document(
         doc_id=values["doc_id"],
         text=text,
-        language=values["language"],
+        language=language,
         source=source.name,
-        owners=(owner,),
+        owners=(values["owner"],),
         licence=values["licence"],
         collected_at=values["collected_at"] or None,
         url=values["url"] or None,
     )
+
+
+def _said(record: dict[Any, Any], key: str, default: Any) -> Any:
+    """What the record says, be it blank or no text; `default` where it says nothing."""
+    value = record.get(key)
+    return default if value is None else value
 
 
 def _time(value: Any) -> str | None:
