@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ from xml.sax import SAXException
 from xml.sax.handler import ContentHandler  # the parser is defusedxml's
 from xml.sax.xmlreader import AttributesImpl
 
-import pyarrow as pa
-
 from sovereign.lake import records
+from sovereign.lake.codings import read_content
 from sovereign.lake.decoding import decode
 from sovereign.lake.notices import file_name, read_notice
 from sovereign.lake.opening import open_expanded
@@ -30,9 +28,6 @@ _MARK = re.compile(rb"\n(WARC/1\.)")
 _LENGTH = re.compile(rb"\r?\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r?\n", re.IGNORECASE)
 _HEADER_END = re.compile(rb"\r?\n(?:(\r?\n)|(?=WARC/1\.))")
 """An empty line, or the next record, which a header cannot have in it: what is between two is gone through once."""
-_CODECS = {"gzip": "gzip", "x-gzip": "gzip", "br": "brotli", "zstd": "zstd"}
-"""By the name of the HTTP content coding, https://www.iana.org/assignments/http-parameters/http-parameters.xhtml."""
-_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 _FILE, _CATEGORY = "6", "14"
 """Namespaces of pages whose links are no text, by their number in every Wikimedia wiki."""
 _MAX_MARKUP = 2 * 2**20
@@ -172,7 +167,7 @@ def parse_answer(data: bytes, *, only_ok: bool = True) -> Answer | None:
         if status not in (None, "200") and only_ok:
             raise Unreadable("HTTP status other than 200")
         headers = record.rec_headers if http is None else http
-        content, damage = _read_content(record)
+        content, damage = read_content(record)
         answer = Answer(
             url=(record.rec_headers.get_header("WARC-Target-URI") or "").strip("<>"),
             date=record.rec_headers.get_header("WARC-Date"),
@@ -189,55 +184,6 @@ def parse_answer(data: bytes, *, only_ok: bool = True) -> Answer | None:
     if answer.damage and only_ok:
         raise Unreadable(answer.damage)
     return answer
-
-
-def _read_content(record: Any) -> tuple[bytes, str]:
-    """What a record of warcio's holds, without chunks and content coding; and why it is not whole, or nothing."""
-    from warcio.bufferedreaders import ChunkedDataReader
-
-    headers = [] if record.http_headers is None else record.http_headers.headers
-    values = {key.lower(): value.strip().lower() for key, value in headers}
-    is_chunked = values.get("transfer-encoding") == "chunked"
-    stream = ChunkedDataReader(record.raw_stream) if is_chunked else record.raw_stream
-    body = stream.read(records.MAX_FILE_BYTES + 1)
-    coded = [value.lower().split(",") for key, value in headers if key.lower() == "content-encoding"]
-    codings = [name.strip() for names in coded for name in names if name.strip() not in ("", "identity")]
-    damage = "truncated WARC record" if record.rec_headers.get_header("WARC-Truncated") else ""
-    try:
-        content = _decode_content(body, codings) if codings else body
-    except (pa.ArrowException, OSError, zlib.error):
-        return b"", damage or "truncated or damaged content encoding"
-    except LookupError:
-        return b"", damage or "content encoding that is not known"
-    return content, "document too large" if len(content) > records.MAX_FILE_BYTES else damage
-
-
-def _decode_content(body: bytes, codings: list[str]) -> bytes:
-    """At most one byte more than the limit.
-
-    Raises:
-        ArrowException, OSError, zlib.error: it is damaged or cut.
-        LookupError: a coding that is not known, or more than one.
-    """
-    coding, limit = ", ".join(codings), records.MAX_FILE_BYTES + 1
-    if coding == "deflate":  # with the header of zlib; some servers leave it out
-        try:
-            return _inflate(body, zlib.MAX_WBITS, limit)
-        except zlib.error:
-            return _inflate(body, -zlib.MAX_WBITS, limit)
-    codec = _CODECS[coding]
-    if not body.startswith(_MAGIC.get(codec, b"")):  # decoded by the crawler, which kept the header
-        return body
-    content: bytes = pa.CompressedInputStream(pa.BufferReader(body), codec).read(limit)
-    return content
-
-
-def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:
-    expander = zlib.decompressobj(window_bits)
-    content = expander.decompress(body, limit)
-    if body and not expander.eof and len(content) < limit:
-        raise zlib.error
-    return content
 
 
 def _read_page(data: bytes, file: SourceFile) -> dict[Any, Any]:

@@ -27,6 +27,7 @@ from sovereign.lake.hostfiles import is_warc, read_warc_files
 from sovereign.lake.notices import HostFile
 from sovereign.lake.opening import split_compression
 from sovereign.lake.optouts import to_utc
+from sovereign.lake.places import Places
 from sovereign.lake.records import Reader, Record, Report, SourceFile, Unreadable
 from sovereign.lake.tables import read_csv, read_jsonl, read_parquet
 from sovereign.lake.texts import read_html, read_pdf, read_text
@@ -56,8 +57,6 @@ UNCOMPRESSED_READERS: dict[str, Reader] = {".parquet": read_parquet}
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MONTH = re.compile(r"\d{4}(-(0[1-9]|1[0-2]))?", re.ASCII)
-_NUMBERED = b""
-"""Among a file's ids: there are records without one."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +95,28 @@ def list_pieces(source: Source, store: Store, scratch: Path | None = None) -> It
         yield from _list_files(source)
 
 
-def read_piece(source: Source, piece: Piece, report: Report, admission: Admission | None = None) -> Iterator[Document]:
-    """Documents of `piece` that `admission` lets in; fills `report`."""
-    ids: set[bytes] = set()
+def read_piece(
+    source: Source, piece: Piece, report: Report, admission: Admission | None = None, scratch: Path | None = None
+) -> Iterator[Document]:
+    """Documents of `piece` that `admission` lets in; fills `report`.
+
+    Args:
+        scratch: folder for the ids that its records have; without one the system's for temporary files.
+
+    Raises:
+        OSError: there is no room in `scratch`.
+    """
+    with Places(scratch) as places:
+        yield from _read_piece(source, piece, report, admission, places)
+
+
+def _read_piece(
+    source: Source, piece: Piece, report: Report, admission: Admission | None, places: Places
+) -> Iterator[Document]:
     try:
         for where, record in piece.read(report):
             try:
-                document = _to_document(source, where, record, ids)
+                document = _to_document(source, where, record, places)
                 if admission and (reason := admission.reason(document, record)):
                     raise Unreadable(reason)
             except Unreadable as error:
@@ -297,13 +311,13 @@ def _take_refused(source: Source, root: Path, refused: list[OSError]) -> Iterato
     refused.clear()
 
 
-def _to_document(source: Source, where: str, record: dict[Any, Any], ids: set[bytes]) -> Document:
-    """One document; `where` is its place in the source, `ids` are those of the file's documents before."""
+def _to_document(source: Source, where: str, record: dict[Any, Any], places: Places) -> Document:
+    """One document; `where` is its place in the source, `places` are those of the file's records before."""
     text = record.get("text")
     if not isinstance(text, str):
         raise Unreadable("no text")
     values = {
-        "doc_id": f"{source.name}/{_place(where, record, ids)}",
+        "doc_id": f"{source.name}/{places.find(where, record.get('id'))}",
         "text": text,
         "language": _said(record, "language", source.language),
         "owner": _said(record, "owner", source.owner),
@@ -352,26 +366,3 @@ def _time(value: Any) -> str | None:
     """A record's `collected_at`, where it is ISO 8601 and UTC has it."""
     text = str(value) if isinstance(value, str | int | date) else ""
     return text if _MONTH.fullmatch(text) or to_utc(text) else None
-
-
-def _place(where: str, record: dict[Any, Any], ids: set[bytes]) -> str:
-    """The place by the record's own id, else by its number; by both where that was taken before."""
-    file, _, number = where.rpartition("#")
-    own = record.get("id")
-    if own is None:
-        if ids <= {_NUMBERED} or _digest(number) not in ids:
-            ids.add(_NUMBERED)
-            return where
-        place = f"{number}#{number}"
-    else:
-        place = str(own)
-        if _NUMBERED in ids and place.isdecimal() and len(place) <= len(number) and int(place) < int(number):
-            place += f"#{number}"  # an earlier record may have this number as its place
-    while _digest(place) in ids:
-        place += f"#{number}"
-    ids.add(_digest(place))
-    return f"{file}#{place}"
-
-
-def _digest(place: str) -> bytes:
-    return hashlib.sha256(place.encode("utf-8", "surrogatepass")).digest()[:12]
