@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from sovereign.lake import records
 
-_CODECS = {"gzip": "gzip", "x-gzip": "gzip", "br": "brotli", "zstd": "zstd"}
+_CODECS: dict[str, Literal["gzip", "brotli", "zstd"]] = {
+    "gzip": "gzip", "x-gzip": "gzip", "br": "brotli", "zstd": "zstd",
+}  # fmt: skip
 """pyarrow's names, https://www.iana.org/assignments/http-parameters/http-parameters.xhtml#content-coding."""
 _MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 
@@ -51,8 +53,7 @@ def _decode_content(body: bytes, codings: list[str]) -> bytes:
     codec = _CODECS[coding]
     if not body.startswith(_MAGIC.get(codec, b"")):  # decoded by the crawler, which kept the header
         return body
-    content: bytes = pa.CompressedInputStream(pa.BufferReader(body), codec).read(limit)
-    return content
+    return pa.CompressedInputStream(pa.BufferReader(body), codec).read(limit)
 
 
 def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:

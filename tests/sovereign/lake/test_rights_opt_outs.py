@@ -262,9 +262,8 @@ def test_same_crawl_same_bytes_and_damage_costs_only_itself(tmp_path: Path) -> N
     assert one.receipt.outputs == two.receipt.outputs
 
 
-def packed(codec: str, text: str) -> bytes:
-    data: bytes = pa.compress(text.encode(), codec=codec, asbytes=True)
-    return data
+def packed(codec: Any, text: str) -> bytes:
+    return pa.compress(text.encode(), codec=codec, asbytes=True)
 
 
 CLOSED = "User-agent: *\nDisallow: /closed\n# " + "".join(f"{number} " for number in range(1000))
