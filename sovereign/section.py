@@ -10,6 +10,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from sovereign.languages import canonical_tag
+
 _SECRETS = ("password", "sslpassword", "sslkey", "oauth_client_secret")
 """Parameters of a database's address that have no place in a profile."""
 
@@ -20,12 +22,19 @@ def _absolute(path: str) -> str:
     return path
 
 
+def _canonical(tag: str) -> str:
+    if (found := canonical_tag(tag)) != tag:
+        raise ValueError(f"must be written {found}" if found else "must be a BCP 47 tag, such as fr or zh-Hant")
+    return tag
+
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}[a-z0-9]$")]
 # YAML reads Norwegian's tag as false.
 Language = Annotated[
     str,
     Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]+)*$"),
     BeforeValidator(lambda value: "no" if value is False else value),
+    AfterValidator(_canonical),
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]

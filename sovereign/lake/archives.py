@@ -13,6 +13,7 @@ from xml.sax.handler import ContentHandler  # the parser is defusedxml's
 from xml.sax.xmlreader import AttributesImpl
 
 from sovereign.lake import records
+from sovereign.lake.codings import read_content
 from sovereign.lake.decoding import decode
 from sovereign.lake.notices import file_name, read_notice
 from sovereign.lake.opening import open_expanded
@@ -25,7 +26,8 @@ _BLOCK_BYTES = 2**18
 _MAX_HEADER_BYTES = 2**16
 _MARK = re.compile(rb"\n(WARC/1\.)")
 _LENGTH = re.compile(rb"\r?\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r?\n", re.IGNORECASE)
-_HEADER_END = re.compile(rb"\r?\n\r?\n")
+_HEADER_END = re.compile(rb"\r?\n(?:(\r?\n)|(?=WARC/1\.))")
+"""An empty line, or the next record, which a header cannot have in it: what is between two is gone through once."""
 _FILE, _CATEGORY = "6", "14"
 """Namespaces of pages whose links are no text, by their number in every Wikimedia wiki."""
 _MAX_MARKUP = 2 * 2**20
@@ -99,7 +101,7 @@ def _record_size(window: _Window) -> int | Unreadable:
     window.fill(_MAX_HEADER_BYTES)
     end = _HEADER_END.search(window.data, 0, _MAX_HEADER_BYTES)
     length = _LENGTH.search(window.data, 0, end.end()) if end else None
-    if not window.data.startswith(b"WARC/1.") or end is None or length is None:
+    if not window.data.startswith(b"WARC/1.") or end is None or end[1] is None or length is None:
         return Unreadable("damaged WARC record")
     size = end.end() + int(length[1])
     if size > records.MAX_FILE_BYTES:
@@ -140,6 +142,8 @@ class Answer:
     headers: list[tuple[str, str]]
     content_type: str
     content: bytes
+    damage: str
+    """Why `content` is not all that the server sent, or nothing."""
 
     def header(self, name: str) -> str:
         """The first value of a header, or nothing."""
@@ -150,7 +154,7 @@ def parse_answer(data: bytes, *, only_ok: bool = True) -> Answer | None:
     """The answer in a WARC record, if it holds one.
 
     Raises:
-        Unreadable: it is damaged or too large, or with `only_ok` of another status than 200.
+        Unreadable: it is damaged; or with `only_ok` of another status than 200, or its content is not whole.
     """
     from warcio.recordloader import ArcWarcRecordLoader
 
@@ -163,20 +167,22 @@ def parse_answer(data: bytes, *, only_ok: bool = True) -> Answer | None:
         if status not in (None, "200") and only_ok:
             raise Unreadable("HTTP status other than 200")
         headers = record.rec_headers if http is None else http
+        content, damage = read_content(record)
         answer = Answer(
             url=(record.rec_headers.get_header("WARC-Target-URI") or "").strip("<>"),
             date=record.rec_headers.get_header("WARC-Date"),
             status=status,
             headers=[] if http is None else list(http.headers),
             content_type=headers.get_header("Content-Type") or "",
-            content=record.content_stream().read(records.MAX_FILE_BYTES + 1),
+            content=content,
+            damage=damage,
         )
     except Unreadable:
         raise
     except Exception as error:  # warcio raises whatever a damaged header or encoding leads to
         raise Unreadable("damaged WARC record") from error
-    if len(answer.content) > records.MAX_FILE_BYTES:
-        raise Unreadable("document too large")
+    if answer.damage and only_ok:
+        raise Unreadable(answer.damage)
     return answer
 
 

@@ -51,6 +51,13 @@ _READ_AS = {
     "shift_jis": "cp932",
     "euc_kr": "cp949",
 }
+_NAMES = (
+    "utf-8 utf-16 utf-16-le utf-16-be cp866 koi8-r koi8-u mac-roman mac-cyrillic cp874 big5 big5hkscs gb18030 euc_jp "
+    "iso2022_jp cp932 cp949 cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp1258 iso8859-2 iso8859-3 "
+    "iso8859-4 iso8859-5 iso8859-6 iso8859-7 iso8859-8 iso8859-10 iso8859-13 iso8859-14 iso8859-15 iso8859-16"
+)
+_DECLARABLE = frozenset(_NAMES.split())
+"""Python's names of what a page may declare, by the same list; Python's other codecs are no encodings of pages."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +234,8 @@ def _canonical(label: str) -> str | None:
         name = codecs.lookup(label.strip().lower()).name
     except (LookupError, ValueError):
         return None
-    return _READ_AS.get(name, name)
+    name = _READ_AS.get(name, name)
+    return name if name in _DECLARABLE else None
 
 
 def _try(data: bytes, encoding: str) -> str | None:

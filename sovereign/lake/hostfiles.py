@@ -25,6 +25,7 @@ _URI = re.compile(
     re.IGNORECASE,
 )
 _HEADER_BYTES = 2**16
+_UNAVAILABLE = 503
 
 
 def is_warc(name: str) -> bool:
@@ -45,7 +46,7 @@ def read_warc_files(path: Path, name: str, *, is_sources: bool = True) -> Iterat
         with open_expanded(path, name) as expanded:
             for record in split_warc(expanded):
                 try:
-                    if found := _read(record):
+                    if found := _read(record, is_sources=is_sources):
                         yield found
                 except Unreadable:
                     if not is_sources:
@@ -55,7 +56,7 @@ def read_warc_files(path: Path, name: str, *, is_sources: bool = True) -> Iterat
             raise SourceError(f"cannot read {path}: {error}", hint="make it again, or take it away") from error
 
 
-def _read(record: bytes | Unreadable) -> HostFile | None:
+def _read(record: bytes | Unreadable, *, is_sources: bool) -> HostFile | None:
     if isinstance(record, Unreadable):
         raise record
     answer = parse_answer(record, only_ok=False) if _URI.search(record, 0, _HEADER_BYTES) else None
@@ -66,6 +67,10 @@ def _read(record: bytes | Unreadable) -> HostFile | None:
     status = int(answer.status) if answer.status and answer.status.isdecimal() else 200
     if status == 304:  # as it was before
         return None
+    if answer.damage and status < 300 and len(answer.content) < MAX_BYTES:
+        if not is_sources:
+            raise Unreadable(answer.damage)
+        status = _UNAVAILABLE  # rules that cannot be read may forbid all
     content = answer.header("location").encode() if 300 <= status < 400 else answer.content[:MAX_BYTES]
     return HostFile(address.authority, name, answer.date, status, content)
 

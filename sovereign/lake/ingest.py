@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sovereign.errors import StageError
@@ -170,16 +171,20 @@ def ingest_source(context: StageContext, source: Source, batches: Batches) -> In
             batch = [(piece.name, piece.digest()) for piece in pieces]
             digests += batch
             made_from = {"source": declared, "pieces": batch, **admission.digest()}
-            whole.add(batches.add(f"source {source.name}", made_from, partial(_read, source, pieces, admission)))
+            whole.add(
+                batches.add(f"source {source.name}", made_from, partial(_read, source, pieces, admission, scratch))
+            )
     shutil.rmtree(scratch, ignore_errors=True)
     if combine_digests(iter(digests)) != context.inputs[f"source/{source.name}"]:
         raise StageError(f"source {source.name} has changed since the stage began", hint="run the stage again")
     return whole
 
 
-def _read(source: Source, pieces: list[Piece], admission: Admission, report: Report) -> Iterator[Document]:
+def _read(
+    source: Source, pieces: list[Piece], admission: Admission, scratch: Path, report: Report
+) -> Iterator[Document]:
     for piece in pieces:
-        yield from read_piece(source, piece, report, admission)
+        yield from read_piece(source, piece, report, admission, scratch)
 
 
 def with_progress(

@@ -88,6 +88,9 @@ def open_expanded(path: Path, name: str) -> Iterator[io.BufferedReader]:
     """Open the file at `path`, expanded as the end of its `name` says.
 
     Reading raises Unreadable where the file is damaged, after all that came before the damage.
+
+    Raises:
+        Unreadable: a compressed file has no bytes.
     """
     _, suffix = split_compression(name)
     with path.open("rb", _BLOCK_BYTES) as raw:
@@ -96,6 +99,8 @@ def open_expanded(path: Path, name: str) -> Iterator[io.BufferedReader]:
             yield raw
             return
         kind, expand = _KINDS[suffix]
+        if not raw.peek(1):  # which gzip and zstd take for nothing, packed
+            raise Unreadable(f"truncated or damaged {kind}")
         yield io.BufferedReader(_Bounded(raw, kind, expand(raw)), _BLOCK_BYTES)
 
 

@@ -27,9 +27,11 @@ from sovereign.lake.hostfiles import is_warc, read_warc_files
 from sovereign.lake.notices import HostFile
 from sovereign.lake.opening import split_compression
 from sovereign.lake.optouts import to_utc
+from sovereign.lake.places import Places
 from sovereign.lake.records import Reader, Record, Report, SourceFile, Unreadable
 from sovereign.lake.tables import read_csv, read_jsonl, read_parquet
 from sovereign.lake.texts import read_html, read_pdf, read_text
+from sovereign.languages import canonical_tag
 from sovereign.owners import owner_name
 from sovereign.profile import POSTGRESQL, S3, STDLIB, Source
 from sovereign.store import Store, StoredObject
@@ -53,10 +55,8 @@ READERS: dict[str, Reader] = {
 UNCOMPRESSED_READERS: dict[str, Reader] = {".parquet": read_parquet}
 """Of files that are read here and there, not from their start."""
 
-_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8}){0,7}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MONTH = re.compile(r"\d{4}(-(0[1-9]|1[0-2]))?", re.ASCII)
-_NUMBERED = b""
-"""Among a file's ids: there are records without one."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,28 @@ def list_pieces(source: Source, store: Store, scratch: Path | None = None) -> It
         yield from _list_files(source)
 
 
-def read_piece(source: Source, piece: Piece, report: Report, admission: Admission | None = None) -> Iterator[Document]:
-    """Documents of `piece` that `admission` lets in; fills `report`."""
-    ids: set[bytes] = set()
+def read_piece(
+    source: Source, piece: Piece, report: Report, admission: Admission | None = None, scratch: Path | None = None
+) -> Iterator[Document]:
+    """Documents of `piece` that `admission` lets in; fills `report`.
+
+    Args:
+        scratch: folder for the ids that its records have; without one the system's for temporary files.
+
+    Raises:
+        OSError: there is no room in `scratch`.
+    """
+    with Places(scratch) as places:
+        yield from _read_piece(source, piece, report, admission, places)
+
+
+def _read_piece(
+    source: Source, piece: Piece, report: Report, admission: Admission | None, places: Places
+) -> Iterator[Document]:
     try:
         for where, record in piece.read(report):
             try:
-                document = _to_document(source, where, record, ids)
+                document = _to_document(source, where, record, places)
                 if admission and (reason := admission.reason(document, record)):
                     raise Unreadable(reason)
             except Unreadable as error:
@@ -158,11 +173,11 @@ def _stdlib_digest() -> str:
 
 
 def _escape(name: str) -> str:
-    """The name with `//%FF` for a byte that is not UTF-8, `//%23` for the `#` that a record's place begins with.
+    """The name with `//%FF` for a byte that is not UTF-8 or an ASCII control character, and for `#`.
 
-    No path has two slashes in a row.
+    A record's place begins with `#`. No path has two slashes in a row.
     """
-    return re.sub("[#\udc80-\udcff]", lambda byte: f"//%{ord(byte[0]) & 0xFF:X}", name)
+    return re.sub("[#\0-\x1f\x7f\udc80-\udcff]", lambda byte: f"//%{ord(byte[0]) & 0xFF:02X}", name)
 
 
 def _file_piece(source: Source, name: str, path: Path) -> Piece:
@@ -296,19 +311,19 @@ def _take_refused(source: Source, root: Path, refused: list[OSError]) -> Iterato
     refused.clear()
 
 
-def _to_document(source: Source, where: str, record: dict[Any, Any], ids: set[bytes]) -> Document:
-    """One document; `where` is its place in the source, `ids` are those of the file's documents before."""
+def _to_document(source: Source, where: str, record: dict[Any, Any], places: Places) -> Document:
+    """One document; `where` is its place in the source, `places` are those of the file's records before."""
     text = record.get("text")
     if not isinstance(text, str):
         raise Unreadable("no text")
     values = {
-        "doc_id": f"{source.name}/{_place(where, record, ids)}",
+        "doc_id": f"{source.name}/{places.find(where, record.get('id'))}",
         "text": text,
-        "language": record.get("language") or source.language,
-        "owner": record.get("owner") or source.owner,
-        "licence": record.get("licence") or record.get("license") or source.licence,
+        "language": _said(record, "language", source.language),
+        "owner": _said(record, "owner", source.owner),
+        "licence": _said(record, "licence", _said(record, "license", source.licence)),
         "collected_at": _time(record.get("collected_at")) or "",
-        "url": record.get("url") or "",
+        "url": _said(record, "url", ""),
     }
     size = 0
     for key, value in values.items():
@@ -318,48 +333,36 @@ def _to_document(source: Source, where: str, record: dict[Any, Any], ids: set[by
             size += len(value.encode())
         except UnicodeEncodeError as error:  # JSON can escape half a surrogate pair
             raise Unreadable(f"{key} is not valid Unicode") from error
-    if not (owner := owner_name(values["owner"])):
-        raise Unreadable("owner is blank")
     if size > records.MAX_DOCUMENT_BYTES:
         raise Unreadable("document too large")
-    if record.get("language") and not _LANGUAGE.fullmatch(values["language"]):
+    values["owner"] = owner_name(values["owner"])
+    if not values["owner"]:
+        raise Unreadable("owner is blank")
+    for key in ("doc_id", "owner", "url"):
+        if _CONTROL.search(values[key]):
+            raise Unreadable(f"{key} has control characters")
+    language = canonical_tag(values["language"])
+    if language is None:
         raise Unreadable("language is not a BCP 47 tag")
     return Document(
         doc_id=values["doc_id"],
         text=text,
-        language=values["language"],
+        language=language,
         source=source.name,
-        owners=(owner,),
+        owners=(values["owner"],),
         licence=values["licence"],
         collected_at=values["collected_at"] or None,
         url=values["url"] or None,
     )
 
 
+def _said(record: dict[Any, Any], key: str, default: Any) -> Any:
+    """What the record says, be it blank or no text; `default` where it says nothing."""
+    value = record.get(key)
+    return default if value is None else value
+
+
 def _time(value: Any) -> str | None:
     """A record's `collected_at`, where it is ISO 8601 and UTC has it."""
     text = str(value) if isinstance(value, str | int | date) else ""
     return text if _MONTH.fullmatch(text) or to_utc(text) else None
-
-
-def _place(where: str, record: dict[Any, Any], ids: set[bytes]) -> str:
-    """The place by the record's own id, else by its number; by both where that was taken before."""
-    file, _, number = where.rpartition("#")
-    own = record.get("id")
-    if own is None:
-        if ids <= {_NUMBERED} or _digest(number) not in ids:
-            ids.add(_NUMBERED)
-            return where
-        place = f"{number}#{number}"
-    else:
-        place = str(own)
-        if _NUMBERED in ids and place.isdecimal() and len(place) <= len(number) and int(place) < int(number):
-            place += f"#{number}"  # an earlier record may have this number as its place
-    while _digest(place) in ids:
-        place += f"#{number}"
-    ids.add(_digest(place))
-    return f"{file}#{place}"
-
-
-def _digest(place: str) -> bytes:
-    return hashlib.sha256(place.encode("utf-8", "surrogatepass")).digest()[:12]

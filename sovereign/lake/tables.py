@@ -27,6 +27,8 @@ _BATCH_BYTES = 64 * 2**20
 _MAX_BATCH_ROWS = 64
 _MAX_PAGE_BYTES = 256 * 2**20
 """One page of each column, expanded. Writers aim at 1 MiB, but some put a thousand rows into a page at least."""
+_MAX_AGAIN, _FREE_AGAIN = 8, 2**20
+"""Characters of CSV that are read again: so many for each that was read, and so many more."""
 _DAMAGE, _MARK_DAMAGE = "\udcff", "sovereign-mark-damage"
 """Half a surrogate pair, which no text has, and the name of the handler of errors that puts it there."""
 
@@ -257,20 +259,27 @@ def _decode_line(line: bytes, file: SourceFile, encoding: str, *, is_certain: bo
 
 
 def _parse_rows(lines: Iterator[str | Unreadable], delimiter: str) -> Iterator[list[str] | Unreadable]:
-    """Rows of a CSV file, or why one cannot be read; after a damaged row, reading goes on at its second line."""
+    """Rows of a CSV file, or why one cannot be read; after a damaged row, reading goes on at its second line.
+
+    Where too much was read again for that, it goes on after the damaged row, each line of which counts.
+    """
     again: deque[str | Unreadable] = deque()
     taken: list[str] = []
     failed: list[Unreadable] = []
+    budget = _FREE_AGAIN
 
     def feed() -> Iterator[str]:
+        nonlocal budget
         size = 0
         while size <= records.MAX_DOCUMENT_BYTES:
-            line = again.popleft() if again else next(lines, None)
+            is_new = not again
+            line = next(lines, None) if is_new else again.popleft()
             if line is None:
                 return
             if isinstance(line, Unreadable):
                 failed.append(line)
                 raise csv.Error
+            budget += _MAX_AGAIN * len(line) if is_new else -len(line)
             size = size + len(line) if taken else len(line)
             taken.append(line)
             yield line
@@ -285,7 +294,12 @@ def _parse_rows(lines: Iterator[str | Unreadable], delimiter: str) -> Iterator[l
                     yield row
             return
         except csv.Error:
-            yield Unreadable("damaged CSV") if taken or not failed else failed[0]
-            again.extendleft(reversed([*taken[1:], *(failed if taken else ())]))
+            if not taken:
+                yield failed.pop()
+                continue
+            num_lost = 1 if budget >= sum(map(len, taken)) else len(taken)
+            for _ in range(num_lost):
+                yield Unreadable("damaged CSV")
+            again.extendleft(reversed([*taken[num_lost:], *failed]))
             taken.clear()
             failed.clear()

@@ -72,6 +72,8 @@ def test_round_trip() -> None:
         ({"target__pod_cidr": "fd00::/64"}, "target.embedded", "fd00::/64", "four octets|Expected 4 octets"),
         ({"corpus__sources__0__path": "data/text"}, "corpus.sources.0.path", "'data/text'", "absolute path"),
         ({"corpus__sources__0__language": "English"}, "corpus.sources.0.language", "'English'", "pattern"),
+        ({"corpus__sources__0__language": "eng"}, "corpus.sources.0.language", "'eng'", "must be written en"),
+        ({"corpus__sources__0__language": "zh-hant"}, "corpus.sources.0.language", "'zh-hant'", "written zh-Hant"),
         ({"corpus__cleaning": {"min_chars": 9, "max_chars": 3}}, "corpus.cleaning", "'min_chars': 9", "above max"),
         ({"corpus": {}}, "corpus", "{}", "`demonstration` or at least one entry in `sources`"),
         ({"corpus__sources": [document()["corpus"]["sources"][0]] * 2}, "corpus", "s1", "source names repeat"),

@@ -145,3 +145,9 @@ def test_encoding_of_a_sample() -> None:
     assert find_encoding(lines, "en") == "utf-8"
     assert find_encoding(codecs.BOM_UTF16_LE + "text".encode("utf-16-le"), "en") == "utf-16"
     assert fits(TEXTS["ru"], "ru") and not fits(TEXTS["ru"], "en")
+
+
+@pytest.mark.parametrize("declared", ["unicode_escape", "raw_unicode_escape", "utf-7"])
+def test_codecs_that_are_no_encodings_of_pages_cannot_be_declared(declared: str) -> None:
+    text = "Le caf\\u00e9 a \u00e9t\u00e9 ferm\u00e9, et le th\u00e9\u00e2tre aussi \u00e0 cause de la gr\u00e8ve."
+    assert decode(text.encode("cp1252"), "fr", declared=declared) == text

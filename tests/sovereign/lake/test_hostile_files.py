@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from sovereign.lake import opening, pdf, records, tables
 from sovereign.lake.admission import Admission
 from sovereign.lake.optouts import OptOuts
 from sovereign.lake.records import Report
-from sovereign.lake.sources import list_pieces, read_piece
+from sovereign.lake.sources import list_pieces, read_piece, source_digest
 from sovereign.profile import Source
 from sovereign.store import FolderStore
 from tests.sovereign.lake.pdf import pdf_of_one_stream, pdf_page
@@ -259,6 +260,33 @@ def test_page_with_too_many_elements(tmp_path: Path) -> None:
     assert report.skipped == {"page with too many elements": 1, "document too large": 1}
 
 
+@pytest.mark.timeout(120)
+def test_marks_without_records_take_time_by_their_number(tmp_path: Path) -> None:
+    """Each had the next 64 KiB searched: minutes."""
+    page = response(b"A page of text.", headers="Content-Type: text/plain")
+    (tmp_path / "a.warc").write_bytes(b"WARC/1.0\n" * 400_000 + b"\n" + page)
+    documents, report = read(tmp_path)
+    assert [one.text for one in documents] == ["A page of text."]
+    assert report.skipped == {"damaged WARC record": 400_000}
+
+
+@pytest.mark.timeout(120)
+def test_page_in_a_codec_that_is_no_encoding(tmp_path: Path) -> None:
+    """Punycode takes time by the square of the length: minutes."""
+    (tmp_path / "a.html").write_bytes(b"<html><head><meta charset=punycode></head><body>\x1b$ -" + b"a" * 3_000_000)
+    documents, report = read(tmp_path)
+    assert not documents
+    assert report.skipped == {"not UTF-8": 1}
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
+@pytest.mark.parametrize("kind", ["jsonl", "warc", "csv", "xml", "txt"])
+def test_compressed_files_without_bytes(kind: str, suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"a.{kind}.{suffix}").touch()
+    name = {"gz": "gzip", "bz2": "bzip2", "xz": "xz", "zst": "zstd"}[suffix]
+    assert read(tmp_path)[1].skipped == {f"truncated or damaged {name}": 1}
+
+
 def test_names_that_are_not_unicode_have_ids_of_their_own(tmp_path: Path) -> None:
     names = [b"\xff.txt", b"\xfe.txt", b"%FF.txt", b"%25FF.txt", "é%C3%A9.txt".encode(), b"caf\xe9.txt"]
     for name in names:
@@ -284,8 +312,65 @@ def test_language_that_is_none(language: str, tmp_path: Path) -> None:
         lines(*({"text": "x", "language": one} for one in (language, "zh-Hant-TW", "FR", "nds", "")))
     )
     documents, report = read(tmp_path)
-    assert [one.language for one in documents] == ["zh-Hant-TW", "FR", "nds", "en"]
-    assert report.skipped == {"language is not a BCP 47 tag": 1}
+    assert [one.language for one in documents] == ["zh-Hant-TW", "fr", "nds"]
+    assert report.skipped == {"language is not a BCP 47 tag": 2}
+
+
+def test_language_is_written_in_one_way(tmp_path: Path) -> None:
+    tags = ["EN", "En", "eng", "EN-gb", "ger", "zh-hant", None]
+    (tmp_path / "a.jsonl").write_bytes(lines(*({"text": "x", "language": one} for one in tags)))
+    documents, _ = read(tmp_path, "fr")
+    assert [one.language for one in documents] == ["en", "en", "en", "en-GB", "de", "zh-Hant", "fr"]
+
+
+@pytest.mark.parametrize("value", ["", [], " ", 0, False, {}])
+def test_blank_values_are_not_the_source_s(value: Any, tmp_path: Path) -> None:
+    keys = ("owner", "language") if isinstance(value, str) else ("owner", "language", "licence", "license", "url")
+    rows = [{"text": "x", key: value} for key in keys]
+    nulls = dict.fromkeys(("owner", "language", "licence", "license", "url"))
+    (tmp_path / "a.jsonl").write_bytes(lines(*rows, {"text": "y"} | nulls))
+    documents, report = read(tmp_path)
+    assert [(one.text, one.owners, one.licence, one.language, one.url) for one in documents] == [
+        ("y", ("O",), "CC0-1.0", "en", None)
+    ]
+    wrong = {"owner": "owner is blank", "language": "language is not a BCP 47 tag"}
+    reasons = [
+        wrong[key] if isinstance(value, str) else f"{key} is not text".replace("license", "licence") for key in keys
+    ]
+    assert report.skipped == Counter(reasons)
+
+
+@pytest.mark.parametrize("control", ["\x1b[2J", "\n", "\0", "\x7f", "\x9b"])
+def test_control_characters_in_what_is_shown(control: str, tmp_path: Path) -> None:
+    said = f"x{control}y"
+    rows = [{"text": "x", key: said} for key in ("id", "owner", "url")]
+    (tmp_path / "a.jsonl").write_bytes(lines(*rows, {"text": said}))
+    documents, report = read(tmp_path)
+    wanted = {f"{key} has control characters": 1 for key in ("doc_id", "url")}
+    if control == "\n":  # a space, in a name
+        assert [one.owners for one in documents] == [("x y",), ("O",)]
+    else:
+        wanted["owner has control characters"] = 1
+    assert documents[-1].text == said
+    assert report.skipped == wanted
+
+
+def test_control_characters_in_a_file_s_name(tmp_path: Path) -> None:
+    (tmp_path / "a\x1b[2J\n.txt").write_text("a text")
+    documents, _ = read(tmp_path)
+    assert [one.doc_id for one in documents] == ["ss/a//%1B[2J//%0A.txt"]
+
+
+def test_names_of_objects_that_are_not_unicode(tmp_path: Path) -> None:
+    bucket = tmp_path / "store" / "bucket"
+    bucket.mkdir(parents=True)
+    Path(os.fsdecode(os.fsencode(bucket) + b"/caf\xe9.txt")).write_text("a text")
+    source = Source(name="ss", path="s3://bucket", owner="O", licence="CC0-1.0", language="en")
+    store = FolderStore(tmp_path / "store")
+    pieces = list_pieces(source, store, tmp_path)
+    documents = [one for piece in pieces for one in read_piece(source, piece, Report())]
+    assert [one.doc_id for one in documents] == ["ss/caf//%E9.txt"]
+    assert len(source_digest(source, store)) == 64
 
 
 def test_time_that_is_none(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -105,6 +106,29 @@ def test_bomb_inside_a_warc_record(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     body = gzip.compress(b" " * 2**27)
     (tmp_path / "a.warc").write_bytes(response(body, headers="Content-Type: text/plain\r\nContent-Encoding: gzip"))
     assert read(tmp_path)[1].skipped == {"document too large": 1}
+
+
+@pytest.mark.parametrize(("coding", "codec"), [("gzip", "gzip"), ("br", "brotli"), ("zstd", "zstd")])
+def test_content_codings_of_pages(coding: str, codec: Any, tmp_path: Path) -> None:
+    text = "".join(SENTENCE.format(number) + "\n" for number in range(100))
+    body = pa.compress(text.encode(), codec=codec, asbytes=True)
+    headers = f"Content-Type: text/plain\r\nContent-Encoding: {coding}"
+    (tmp_path / "a.warc").write_bytes(
+        response(body, headers=headers) + response(body[: len(body) // 2], headers=headers)
+    )
+    documents, report = read(tmp_path)
+    assert [one.text for one in documents] == [text]
+    assert report.skipped == {"truncated or damaged content encoding": 1}
+
+
+def test_page_that_the_crawler_cut(tmp_path: Path) -> None:
+    whole = response(b"A page of text.", headers="Content-Type: text/plain")
+    cut = whole.replace(b"WARC-Type:", b"WARC-Truncated: length\r\nWARC-Type:", 1)
+    unknown = response(b"A page of text.", headers="Content-Type: text/plain\r\nContent-Encoding: rot13")
+    (tmp_path / "a.warc").write_bytes(whole + cut + unknown)
+    documents, report = read(tmp_path)
+    assert [one.doc_id for one in documents] == ["ss/a.warc#1"]
+    assert report.skipped == {"truncated WARC record": 1, "content encoding that is not known": 1}
 
 
 @pytest.mark.parametrize("gz", [False, True])

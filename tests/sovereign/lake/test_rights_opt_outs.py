@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from sovereign.errors import SourceError
@@ -252,10 +255,59 @@ def test_same_crawl_same_bytes_and_damage_costs_only_itself(tmp_path: Path) -> N
         ),
         plain("https://b.org/robots.txt", "User-agent: *\nDisallow: /"),
         page("https://b.org/1"),
+        page("https://c.org/1"),
     ]
     one, two = gather(tmp_path / "1", *records), gather(tmp_path / "2", *records)
-    assert one.urls == ["https://a.org/1"]
+    assert one.urls == ["https://c.org/1"]
     assert one.receipt.outputs == two.receipt.outputs
+
+
+def packed(codec: Any, text: str) -> bytes:
+    return pa.compress(text.encode(), codec=codec, asbytes=True)
+
+
+CLOSED = "User-agent: *\nDisallow: /closed\n# " + "".join(f"{number} " for number in range(1000))
+UNHAD = "opted out: robots.txt could not be had"
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "urls", "reason"),
+    [
+        ("gzip", packed("gzip", CLOSED), ["https://a.org/open"], "opted out: robots.txt"),
+        ("X-GZIP", packed("gzip", CLOSED), ["https://a.org/open"], "opted out: robots.txt"),
+        ("deflate", zlib.compress(CLOSED.encode()), ["https://a.org/open"], "opted out: robots.txt"),
+        ("deflate", zlib.compress(CLOSED.encode())[2:-4], ["https://a.org/open"], "opted out: robots.txt"),
+        ("br", packed("brotli", CLOSED), ["https://a.org/open"], "opted out: robots.txt"),
+        ("zstd", packed("zstd", CLOSED), ["https://a.org/open"], "opted out: robots.txt"),
+        ("identity", CLOSED.encode(), ["https://a.org/open"], "opted out: robots.txt"),
+        ("gzip", CLOSED.encode(), ["https://a.org/open"], "opted out: robots.txt"),
+        ("br", packed("brotli", CLOSED)[:500], [], UNHAD),
+        ("zstd", packed("zstd", CLOSED)[:500], [], UNHAD),
+        ("deflate", zlib.compress(CLOSED.encode())[:500], [], UNHAD),
+        ("br, gzip", packed("gzip", CLOSED), [], UNHAD),
+        ("rot13", CLOSED.encode(), [], UNHAD),
+    ],
+)
+def test_robots_txt_in_every_content_coding(
+    coding: str, body: bytes, urls: list[str], reason: str, tmp_path: Path
+) -> None:
+    robots = record(
+        "https://a.org/robots.txt", body, date="2026-01-01T00:00:00Z", headers=f"Content-Encoding: {coding}"
+    )
+    found = gather(tmp_path, robots, page("https://a.org/open"), page("https://a.org/closed"), page("https://b.org/1"))
+    assert found.urls == [*urls, "https://b.org/1"]
+    assert found.skipped[reason] == 2 - len(urls)
+
+
+@pytest.mark.parametrize(("size", "reason"), [(1, UNHAD), (500 * 1024, "opted out: robots.txt")])
+def test_robots_txt_that_the_crawler_cut(size: int, reason: str, tmp_path: Path) -> None:
+    """Beyond 500 KiB no rule counts, so nothing is lost there."""
+    body = b"User-agent: *\nDisallow: /\n#" + b" " * size
+    whole = record("https://a.org/robots.txt", body, date="2026-01-01T00:00:00Z", headers="Content-Type: text/plain")
+    cut = gzip.decompress(whole).replace(b"WARC-Type:", b"WARC-Truncated: length\r\nWARC-Type:", 1)
+    found = gather(tmp_path, gzip.compress(cut), page("https://a.org/1"), page("https://b.org/1"))
+    assert found.urls == ["https://b.org/1"]
+    assert found.skipped == {"truncated WARC record": 1, reason: 1}
 
 
 @contextmanager
@@ -343,6 +395,10 @@ def test_a_damaged_collection_stops_the_stage(tmp_path: Path) -> None:
     whole = plain("https://a.org/robots.txt", "User-agent: *\nDisallow: /")
     write_warc(tmp_path / "collected" / "a.warc.gz", whole, whole[: len(whole) // 2])
     with pytest.raises(SourceError, match=r"cannot read .*a\.warc\.gz: (truncated|damaged)"):
+        Gathered(tmp_path, tmp_path / "texts", rights)
+    unknown = plain("https://a.org/robots.txt", "x", headers="Content-Encoding: rot13")
+    write_warc(tmp_path / "collected" / "a.warc.gz", whole, unknown)
+    with pytest.raises(SourceError, match=r"a\.warc\.gz: content encoding that is not known"):
         Gathered(tmp_path, tmp_path / "texts", rights)
     write_warc(tmp_path / "collected" / "a.warc.gz", whole)
     (tmp_path / "collected" / "2026-05-01").write_text("no folder")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign.lake import records
+from sovereign.lake import records, tables
 from tests.sovereign.lake.reading import read
 
 
@@ -54,6 +54,27 @@ def test_csv_goes_on_after_a_damaged_row(tmp_path: Path, monkeypatch: pytest.Mon
         "document too large": 1,
         "not UTF-8": 1,
     }
+
+
+@pytest.mark.timeout(120)
+def test_damaged_csv_takes_time_by_its_length(tmp_path: Path) -> None:
+    """By its square it would be minutes: every row ends at the end of the file only."""
+    (tmp_path / "a.csv").write_text("id,text\n" + 'a","b\n' * 40_000)
+    documents, report = read(tmp_path)
+    assert not documents
+    assert report.skipped == {"damaged CSV": 40_000}
+
+
+def test_csv_that_is_read_again_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MAX_DOCUMENT_BYTES", 100)
+    monkeypatch.setattr(tables, "_MAX_AGAIN", 0)
+    monkeypatch.setattr(tables, "_FREE_AGAIN", 0)
+    rows = ["text", "one", *['"open', "lost", "y" * 300, "two"], *['"open', *["z" * 9] * 10, '"x"y'], "three\n"]
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    documents, report = read(tmp_path)
+    assert [one.text for one in documents][:2] == ["one", "two"]
+    assert report.found == len(rows) - 1
+    assert report.skipped["document too large"] == 1
 
 
 def test_mixed_encodings_in_one_file(tmp_path: Path) -> None:
