@@ -142,7 +142,7 @@ corpus = Stage(
     needs=(),
     config=_corpus_config,
     prefix="raw/{dataset}/",
-    version=4,
+    version=5,
     external_inputs=_source_digests,
     scratch="raw/{dataset}/units/",
 )
