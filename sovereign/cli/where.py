@@ -32,7 +32,7 @@ from sovereign.lake.whereabouts import (
     trace,
     versions_with_owner,
 )
-from sovereign.owners import owner_name
+from sovereign.owners import owner_name, unicode_text
 from sovereign.site import Site
 from sovereign.store import Store
 
@@ -51,6 +51,10 @@ def run_where(site: Site, *, owner: str | None, document: str | None, local: boo
         owner = owner_name(owner)
     if (owner is None) == (document is None) or owner == "":
         raise ProfileError("whose text is looked for is not clear", expected="either --owner NAME or --document ID")
+    try:
+        unicode_text(str(owner or document))
+    except ValueError as error:
+        raise ProfileError(f"what is looked for {error}", got=owner or document) from error
     name, wanted = site.profile.name, Wanted(owner, document)
     with store_of(site, local=local) as store:
         versions = read_versions(store, name, site.receipts_dir / "history")

@@ -298,6 +298,13 @@ def test_what_is_not_clear_or_not_there_is_told(site: Site, tmp_path: Path) -> N
         say("where", site, "--local")
     with pytest.raises(ProfileError, match="not clear"):
         say("where", site, "--local", "--owner", " ")
+    for arguments in (("--owner", "A\udcff"), ("--owner", "A", "--reason", "caf\udce9"), ("--document", "a/\udcff")):
+        with pytest.raises(ProfileError, match="must be UTF-8"):
+            say("withdraw", site, *arguments)
+    assert not site.withdrawals_file.exists()
+    for option in ("--owner", "--document"):
+        with pytest.raises(ProfileError, match="must be UTF-8"):
+            say("where", site, "--local", option, "gazette/\udcff")
     assert "no text of Musee is known here" in say("withdraw", site, "--owner", "Musee")
     assert "no document gazete/1 is known here" in say("withdraw", site, "--document", "gazete/1")
     for known in ("gazette/gazette.jsonl#1", "demonstration/en/1"):
