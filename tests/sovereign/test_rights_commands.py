@@ -130,6 +130,13 @@ def test_rights_lists_owners_licences_and_what_may_not_be_trained_on(site: Site)
     assert "CC-BY-NC-4.0" in told and "not trainable" in told and "gazette/gazette.jsonl#3" in told
 
 
+def test_two_spellings_are_one_licence(site: Site) -> None:
+    source = site.root.parent / "gazette.jsonl"
+    source.write_text(source.read_text().replace("CC-BY-NC-4.0", "cc-by-nc-4.0"))
+    make(site, "corpus")
+    assert run("rights", site)["licences"]["CC-BY-NC-4.0"]["documents"] == 1
+
+
 def test_withdrawal_is_recorded_once_and_the_next_version_is_without(site: Site) -> None:
     before = run("where", site, "--owner", "Musée")
     assert before["corpus"]["files"] == {"raw/ci/documents-00001.parquet": 2}
