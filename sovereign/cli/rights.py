@@ -170,7 +170,8 @@ def run_withdraw(
 def _known_owners(site: Site) -> set[str]:
     corpus = site.profile.corpus
     names = {owner.name for owner in corpus.owners} | {source.owner for source in corpus.sources}
-    return names | _gathered(site).get("documents_by_owner", {}).keys()
+    names |= _gathered(site).get("documents_by_owner", {}).keys()
+    return names
 
 
 def _known_sources(site: Site) -> set[str]:

@@ -305,9 +305,9 @@ def test_what_is_not_clear_or_not_there_is_told(site: Site, tmp_path: Path) -> N
         say("where", site, "--local")
     with pytest.raises(ProfileError, match="not clear"):
         say("where", site, "--local", "--owner", " ")
-    for arguments in (("--owner", "A\udcff"), ("--owner", "A", "--reason", "caf\udce9"), ("--document", "a/\udcff")):
+    for wrong in (["--owner", "A\udcff"], ["--owner", "A", "--reason", "caf\udce9"], ["--document", "a/\udcff"]):
         with pytest.raises(ProfileError, match="must be UTF-8"):
-            say("withdraw", site, *arguments)
+            say("withdraw", site, *wrong)
     assert not site.withdrawals_file.exists()
     for option in ("--owner", "--document"):
         with pytest.raises(ProfileError, match="must be UTF-8"):
