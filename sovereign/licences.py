@@ -84,6 +84,15 @@ def licence_id(expression: str) -> str:
 
 
 @lru_cache(_CACHED)
+def canonical_licence(expression: str) -> str:
+    """The expression as SPDX spells it, so that two spellings are one licence; what is no expression stays as it is."""
+    try:
+        return str(_parse(expression).render("{symbol.key}"))
+    except LicenceError:
+        return expression
+
+
+@lru_cache(_CACHED)
 def is_allowed(expression: str, allowed: frozenset[str]) -> bool:
     """Whether a text under `expression` may be used where the licences `allowed` may: all of AND, one of OR.
 

@@ -1,9 +1,10 @@
 """Overlap of texts by n-grams of words: which evaluation items stand in the training text, in whole or in part.
 
-A text is split into units: words, folded so that case, width and diacritics do not hide a copy; in scripts that write
-no spaces between words (Han, kana, Thai, Lao, Khmer, Burmese) every character is a unit. An n-gram is 13 units, as for
-GPT-3 (Brown et al. 2020, appendix C); an item with fewer units is looked for as a whole, down to 8, below which a match
-says nothing. The index holds the items, which are few; the text that is searched goes by one document at a time.
+A text is split into units: words, folded so that case, width, diacritics and invisible characters do not hide a copy;
+in scripts that write no spaces between words (Han, kana, Thai, Lao, Khmer, Burmese) every character is a unit. An
+n-gram is 13 units, as for GPT-3 (Brown et al. 2020, appendix C); an item with fewer units is looked for as a whole,
+down to 8, below which a match says nothing. The index holds the items, which are few; the text that is searched goes by
+one document at a time.
 
 N-grams are compared by 64-bit hashes: among 10^12 of them against 10^6, less than one false match in 10 is expected.
 """
@@ -31,11 +32,20 @@ _UNIT = re.compile(rf"[{SPACELESS}]|(?:(?![{SPACELESS}])[^\W_])+")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, 2^64 divided by the golden ratio
 
 
+_FILLERS = (0x0640, 0x115F, 0x1160)
+"""Letters to Unicode, but nothing is read there: the Arabic tatweel and Hangul fillers."""
+
+
 class _WithoutMarks(dict[int, int | None]):
-    """A table for str.translate that drops combining marks: accents, Arabic vowels, Indic vowel signs."""
+    """A table for str.translate that drops what makes no other word.
+
+    Combining marks (accents, Arabic vowels, Indic vowel signs), format characters (soft hyphens, zero-width spaces and
+    joiners, directions) and fillers.
+    """
 
     def __missing__(self, code: int) -> int | None:
-        self[code] = None if unicodedata.category(chr(code)).startswith("M") else code
+        category = unicodedata.category(chr(code))
+        self[code] = None if category[0] == "M" or category == "Cf" or code in _FILLERS else code
         return self[code]
 
 

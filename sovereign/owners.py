@@ -15,10 +15,25 @@ def owner_name(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).split())
 
 
+def unicode_text(text: str) -> str:
+    """The text itself.
+
+    Raises:
+        ValueError: it has bytes that are not UTF-8, as an argument of a command can.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("must be UTF-8") from error
+    return text
+
+
 def _named(name: str) -> str:
+    unicode_text(name)
     if not (found := owner_name(name)):
         raise ValueError("must be a name, not blank")
     return found
 
 
+UnicodeText = Annotated[str, AfterValidator(unicode_text)]
 OwnerName = Annotated[str, AfterValidator(_named)]

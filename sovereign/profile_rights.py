@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from sovereign.licences import CUSTOM, check_licence, licence_id
-from sovereign.owners import OwnerName
+from sovereign.owners import OwnerName, UnicodeText
 from sovereign.section import AbsolutePath, Section, refuse_repeats
 from sovereign.urls import parse_target
 
@@ -99,12 +99,12 @@ class Withdrawal(Section):
     """When that was declared, YYYY-MM-DD. It holds for text of any date."""
     owner: OwnerName | None = None
     """All text of this owner."""
-    document: str | None = None
+    document: UnicodeText | None = None
     """The document with this `doc_id`."""
-    url: str | None = None
+    url: UnicodeText | None = None
     """All text of this host and those below it (`example.org`), or whose address begins so
     (`https://example.org/news/`)."""
-    reason: str | None = None
+    reason: UnicodeText | None = None
     """Why, for people."""
 
     @model_validator(mode="after")

@@ -296,6 +296,6 @@ evaluate = Stage(
     needs=("curate", "tokenize", "train"),
     config=_config,
     prefix="models/{dataset}/evaluate/",
-    version=4,
+    version=5,
     external_inputs=_external_inputs,
 )

@@ -154,9 +154,10 @@ def ask(
     site_dir: SiteOption = None,
 ) -> None:
     """Ask the served model a question."""
+    from sovereign.cli.console import visible_lines
     from sovereign.cli.work import ask_model
 
-    sys.stdout.write(ask_model(site_of(profile, site_dir), question) + "\n")
+    sys.stdout.write(visible_lines(ask_model(site_of(profile, site_dir), question)) + "\n")
 
 
 @app.command()

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from sovereign.cli.console import Board, lines, say, write_json
+from sovereign.cli.console import Board, lines, say, visible, visible_lines, write_json
 from sovereign.cli.runs import store_of
 from sovereign.errors import CatalogError, StoreError
 from sovereign.site import Site
@@ -262,14 +262,14 @@ def _values(row: dict[str, Any], *without: str) -> str:
 def _show_document(title: str, record: dict[str, Any]) -> None:
     text = str(record.pop("text"))
     lines(f"Document of {title}", [(name, str(value)) for name, value in record.items()])
-    sys.stdout.write(f"\n{text[:_TEXT]}\n")
+    sys.stdout.write(f"\n{visible_lines(text[:_TEXT])}\n")
     if len(text) > _TEXT:
         say(f"there are {len(text) - _TEXT:,} characters more: --json has them")
 
 
 def _cell(value: Any) -> str:
     text = value.isoformat() if isinstance(value, datetime) else "" if value is None else str(value)
-    text = " ".join(text.split())
+    text = visible(" ".join(text.split()))
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -18,12 +19,40 @@ from sovereign.runner import StageEvent
 PLAIN_INTERVAL_S = 5.0
 """Without a terminal, progress of one task is written at most this often."""
 
+_NAME_WIDTH, _NAME_CHARS = 60, 300
+"""Of the names in `lines`: how far values are set off from them, and what is shown of a longer one."""
+_SHOWN = "\t\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"
+"""Tab, joiners that scripts need, and signs of Arabic and Syriac that Unicode calls format characters."""
+
 console = Console(stderr=True, highlight=False)
 
 
+class _Visible(dict[int, int | str]):
+    """A table for str.translate that spells what a terminal would obey: control and direction characters."""
+
+    def __missing__(self, code: int) -> int | str:
+        char = chr(code)
+        is_spelt = unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in _SHOWN
+        self[code] = ascii(char)[1:-1] if is_spelt else code
+        return self[code]
+
+
+_VISIBLE = _Visible()
+
+
+def visible(text: str) -> str:
+    """Data as they may go to a terminal, on one line: control characters are spelt, such as \\x1b."""
+    return text.translate(_VISIBLE)
+
+
+def visible_lines(text: str) -> str:
+    """As `visible`, with the lines of the text."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def say(message: str, style: str | None = None) -> None:
-    """One line for people."""
-    console.print(message, style=style, markup=False, soft_wrap=True)
+    """A line for people, or some."""
+    console.print(visible_lines(message), style=style, markup=False, soft_wrap=True)
 
 
 def describe(event: StageEvent) -> str:
@@ -81,6 +110,7 @@ class Board:
 
     def update(self, name: str, text: str, fraction: float | None = None) -> None:
         """Show what `name` does now; `fraction` is done, 0 to 1."""
+        text = visible(text)
         if self._rich:
             if name not in self._tasks:
                 self._tasks[name] = self._progress.add_task(name, total=100, text=text)
@@ -106,10 +136,16 @@ class Board:
 
 
 def lines(title: str, rows: list[tuple[str, str]]) -> None:
-    """Named values on stdout, one a line and never wrapped, so that a command in one can be copied."""
-    width = max((len(name) for name, _ in rows), default=0)
-    text = "".join(f"  {name:<{width}}  {value}\n" for name, value in rows)
-    sys.stdout.write(f"{title}\n{text}")
+    """Named values on stdout, one a line and never wrapped, so that a command in one can be copied.
+
+    Further lines of a value stand below its first.
+    """
+    names = [visible(name) for name, _ in rows]
+    names = [name if len(name) <= _NAME_CHARS else name[: _NAME_CHARS - 1] + "…" for name in names]
+    width = min(_NAME_WIDTH, max(map(len, names), default=0))
+    values = [visible_lines(value).replace("\n", "\n" + " " * (width + 4)) for _, value in rows]
+    text = "".join(f"  {name:<{width}}  {value}\n" for name, value in zip(names, values, strict=True))
+    sys.stdout.write(f"{visible(title)}\n{text}")
     sys.stdout.flush()
 
 

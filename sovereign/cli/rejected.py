@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sovereign.cli.console import lines, say, write_json
+from sovereign.cli.console import lines, say, visible, write_json
 from sovereign.cli.runs import store_of
 from sovereign.lake.dataset import Dataset
 from sovereign.site import Site
@@ -45,7 +45,7 @@ def run_rejected(
     for row in shown:
         text = row["text"] if document else row["text"][:_SHOWN_CHARS]
         more = "…" if len(text) < len(row["text"]) else ""
-        say(f"\n{row['doc_id']} ({row['language']}, {', '.join(row['owners'])}): {row['reason']}")
+        say("\n" + visible(f"{row['doc_id']} ({row['language']}, {', '.join(row['owners'])}): {row['reason']}"))
         say(text + more)
     if num_wanted > len(shown):
         say(f"\nand {num_wanted - len(shown):,} more: --limit, --reason, --document, --json")

@@ -22,6 +22,7 @@ from sovereign.lake.whereabouts import (
     read_versions,
 )
 from sovereign.locks import hold
+from sovereign.profile import DEMONSTRATION
 from sovereign.profile_rights import Withdrawal
 from sovereign.receipts import Receipt, now
 from sovereign.site import Site
@@ -153,7 +154,9 @@ def run_withdraw(
     with hold(site.state_dir / "withdrawals.lock", lambda: say("waiting for another withdrawal to end")):
         is_new = add_withdrawal(site.withdrawals_file, wanted)
     if wanted.owner is not None and wanted.owner not in _known_owners(site):
-        say(f"no text of {owner} is known here: is the name spelled as on the documents?", "yellow")
+        say(f"no text of {wanted.owner} is known here: is the name spelled as on the documents?", "yellow")
+    if document is not None and document.partition("/")[0] not in _known_sources(site):
+        say(f"no document {document} is known here: is the id spelled as in the dataset?", "yellow")
     if not is_new:
         say(f"recorded before in {site.withdrawals_file}")
         return
@@ -167,7 +170,16 @@ def run_withdraw(
 def _known_owners(site: Site) -> set[str]:
     corpus = site.profile.corpus
     names = {owner.name for owner in corpus.owners} | {source.owner for source in corpus.sources}
-    receipt = site.receipts_dir / "corpus.json"
-    if receipt.is_file():
-        names |= Receipt.from_bytes(receipt.read_bytes()).metrics.get("documents_by_owner", {}).keys()
+    names |= _gathered(site).get("documents_by_owner", {}).keys()
     return names
+
+
+def _known_sources(site: Site) -> set[str]:
+    counted = (name for name in _gathered(site) if name == DEMONSTRATION or name.startswith("source "))
+    return {name.removeprefix("source ") for name in counted} | {one.name for one in site.profile.corpus.sources}
+
+
+def _gathered(site: Site) -> dict[str, Any]:
+    """What stage `corpus` counted."""
+    receipt = site.receipts_dir / "corpus.json"
+    return Receipt.from_bytes(receipt.read_bytes()).metrics if receipt.is_file() else {}

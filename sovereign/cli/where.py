@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from sovereign.cli.catalog import open_catalog
-from sovereign.cli.console import lines, write_json
+from sovereign.cli.console import lines, say, write_json
 from sovereign.cli.runs import store_of
-from sovereign.errors import CatalogError, ProfileError
+from sovereign.errors import CatalogError, ProfileError, StageError
 from sovereign.files import write_atomic
 from sovereign.lake.whereabouts import (
     Found,
@@ -23,15 +23,16 @@ from sovereign.lake.whereabouts import (
     Version,
     Wanted,
     count_files,
-    current,
     find_checkpoints,
     find_documents,
     may_contain,
     read_versions,
+    stored,
     tokens_seen,
     trace,
     versions_with_owner,
 )
+from sovereign.owners import owner_name, unicode_text
 from sovereign.site import Site
 from sovereign.store import Store
 
@@ -44,20 +45,25 @@ def run_where(site: Site, *, owner: str | None, document: str | None, local: boo
 
     Raises:
         ProfileError: not exactly one of both is named.
-        StageError: nothing is gathered yet.
+        StageError: nothing was ever gathered.
     """
-    if (owner is None) == (document is None):
+    if owner is not None:
+        owner = owner_name(owner)
+    if (owner is None) == (document is None) or owner == "":
         raise ProfileError("whose text is looked for is not clear", expected="either --owner NAME or --document ID")
+    try:
+        unicode_text(str(owner or document))
+    except ValueError as error:
+        raise ProfileError(f"what is looked for {error}", got=owner or document) from error
     name, wanted = site.profile.name, Wanted(owner, document)
     with store_of(site, local=local) as store:
         versions = read_versions(store, name, site.receipts_dir / "history")
-        raw = find_documents(store, current(versions, "corpus"), wanted)
-        curated = [
-            one
-            for version in versions["curate"]
-            if version.is_current
-            for one in find_documents(store, version, wanted)
-        ]
+        if not any(versions.values()):
+            raise StageError("stage corpus has not run", hint=f"sovereign stage corpus {site.root}")
+        raw, curated = (
+            [one for version in stored(versions, stage) for one in find_documents(store, version, wanted)]
+            for stage in ("corpus", "curate")
+        )
         kept = [one for one in curated if not one.reason]
         owners = {name for one in [*raw, *curated] for name in one.document.owners}
         if document is None:
@@ -86,6 +92,13 @@ def run_where(site: Site, *, owner: str | None, document: str | None, local: boo
         write_json(found)
     else:
         _show_where(found)
+    if not stored(versions, "corpus"):
+        say("the gathered documents are not stored here: they were not looked into", "yellow")
+    if not (raw or curated or held or found["shards"]):
+        if document is None:
+            say(f"no text of {owner} is known here: is the name spelled as on the documents?", "yellow")
+        else:
+            say(f"no document {document} is known here: is the id spelled as in the dataset?", "yellow")
 
 
 def _ids(found: list[Any]) -> list[str]:
@@ -163,8 +176,8 @@ def _recorded(site: Site, store: Store, *, local: bool) -> Iterator[Callable[[Ve
 
 def _shards(store: Store, versions: dict[str, list[Version]], wanted: Wanted, ids: set[str]) -> list[dict[str, Any]]:
     """The token shards in the store that have the text of an owner or of the documents `ids`; each is looked into."""
-    stored = [version for version in versions["tokenize"] if version.is_current]
-    keys = [key for version in stored for key in sorted(version.receipt.outputs) if key.endswith(".bin")]
+    tokenized = stored(versions, "tokenize")
+    keys = [key for version in tokenized for key in sorted(version.receipt.outputs) if key.endswith(".bin")]
     if not keys:
         return []
     from training.shards import Shard
@@ -176,11 +189,9 @@ def _shards(store: Store, versions: dict[str, list[Version]], wanted: Wanted, id
             store.get_file(key, path)
             shard = Shard(path)
             if wanted.owner is not None:
-                numbers = []
-                if wanted.owner in (names := shard.owner_names):
-                    own = names.index(wanted.owner)
-                    owners = enumerate(shard.owners_of(range(shard.num_documents)))
-                    numbers = [number for number, all_own in owners if own in all_own]
+                own = {place for place, name in enumerate(shard.owner_names) if owner_name(name) == wanted.owner}
+                owners = enumerate(shard.owners_of(range(shard.num_documents)) if own else ())
+                numbers = [number for number, all_own in owners if not own.isdisjoint(all_own)]
             else:
                 documents = enumerate(shard.document_ids(range(shard.num_documents)))
                 numbers = [number for number, doc_id in documents if doc_id in ids]

@@ -28,14 +28,16 @@ def normalise(text: str) -> tuple[str, tuple[str, ...]]:
     visible = _CONTROL.sub("", _LINE_ENDS.sub("\n", text))
     bounded = _cut_marks(visible)
     composed = unicodedata.normalize("NFC", bounded)
-    tidy = _BLANK_LINES.sub("\n\n", _TRAILING.sub("", composed)).strip()
-    steps = (
-        ("control-characters", text, visible),
-        ("combining-marks", visible, bounded),
-        ("nfc", bounded, composed),
-        ("whitespace", composed, tidy),
-    )
-    return tidy, tuple(name for name, before, after in steps if before != after)
+    # NFC makes two marks of some, and takes the mark off some letters.
+    rebounded = composed if composed == bounded else _cut_marks(composed)
+    tidy = _BLANK_LINES.sub("\n\n", _TRAILING.sub("", rebounded)).strip()
+    steps = {
+        "control-characters": text != visible,
+        "combining-marks": visible != bounded or composed != rebounded,
+        "nfc": bounded != composed,
+        "whitespace": rebounded != tidy,
+    }
+    return tidy, tuple(name for name, is_changed in steps.items() if is_changed)
 
 
 def _cut_marks(text: str) -> str:

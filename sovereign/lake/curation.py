@@ -38,7 +38,7 @@ from sovereign.lake.ingest import with_progress
 from sovereign.lake.neardedup import NUM_GROUPS, NearDuplicates
 from sovereign.lake.repeats import GROUP_TASKS, LineCount, LineIndex, Repeated
 from sovereign.lake.repeats import part_bits as line_part_bits
-from sovereign.lake.rights import Findings, RightsRules, read_claims
+from sovereign.lake.rights import Findings, RightsRules, read_claims, with_spdx_spelling
 from sovereign.lake.screening import Screen
 from sovereign.lake.tally import SPLITS, Tally
 from sovereign.lake.tasks import Span, Task, list_tasks
@@ -242,7 +242,7 @@ class Curation:
     def _read_raw(self, number: int) -> Iterator[Document]:
         for span in self.tasks[number].spans:
             for document, _ in read_rows([self._fetch_raw(span.file)], groups=range(span.first, span.stop)):
-                yield document
+                yield with_spdx_spelling(document)
 
     def _fetch_raw(self, file: int) -> Path:
         """One raw file at a time lies in the work folder."""

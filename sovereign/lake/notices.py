@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sovereign.lake.robots import may_be_trained_on
 from sovereign.urls import Address
 
 FILES = {"/robots.txt": "robots.txt", "/ai.txt": "ai.txt", "/.well-known/tdmrep.json": "tdmrep.json"}
@@ -24,7 +25,7 @@ class Notice:
     """A page's own word against being trained on."""
 
     by: str
-    """How it was said: `tdm-reservation` or `noai`."""
+    """How it was said: `tdm-reservation`, `noai`, `content-usage` or `content-signal`."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def read_notice(headers: Iterable[tuple[str, str]], page: bytes) -> Notice | Non
     for name, value in said:
         if name == "tdm-reservation" and value.strip() == "1":
             return Notice("tdm-reservation")
+        if name in ("content-usage", "content-signal") and may_be_trained_on(value) is False:
+            return Notice(name)
         # X-Robots-Tag: noai, or for one agent alone X-Robots-Tag: bot: noai
         if name == "x-robots-tag" and any(
             part.rpartition(":")[2].strip().lower() == "noai" for part in value.split(",")

@@ -2,7 +2,7 @@
 
 Of a host's file the newest that is not younger than the page counts, else the first one after; and the newest of all,
 for who opts out later. robots.txt is read as RFC 9309 says (by protego): longest match, 4xx allows all, 5xx forbids
-all, redirects are followed.
+all, redirects are followed; and with what it says of training.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urljoin
 
 from sovereign.lake.notices import FILES, HostFile, Notice, file_name
+from sovereign.lake.robots import Robots, read_robots
 from sovereign.urls import Address, parse_address
 
 if TYPE_CHECKING:
@@ -116,13 +117,19 @@ class OptOuts:
             if name == "robots.txt" and file.status >= 500:
                 return _UNAVAILABLE
             if name == "tdmrep.json":
-                is_forbidden = self._is_reserved(file, address)
-            else:
-                rules = self._parsed(file)
-                is_forbidden = not all(rules.can_fetch(address.url, agent) for agent in self._agents)
-            if is_forbidden:
+                if self._is_reserved(file, address):
+                    return name
+                continue
+            robots: Robots = self._parsed(file)
+            if not self._allow(robots.fetching, address):
                 return name
+            if robots.training is not None and not self._allow(robots.training, address):
+                return f"{name} says no AI training"
         return ""
+
+    def _allow(self, rules: Protego, address: Address) -> bool:
+        """Whether the rules let every agent have the page."""
+        return all(rules.can_fetch(address.url, agent) for agent in self._agents)
 
     def has_robots(self, url: str | None) -> bool:
         """Whether the host of `url` has answered for robots.txt, be it that there is none; true without an address.
@@ -161,12 +168,12 @@ class OptOuts:
     def _parsed(self, key: _Key) -> Any:
         return (self._small if key.num_bytes < _LARGE_BYTES else self._large)(key)
 
-    def _parse(self, key: _Key) -> Protego | list[tuple[Protego, bool]]:
+    def _parse(self, key: _Key) -> Robots | list[tuple[Protego, bool]]:
         """Rules of a file; of tdmrep.json, what each matches and whether it reserves rights, none if damaged."""
         from protego import Protego
 
         if key.name != "tdmrep.json":
-            return Protego.parse(self._content(key).decode("utf-8-sig", "replace"))
+            return read_robots(self._content(key).decode("utf-8-sig", "replace"))
         try:
             rules = json.loads(self._content(key))
         except (ValueError, RecursionError):

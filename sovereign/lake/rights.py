@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sovereign.errors import SiteError, StageError
 from sovereign.lake.documents import Document, read_rows
-from sovereign.licences import LicenceError, is_allowed
+from sovereign.licences import LicenceError, canonical_licence, is_allowed
 from sovereign.owners import owner_name
 from sovereign.profile import DEMONSTRATION, Corpus
 from sovereign.profile_rights import Withdrawal
@@ -37,7 +37,13 @@ def is_of_rights(reason: str) -> bool:
 
 def read_claims(paths: Iterable[Path], groups: Iterable[int] | None = None) -> Iterator[Document]:
     """The documents of Parquet files, or of some row groups, without their texts, which are not read."""
-    return (document for document, _ in read_rows(paths, groups=groups, text=False))
+    return (with_spdx_spelling(document) for document, _ in read_rows(paths, groups=groups, text=False))
+
+
+def with_spdx_spelling(document: Document) -> Document:
+    """The document with its licence as SPDX spells it; sources may say `cc-by-4.0`."""
+    licence = canonical_licence(document.licence)
+    return document if licence == document.licence else replace(document, licence=licence)
 
 
 @dataclass

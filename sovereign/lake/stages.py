@@ -152,7 +152,7 @@ curate = Stage(
     needs=("corpus",),
     config=_curate_config,
     prefix="curated/{dataset}/",
-    version=4,
+    version=5,
     external_inputs=_curate_digests,
     scratch="curated/{dataset}/units/",
 )

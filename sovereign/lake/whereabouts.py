@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ from typing import Any
 from sovereign.errors import StageError
 from sovereign.lake.dataset import SPLITS
 from sovereign.lake.documents import Document, read_rows
+from sovereign.owners import owner_name
 from sovereign.receipts import Receipt, model_digest
 from sovereign.stages import load_stage, read_receipt
 from sovereign.store import Store
@@ -30,11 +31,14 @@ class Wanted:
     """Whose text is looked for: one of the two."""
 
     owner: str | None = None
+    """As `owner_name` spells it; what was stored before there was that is found too."""
     document: str | None = None
 
     def is_of(self, document: Document) -> bool:
         """Whether a document's text is theirs."""
-        return document.doc_id == self.document if self.owner is None else self.owner in document.owners
+        if self.owner is None:
+            return document.doc_id == self.document
+        return self.owner in map(owner_name, document.owners)
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,11 @@ def contains(version: Version, owner: str) -> int:
     """Number of an owner's documents in a version of a dataset, from its receipt."""
     metrics = version.receipt.metrics
     parts = [metrics.get(split, {}) for split in SPLITS] if version.receipt.stage == "curate" else [metrics]
-    return sum(part.get("documents_by_owner", {}).get(owner, 0) for part in parts)
+    return sum(sum(_of_owner(part.get("documents_by_owner", {}), owner)) for part in parts)
+
+
+def _of_owner(by_name: Mapping[str, Any], owner: str) -> list[Any]:
+    return [value for name, value in by_name.items() if owner_name(name) == owner]
 
 
 def versions_with_owner(versions: dict[str, list[Version]], owner: str) -> list[Held]:
@@ -187,7 +195,7 @@ def tokens_seen(store: Store, version: Version, owner: str) -> int | None:
     if not version.is_current or not keys:
         return None
     ledger = json.loads(store.get_bytes(keys[0]))
-    return int(ledger["by_owner"].get(owner, {}).get("tokens", 0))
+    return sum(int(seen["tokens"]) for seen in _of_owner(ledger["by_owner"], owner))
 
 
 def find_checkpoints(store: Store, dataset: str, shards: list[Traced]) -> list[dict[str, Any]]:
@@ -212,13 +220,17 @@ def count_files(found: list[Found]) -> dict[str, int]:
     return dict(sorted(Counter(one.key for one in found).items()))
 
 
+def stored(versions: dict[str, list[Version]], stage: str) -> list[Version]:
+    """The result of `stage` that the store has now; none where it has not run or was erased."""
+    return [version for version in versions[stage] if version.is_current]
+
+
 def current(versions: dict[str, list[Version]], stage: str) -> Version:
     """The stored result of `stage`.
 
     Raises:
         StageError: there is none.
     """
-    for version in versions[stage]:
-        if version.is_current:
-            return version
+    for version in stored(versions, stage):
+        return version
     raise StageError(f"stage {stage} has not run", hint=f"sovereign stage {stage} PROFILE")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sovereign.cli.console import describe
+from sovereign.cli.console import describe, lines, say, visible
 from sovereign.runner import StageEvent
 
 
@@ -19,6 +19,33 @@ def test_numbers_that_people_watch_are_shown() -> None:
 
 def test_a_receipts_tables_are_left_out() -> None:
     assert describe(StageEvent("evaluate", "done", 1, 1, "", {"bits_per_byte": {"en": 1.0}})) == "done"
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        ("\x1b]0;title\x07\r\x9b2J\x7f", r"\x1b]0;title\x07\r\x9b2J\x7f"),
+        ("Musée\u202eenocni\u2066\u061c", r"Musée\u202eenocni\u2066\u061c"),
+        ("a\udcff\u2028b\U000e0041\nc", r"a\udcff\u2028b\U000e0041\nc"),
+        ("می\u200cخواهم\t\u06dd ❤\ufe0f", "می\u200cخواهم\t\u06dd ❤\ufe0f"),
+    ],
+)
+def test_a_terminal_obeys_no_data(data: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert visible(data) == shown
+    lines(data, [(data, "1")])
+    assert capsys.readouterr().out == f"{shown}\n  {shown}  1\n"
+    lines("t", [("a", data)])
+    assert capsys.readouterr().out == "t\n  a  " + shown.replace(r"\nc", "\n     c") + "\n"
+
+
+def test_a_message_keeps_its_lines_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    say("error: a\x1b[2J\n  hint: b\r\x00")
+    assert capsys.readouterr().err == "error: a\\x1b[2J\n  hint: b\\r\\x00\n"
+
+
+def test_a_long_name_moves_no_other_value(capsys: pytest.CaptureFixture[str]) -> None:
+    lines("t", [("a", "1"), ("b" * 100, "2"), ("c" * 10_000, "3")])
+    assert capsys.readouterr().out == f"t\n  a{' ' * 61}1\n  {'b' * 100}  2\n  {'c' * 299}…  3\n"
 
 
 @pytest.mark.parametrize(

@@ -247,7 +247,7 @@ def test_documents_that_were_set_aside_can_be_looked_at(site: Site, tmp_path: Pa
     folder.mkdir()
     (folder / "a.txt").write_text(PRESENT)
     (folder / "b.txt").write_text(PRESENT)
-    (folder / "c.txt").write_text("Court.")
+    (folder / "c.txt").write_text("Cou\u202ert.")
     text = site.profile_path.read_text().replace(str(site.root.parent / "texts"), str(folder))
     (tmp_path / "profile.yaml").write_text(text)
     own = init_site(tmp_path / "site", tmp_path / "profile.yaml")
@@ -256,7 +256,7 @@ def test_documents_that_were_set_aside_can_be_looked_at(site: Site, tmp_path: Pa
     assert found["by_reason"] == {"duplicate": 1, "too short": 1}
     assert {one["doc_id"].rpartition("/")[2] for one in found["documents"]} == {"b.txt", "c.txt"}
     (one,) = run("rejected", own, "--reason", "too")["documents"]
-    assert (one["text"], one["reason"], one["owners"]) == ("Court.", "too short", ["Archive"])
+    assert (one["text"], one["reason"], one["owners"]) == ("Cou\u202ert.", "too short", ["Archive"])
     assert run("rejected", own, "--limit", 1)["more"] == 1
     words = CliRunner().invoke(app, ["lake", "rejected", str(own.root), "--local", "--document", one["doc_id"]])
-    assert "gazette/c.txt (fr, Archive): too short\nCourt." in words.output
+    assert "gazette/c.txt (fr, Archive): too short\nCou\\u202ert." in words.output

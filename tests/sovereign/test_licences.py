@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sovereign.licences import LicenceError, check_licence, is_allowed, licence_id
+from sovereign.licences import LicenceError, canonical_licence, check_licence, is_allowed, licence_id
 
 NOTHING: frozenset[str] = frozenset()
 DECLARED = frozenset({"LicenseRef-Archive-2026"})
@@ -78,6 +78,20 @@ def test_what_a_list_allows(licence: str, expected: bool) -> None:
     allowed = frozenset(licence_id(one) for one in named)
     assert is_allowed(licence, allowed) is expected
     assert not is_allowed(licence, NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("licence", "canonical"),
+    [
+        ("cc-by-4.0", "CC-BY-4.0"),
+        ("GPL-2.0+", "GPL-2.0-or-later"),
+        ("(mit or Apache-2.0)  and LicenseRef-archive", "(MIT OR Apache-2.0) AND LicenseRef-archive"),
+        ("MIT or CC0-1.0 and isc", "MIT OR (CC0-1.0 AND ISC)"),
+        ("Public domain", "Public domain"),
+    ],
+)
+def test_a_licence_has_one_spelling(licence: str, canonical: str) -> None:
+    assert canonical_licence(licence) == canonical_licence(canonical) == canonical
 
 
 def test_a_list_names_single_licences() -> None:

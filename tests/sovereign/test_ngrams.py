@@ -30,6 +30,8 @@ def search(item: str, *documents: str) -> tuple[int, int, str | None]:
         ("كِتَابٌ كتاب", ["كتاب", "كتاب"]),
         ("हिन्दी भाषा", ["हनद", "भष"]),  # whole words, without their vowel signs
         ("Straße STRASSE ﬁn １２", ["strasse", "strasse", "fin", "12"]),
+        ("secu\u00adri\u00adty coun\u200bcil \u2066la\u2069w\ufeff s\u3164ea", ["security", "council", "law", "sea"]),
+        ("\u0643\u0640\u0640\u062a\u0627\u0628 می\u200cخواهم", ["\u0643\u062a\u0627\u0628", "میخواهم"]),
         ("… — \n\t", []),
     ],
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,13 @@ def test_rights_lists_owners_licences_and_what_may_not_be_trained_on(site: Site)
     assert "CC-BY-NC-4.0" in told and "not trainable" in told and "gazette/gazette.jsonl#3" in told
 
 
+def test_two_spellings_are_one_licence(site: Site) -> None:
+    source = site.root.parent / "gazette.jsonl"
+    source.write_text(source.read_text().replace("CC-BY-NC-4.0", "cc-by-nc-4.0"))
+    make(site, "corpus")
+    assert run("rights", site)["licences"]["CC-BY-NC-4.0"]["documents"] == 1
+
+
 def test_withdrawal_is_recorded_once_and_the_next_version_is_without(site: Site) -> None:
     before = run("where", site, "--owner", "Musée")
     assert before["corpus"]["files"] == {"raw/ci/documents-00001.parquet": 2}
@@ -147,6 +156,33 @@ def test_withdrawal_is_recorded_once_and_the_next_version_is_without(site: Site)
     assert run("rights", site)["owners"]["Musée"]["is_withdrawn"]
     other = run("where", site, "--owner", "Office des eaux")
     assert [one["is_current"] for one in other["datasets"]] == [True, False]
+
+
+def test_where_finds_an_owner_however_the_name_is_spelled(site: Site) -> None:
+    make(site, "tokenize")
+    train(site)
+    found = run("where", site, "--owner", unicodedata.normalize("NFD", " Musée\u00a0"))
+    assert found == run("where", site, "--owner", "Musée")
+    assert found["owner"] == "Musée" and len(found["corpus"]["documents"]) == 2
+    assert found["shards"] and found["models"][0]["tokens_seen"] == 100
+
+
+@pytest.mark.parametrize("wanted", [("--owner", "Musee"), ("--document", "gazette/gazette.jsonl#99")])
+def test_where_says_that_nothing_is_known(site: Site, wanted: tuple[str, str]) -> None:
+    assert "is known here" in say("where", site, *wanted, "--local")
+    assert "is known here" not in say("where", site, "--owner", "Musée", "--local")
+
+
+def test_where_needs_no_gathered_documents(site: Site) -> None:
+    make(site, "tokenize")
+    before = run("where", site, "--owner", "Musée")
+    shutil.rmtree(store(site).root / "raw" / "ci")
+    after = run("where", site, "--owner", "Musée")
+    assert after == before | {"corpus": {"files": {}, "documents": []}}
+    assert after["curated"]["documents"] and after["datasets"] and after["shards"]
+    assert "were not looked into" in say("where", site, "--owner", "Musée", "--local")
+    shutil.rmtree(store(site).root / "curated" / "ci")
+    say("where", site, "--document", "gazette/gazette.jsonl#1", "--local")
 
 
 def test_where_follows_the_text_to_shards_models_and_exports(site: Site) -> None:
@@ -267,7 +303,19 @@ def test_what_is_not_clear_or_not_there_is_told(site: Site, tmp_path: Path) -> N
     assert not site.withdrawals_file.exists()
     with pytest.raises(ProfileError, match="not clear"):
         say("where", site, "--local")
+    with pytest.raises(ProfileError, match="not clear"):
+        say("where", site, "--local", "--owner", " ")
+    for wrong in (["--owner", "A\udcff"], ["--owner", "A", "--reason", "caf\udce9"], ["--document", "a/\udcff"]):
+        with pytest.raises(ProfileError, match="must be UTF-8"):
+            say("withdraw", site, *wrong)
+    assert not site.withdrawals_file.exists()
+    for option in ("--owner", "--document"):
+        with pytest.raises(ProfileError, match="must be UTF-8"):
+            say("where", site, "--local", option, "gazette/\udcff")
     assert "no text of Musee is known here" in say("withdraw", site, "--owner", "Musee")
+    assert "no document gazete/1 is known here" in say("withdraw", site, "--document", "gazete/1")
+    for known in ("gazette/gazette.jsonl#1", "demonstration/en/1"):
+        assert "is known here" not in say("withdraw", site, "--document", known)
     site.withdrawals_file.write_text("damaged\n")
     with pytest.raises(SiteError, match="line 1 of"):
         say("withdraw", site, "--owner", "Musée")
@@ -275,3 +323,5 @@ def test_what_is_not_clear_or_not_there_is_told(site: Site, tmp_path: Path) -> N
     empty = init_site(tmp_path / "empty", find_profile(Path("ci")))
     with pytest.raises(StageError, match="stage corpus has not run"):
         say("rights", empty, "--local")
+    with pytest.raises(StageError, match="stage corpus has not run"):
+        say("where", empty, "--local", "--owner", "Musée")

@@ -63,6 +63,7 @@ def test_a_full_registry_is_taken() -> None:
         ({}, {"rights": {"withdrawn": [{"date": "1 May", "owner": "A"}]}}, "withdrawn.0"),
         ({}, {"rights": {"withdrawn": [{"date": "2026-05-01", "owner": " "}]}}, "must be a name, not blank"),
         ({"owner": "\u00a0"}, {}, "must be a name, not blank"),
+        ({"owner": "A\udcff"}, {}, "must be UTF-8"),
         *(
             ({}, {"rights": {"withdrawn": [{"date": "2026-05-01", "url": url}]}}, "url must be a host")
             for url in ("https://", "ftp://example.org", "https://example.org:99999/", "exam ple.org", "//", "a..b")

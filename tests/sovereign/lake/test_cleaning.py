@@ -34,11 +34,14 @@ any_text = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\
         ("a" + "\u0316" * MAX_MARKS, "a" + "\u0316" * MAX_MARKS, ()),
         ("a" + "\u0316" * 40 + "b", "a" + "\u0316" * MAX_MARKS + "b", ("combining-marks",)),
         ("x" * 20 + "\U0001d165" * 31, "x" * 20 + "\U0001d165" * MAX_MARKS, ("combining-marks",)),
+        ("a" + "\u0344" * 31 + "b", "\u00e4" + "\u0301\u0308" * 15 + "b", ("combining-marks", "nfc")),
+        ("\u0958" + "\u0316" * 30 + "b", "\u0915\u093c" + "\u0316" * 29 + "b", ("combining-marks", "nfc")),
         ("a \xa0\t b\u3000\t\n c", "a \xa0\t b\n c", ("whitespace",)),
     ],
 )
 def test_normalisation(text: str, result: str, changes: tuple[str, ...]) -> None:
     assert normalise(text) == (result, changes)
+    assert normalise(result) == (result, ())
 
 
 def test_marks_in_a_row_are_cut_wherever_they_stand() -> None:
@@ -121,6 +124,17 @@ def test_no_document_and_no_owner_is_lost(
             assert before.licence in kept[text].licence
         if verdict == "duplicate":
             assert any(other.text == text for other, verdict in cleaned[: cleaned.index((after, verdict))])
+
+
+def test_a_licence_is_one_however_it_is_spelled(tmp_path: Path) -> None:
+    documents = [
+        document(1, "the same text", owner="A", licence="CC-BY-4.0"),
+        document(2, "the same text", owner="B", licence="cc-by-4.0"),
+        document(3, "another text", licence="(mit or apache-2.0)"),
+    ]
+    (kept, _), (_, second), (other, _) = clean(documents, tmp_path)
+    assert second == "duplicate"
+    assert (kept.licence, other.licence) == ("CC-BY-4.0", "MIT OR Apache-2.0")
 
 
 def test_duplicate_keeps_owners_and_all_licences(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def test_found_in_every_kind_of_file(tmp_path: Path, name: str) -> None:
     found = EvaluationText([EvaluationSet(name="exam", path=str(write(tmp_path / name)))]).found_in
     assert found(f"Once somebody asked: {QUESTION.upper()} Nobody knew.") == "exam"
     assert found(QUESTION.removesuffix(" is the one whose water the mill takes?") + " are deep") == "exam"
+    assert found(QUESTION.replace("t", "t\u00ad").replace("w", "\u200bw")) == "exam"
     assert found("which of the four rivers that flow through the old town is deep") is None
     assert found("A text of eight words, that stands for itself!") == "exam"
     assert found("他问：哪一条河流经扎穆纳市的老城区并且为磨坊提供水源？") == "exam"

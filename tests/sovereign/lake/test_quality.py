@@ -20,19 +20,25 @@ PROSE = {
     "zh": "本月第三日，市议会召开会议，听取了各位议员的意见。河水的价格没有变化，渡船的时刻也保持不变。",
     "ja": "今月三日、市議会が開かれ、議員の意見が述べられた。川の水の料金は変わらず、渡し船の時刻もそのままである。",
     "th": "สภาเมืองประชุมกันในวันที่สามของเดือนและรับฟังความเห็นของสมาชิกเรื่องราคาน้ำจากแม่น้ำและเวลาเดินเรือข้ามฟาก ",
+    "lo": "ສະພາເມືອງປະຊຸມກັນໃນວັນທີສາມຂອງເດືອນ ແລະ ຮັບຟັງຄວາມເຫັນຂອງສະມາຊິກເລື່ອງລາຄານ້ຳ ແລະ ເວລາເຮືອຂ້າມຟາກ ",
+    "km": "មនុស្សទាំងអស់កើតមកមានសេរីភាព និងសមភាព ក្នុងផ្នែកសេចក្ដីថ្លៃថ្នូរ និងសិទ្ធិ។ មនុស្សមានវិចារណញ្ញាណនិងសតិសម្បជញ្ញៈជាប់ពីកំណើត",
+    "my": "လူတိုင်းသည် တူညီလွတ်လပ်သော ဂုဏ်သိက္ခာဖြင့်လည်းကောင်း၊ တူညီလွတ်လပ်သော အခွင့်အရေးများဖြင့်လည်းကောင်း မွေးဖွားလာသူများ ဖြစ်သည်။",
+    "dz": "རྒྱལ་པོ་དང་བློན་པོ་ཚུ་གིས་འབྲུག་རྒྱལ་ཁབ་ནང་ལུ་ཆུ་གི་འཆར་གཞི་གསརཔ་ཅིག་བཟོ་ཡི།",
 }
+"""Burmese and Khmer from article 1 of the Universal Declaration of Human Rights."""
+_BETWEEN = {"en": " ", "fr": " ", "ar": " ", "dz": "་"}
 
 
 def prose(language: str, sentences: int = 40, seed: int = 0) -> str:
     """Sentences with the words or characters of `PROSE` in ever new order, four in a line."""
     rng = random.Random(seed)
-    is_spaced = language in ("en", "fr", "ar")
-    parts = PROSE[language].split() if is_spaced else list(PROSE[language].strip())
-    end = {"zh": "。", "ja": "。", "th": ""}.get(language, ".")
+    between = _BETWEEN.get(language, "")
+    parts = PROSE[language].strip("།").replace("་", " ").split() if between else list(PROSE[language].strip())
+    end = {"zh": "。", "ja": "。", "th": "", "lo": "", "km": "។", "my": "။", "dz": "།"}.get(language, ".")
     lines = []
     for _ in range(sentences):
         some = rng.choices(parts, k=len(parts))
-        lines.append((" " if is_spaced else "").join(some) + end)
+        lines.append(between.join(some) + end)
     return "\n".join(" ".join(lines[start : start + 4]) for start in range(0, sentences, 4))
 
 
@@ -122,6 +128,8 @@ def test_any_text_can_be_judged(text: str) -> None:
 def test_characters_are_units_where_words_have_no_spaces() -> None:
     assert Words("維爾 City 莫拉。", "zh").lengths.tolist() == [1, 1, 4, 1, 1, 1]
     assert Words("ราคา", "th").lengths.tolist() == [1, 1, 1, 1]
+    assert Words("ဖြစ်သည်", "my").with_letter == len("ဖြစ်သည်")
+    assert Words("བཀྲ་ཤིས\u0f0cབདེ་ལེགས། །", "bo").lengths.tolist() == [3, 3, 3, 5, 1]
     assert Words(PROSE["zh"] * 3, "und").units_per_word == 2
     assert Words(PROSE["en"] * 3, "und").units_per_word == 1
 

@@ -77,6 +77,64 @@ def test_longest_match_groups_and_agents_of_rfc_9309(tmp_path: Path) -> None:
     assert found.urls == [f"https://a.org{path}" for path, taken in paths.items() if taken]
 
 
+@pytest.mark.parametrize(
+    "agent",
+    ["CCBot/2.0", "ccbot/2.0 (+https://example.org/bot)", "GPTBot 1.2", "AI2Bot/1.0", "GPTBot # all of it", "*"],
+)
+def test_an_agent_is_known_whatever_version_it_is_named_with(tmp_path: Path, agent: str) -> None:
+    robots = f"User-agent: SomeBot/1.0\nDisallow: /some\n\nUser-agent : {agent}\r\nDisallow: /x\n"
+    with opt_outs(tmp_path / "x", ("a.org", "robots.txt", None, robots)) as found:
+        assert found.reason("https://a.org/x", None, None) == "opted out: robots.txt"
+        assert found.reason("https://a.org/some", None, None) == ""
+
+
+NO_TRAINING = "opted out: robots.txt says no AI training"
+
+
+@pytest.mark.parametrize(
+    ("robots", "left_out", "taken"),
+    [
+        ("User-agent: *\nContent-Signal: search=yes, ai-train=no\nAllow: /", "/ /x", ""),
+        ("User-agent: *\nAllow: /\ncontent-signal:search=yes,ai-train=NO # said\n", "/x", ""),
+        ("User-agent: *\nContent-Usage: train-ai=n;why=\"x\", search=y", "/x", ""),
+        ("User-agent: *\nContent-Usage: / train-ai=n\nContent-Usage: /ai-ok/ train-ai=y", "/test /ai-ok", "/ai-ok/1"),
+        ("User-agent: *\nContent-Usage: /a train-ai=y\nContent-Usage: /a train-ai=n", "/a/1", "/b"),
+        ("User-agent: *\nContent-Usage: /*.pdf$ train-ai=n", "/1.pdf", "/1.html"),
+        ("User-agent: Other\nContent-Signal: ai-train=no", "", "/x"),
+        ("User-agent: Other\nUser-agent: GPTBot/1.0\nContent-Signal: ai-train=no", "/x", ""),
+        ("User-agent: GPTBot\nDisallow:\nUser-agent: Other\nContent-Signal: ai-train=no", "", "/x"),
+        ("Content-Usage: train-ai=n\nUser-agent: Other\nAllow: /", "/x", ""),
+        ("Content-Usage: train-genai=n\nSitemap: https://a.org/s\n\nUser-agent: Other\nDisallow: /", "/x", ""),
+        ("User-agent: *\nContent-Signal: ai-train=yes, ai-input=no, search=no", "", "/x"),
+        ("User-agent: *\nContent-Signal: ai-train, train-ai=maybe\n# Content-Signal: ai-train=no", "", "/x"),
+    ],
+)  # fmt: skip
+def test_what_robots_txt_says_of_training(tmp_path: Path, robots: str, left_out: str, taken: str) -> None:
+    with opt_outs(tmp_path / "x", ("a.org", "robots.txt", None, robots)) as found:
+        assert [found.reason(f"https://a.org{path}", None, None) for path in left_out.split()] == [
+            NO_TRAINING for _ in left_out.split()
+        ]
+        assert all(found.reason(f"https://a.org{path}", None, None) == "" for path in taken.split())
+
+
+def test_a_ban_and_a_word_on_training_are_told_apart(tmp_path: Path) -> None:
+    found = gather(
+        tmp_path,
+        plain("https://a.org/robots.txt", "User-agent: *\nDisallow: /no\nContent-Signal: ai-train=no"),
+        page("https://a.org/no"),
+        page("https://a.org/1"),
+        page("https://b.org/1", headers="Content-Usage: train-ai=n, search=y"),
+        page("https://b.org/2", headers="Content-Signal: ai-train=yes"),
+        page("https://c.org/1", date="2026-06-01T00:00:00Z"),
+        plain("https://c.org/robots.txt", "", date="2026-05-01T00:00:00Z"),
+        plain("https://c.org/robots.txt", "Content-Usage: train-ai=n", date="2026-07-01T00:00:00Z"),
+    )
+    assert found.urls == ["https://b.org/2"]
+    later = NO_TRAINING.replace("out:", "out later:")
+    wanted = {"opted out: robots.txt": 1, NO_TRAINING: 1, "opted out: content-usage": 1, later: 1, ROBOTS: 3}
+    assert found.skipped == wanted
+
+
 def test_agents_are_the_profile_s(tmp_path: Path) -> None:
     write_warc(
         tmp_path / "crawl" / "a.warc.gz",

@@ -27,6 +27,7 @@ def test_words_and_phrases(tmp_path: Path) -> None:
     )
     assert lists.found_in("He is a KNAVE, they say.", "en") == "rude"
     assert lists.found_in("You son of a goat!", "en-GB") == "rude"
+    assert lists.found_in("He is a kn\u00ada\u200bve, they say.", "en") == "rude"
     assert lists.found_in("The son of a farmer has a goat. Knavery.", "en") is None
     assert lists.found_in("He is a knave.", "de") is None
     assert lists.found_in("Le Coquin !", "fr") == "rude-fr"
