@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from sovereign.cli.console import lines, say, write_json
 from sovereign.cli.runs import store_of
-from sovereign.errors import PublicationError
+from sovereign.cli.writing import writing
 from sovereign.files import write_atomic
 from sovereign.lake.card import write_card
 from sovereign.lake.dataset import Dataset
@@ -49,14 +49,6 @@ def _count_tokens(dataset: Dataset) -> int | None:
     return None if found is None else int(found)
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise PublicationError(f"cannot write {path}: {error}") from error
-
-
 def run_card(site: Site, out: Path | None, *, local: bool, as_json: bool) -> None:
     """Write the dataset's card into the folder `out`, by default `card` in the site.
 
@@ -65,7 +57,7 @@ def run_card(site: Site, out: Path | None, *, local: bool, as_json: bool) -> Non
         ProofError: there is no manifest of the dataset as it is now.
     """
     folder = out or site.root / "card"
-    with _known(site, "card", local=local) as known, _writing(folder):
+    with _known(site, "card", local=local) as known, writing(folder):
         numbers = write_card(folder, known.facts)
     if as_json:
         write_json({"card": str(folder / "README.md"), **numbers})
@@ -84,7 +76,7 @@ def run_summary(site: Site, *, html: Path | None, json_file: Path | None, local:
         summary = make_summary(known.facts, known.tokens)
     for path, data in ((json_file, summary.to_bytes()), (html, render_summary(summary))):
         if path is not None:
-            with _writing(path):
+            with writing(path):
                 write_atomic(path, data)
             say(f"written to {path}")
     title = "Not stated in the training-content summary" if summary.missing else "All that the template asks is stated"
