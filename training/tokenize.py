@@ -257,6 +257,6 @@ tokenize = Stage(
     needs=("curate",),
     config=_config,
     prefix="models/{dataset}/tokens/",
-    version=2,
+    version=3,
     external_inputs=_external_inputs,
 )

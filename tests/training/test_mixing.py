@@ -335,3 +335,81 @@ def test_people_are_told_what_is_left_out_and_what_comes_too_often(tmp_path: Pat
     change(site, mix={"max_epochs": 1})
     with pytest.raises(PlanError, match=r"(?s)cannot give the tokens of the run.*raise mix.max_epochs"):
         CliRunner().invoke(app, ["lake", "mix", str(site.root), "--local"], catch_exceptions=False)
+
+
+PUBLICATION = {
+    "sources": [
+        {"name": "laws", "category": "public-dataset", "description": "Laws."},
+        {"name": "press", "category": "private-other", "description": "Press."},
+        {"name": "radio", "category": "other", "description": "Radio."},
+        {"name": "games", "category": "other", "description": "Games."},
+    ]
+}
+
+
+def summary(site: Site) -> Any:
+    """The JSON of the training-content summary."""
+    path = site.root / "summary.json"
+    words = ["lake", "summary", str(site.root), "--local", "--json", str(path)]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(path.read_bytes())
+
+
+def trained_documents(site: Site) -> dict[str, tuple[str, int]]:
+    """Language and tokens of each document in the shards, by its id."""
+    found = {}
+    for shard in map(Shard, shard_files(site)):
+        names = [shard.language_names[number] for number in shard.languages]
+        ids = shard.document_ids(range(shard.num_documents))
+        found |= dict(zip(ids, zip(names, shard.lengths.tolist(), strict=True), strict=True))
+    return found
+
+
+@pytest.mark.parametrize("approval", ["none", "required"])
+def test_the_public_summary_tells_of_what_the_mix_takes_each_document_once(tmp_path: Path, approval: str) -> None:
+    mix = {"sources": {"press": 20, "radio": 1}}
+    site = make_site(tmp_path, mix=mix, governance={"mix_approval": approval}, publication=PUBLICATION)
+    command(site, "manifest")
+    before = summary(site)
+    assert {"section": "1.3", "key": "stage tokenize"} in before["missing"]
+    assert {"section": "2", "key": "stage tokenize"} in before["missing"]
+    overall, asked = before["sections"]["1.3"], [before["sections"][one]["is_used"] for one in ("2.1", "2.2.2", "2.6")]
+    assert [overall[key] for key in ("tokens", "documents", "characters", "languages", "latest_data")] == [None] * 5
+    assert overall["size_range"] == "less than 1 billion tokens" and asked == [None] * 3
+    if approval == "required":
+        command(site, "approve", "--by", "A. Person")
+    run(site, "tokenize")
+    after, taken = summary(site), trained_documents(site)
+    overall = after["sections"]["1.3"]
+    assert "stage tokenize" not in {one["key"] for one in after["missing"]}
+    assert overall["documents"] == len(taken)
+    assert overall["tokens"] == sum(length for _, length in taken.values()) < TOKENS
+    by_language = Counter(language for language, _ in taken.values())
+    assert {one["language"]: one["documents"] for one in overall["languages"]} == by_language
+    by_source = Counter(doc_id.partition("/")[0] for doc_id in taken)
+    assert set(by_source) == {"press", "radio"} and by_source["radio"] < 40  # of 80
+    sections = after["sections"]
+    assert (sections["2.1"]["is_used"], sections["2.1"]["large"]) == (False, [])
+    (press,), (radio,) = sections["2.2.2"]["others"], sections["2.6"]["sources"]
+    assert {one["name"]: one["documents"] for one in (press, radio)} == by_source
+    assert press["characters"] + radio["characters"] == overall["characters"]
+    assert "laws" not in json.dumps(sections) and "games" not in json.dumps(sections)
+    # A receipt of before says that there was a mix, but not what it took.
+    old = receipt(site)
+    said = {key: old.metrics["mix"][key] for key in ("approved_by", "sha256", "epochs")}
+    content = old.model_copy(update={"metrics": old.metrics | {"mix": said}}).to_bytes()
+    FolderStore(site.data_dir).put_bytes("models/tiny/tokens/receipt.json", content)
+    assert summary(site) == before
+
+
+def test_the_public_summary_tells_of_the_languages_that_phases_take(tmp_path: Path) -> None:
+    phases = [{"tokens": 12_288, "mix": {"fr": 1}}]
+    training = {"tokens": 12_288, "batch_tokens": 256, "phases": phases}
+    site = make_site(tmp_path, training=training, publication=PUBLICATION)
+    command(site, "manifest")
+    run(site, "tokenize")
+    overall, taken = summary(site)["sections"]["1.3"], trained_documents(site)
+    french = [length for language, length in taken.values() if language == "fr"]
+    assert (overall["documents"], overall["tokens"]) == (len(french), sum(french))
+    assert [one["language"] for one in overall["languages"]] == ["fr"] and len(french) < len(taken)
