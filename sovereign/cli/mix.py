@@ -67,15 +67,15 @@ def run_approve(site: Site, *, by: str, note: str, seen: Path | None, local: boo
         as_json: show it as JSON.
 
     Raises:
-        StageError: as for `run_mix`, or nobody is named, or the mix is another one than `seen`.
+        StageError: as for `run_mix`, or nobody is named, or name or note is no text, or the mix is another one than
+            `seen`, or that cannot be read.
         StoreError: `seen` is no mix.
         PlanError: see `run_mix`.
     """
     if not by.strip():
         raise StageError("nobody is named who approves the mix", expected="--by NAME")
     for option, words in (("--by", by), ("--note", note)):
-        if "\ufffd" in words.encode(errors="replace").decode():
-            raise StageError(f"{option} is not text in UTF-8", got=ascii(words))
+        _refuse_bytes(option, words)
     expected = None if seen is None else _read(seen)
     with site.lock("lake approve"), runner_of(site, local=local) as runner:
         mix = _propose(site, runner.store)
@@ -89,6 +89,14 @@ def run_approve(site: Site, *, by: str, note: str, seen: Path | None, local: boo
     say(f"approved by {by.strip()}: {path}, sha256 {sha256_bytes(mix.to_bytes())}")
     if site.profile.governance.mix_approval == "none":
         say("governance.mix_approval is none in the profile: stage tokenize does not ask for it")
+
+
+def _refuse_bytes(option: str, words: str) -> None:
+    """Raises: StageError: the shell gave bytes that are not UTF-8."""
+    try:
+        words.encode()
+    except UnicodeEncodeError as error:
+        raise StageError(f"{option} is not text in UTF-8", got=ascii(words)) from error
 
 
 def _read(path: Path) -> MixFile:

@@ -277,6 +277,24 @@ class MixFile(Selection):
         copies_of = self.counter()
         return lambda document: copies_of(document.doc_id, document.source, document.language)
 
+    def differences(self, other: MixFile) -> list[str]:
+        """Names of what another mix has otherwise, approval aside: fields, and at most ten groups."""
+        fields = [name for name in ("name", "dataset", "tokenizer") if getattr(self, name) != getattr(other, name)]
+        fields += [
+            f"request.{name}"
+            for name in Request.model_fields
+            if getattr(self.request, name) != getattr(other.request, name)
+        ]
+        fields += [name for name in ("budgets", "shards", "run") if getattr(self, name) != getattr(other, name)]
+        mine, others = ({portion.group: portion for portion in mix.groups} for mix in (self, other))
+        groups = [
+            f"group {group.label}"
+            for group in sorted(mine.keys() | others.keys())
+            if mine.get(group) != others.get(group)
+        ]
+        more = [f"{len(groups) - 10:,} more groups"] if len(groups) > 10 else []
+        return [*fields, *groups[:10], *more]
+
     def summary(self) -> dict[str, object]:
         """What a receipt says of it."""
         return {

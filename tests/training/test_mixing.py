@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sovereign.cli.app import app
-from sovereign.errors import PlanError, StageError
+from sovereign.errors import PlanError, SovereignError, StageError
 from sovereign.files import sha256_bytes, sha256_file
 from sovereign.lake.mix import MixFile, mix_key
 from sovereign.plan import plan
@@ -222,6 +222,42 @@ def change(site: Site, **sections: Any) -> None:
     site.profile_path.write_text(json.dumps(profile))
 
 
+def refused(site: Site, *arguments: str) -> str:
+    """The error of `sovereign lake NAME`."""
+    with pytest.raises(SovereignError) as caught:
+        command(site, *arguments)
+    return str(caught.value)
+
+
+def test_only_the_mix_that_was_looked_at_is_approved(site: Site, tmp_path: Path) -> None:
+    seen, before = site.receipts_dir / "shown.json", (site.data_dir / mix_key("tiny")).read_bytes()
+    words = ("approve", "--mix", str(seen), "--by", "B. Person")
+    command(site, *words)
+    approved = (site.data_dir / mix_key("tiny")).read_bytes()
+    assert approved != before and json.loads(approved) | {"approval": None} == json.loads(seen.read_bytes())
+    # An approved file is as good as one that nobody approved yet.
+    command(site, "approve", "--mix", str(site.receipts_dir / "mix.json"), "--by", "B. Person")
+    change(site, mix={"max_epochs": 5})
+    error = refused(site, *words)
+    assert "not the one that was looked at" in error and "got: another request.mix, shards, run, group en" in error
+    assert "group fr law" in error and "sovereign lake mix SITE --out FILE" in error
+    assert json.loads((site.data_dir / mix_key("tiny")).read_bytes())["request"]["mix"]["max_epochs"] == 4
+    change(site, mix={"max_epochs": 4})
+    other = json.loads(seen.read_bytes()) | {"dataset": "ab" * 32}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    assert "got: another dataset\n" in refused(site, "approve", "--mix", str(tmp_path / "other.json"), "--by", "B")
+    (tmp_path / "bad.json").write_text("{}")
+    assert "is no mix of this version" in refused(site, "approve", "--mix", str(tmp_path / "bad.json"), "--by", "B")
+    assert "cannot read" in refused(site, "approve", "--mix", str(tmp_path / "none.json"), "--by", "B")
+
+
+def test_files_that_cannot_be_written_and_names_that_are_no_text_are_errors(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot write" in refused(site, "mix", "--out", str(tmp_path / "file" / "x"))
+    assert "--by is not text in UTF-8" in refused(site, "approve", "--by", "A. \udcff")
+    assert "--note is not text in UTF-8" in refused(site, "approve", "--by", "A", "--note", "\udcff")
+
+
 def test_a_stale_approval_is_refused_until_it_is_given_again(site: Site) -> None:
     change(site, mix={"max_epochs": 5})
     with pytest.raises(StageError, match=r"(?s)asks for another mix than the approved one.*another mix"):
@@ -242,17 +278,25 @@ def test_a_stale_approval_is_refused_until_it_is_given_again(site: Site) -> None
 
 @pytest.mark.parametrize(
     ("field", "message"),
-    [("copies", r"(?s)not what the mix says\n.*counts of fr news"), ("tokenizer", "another tokenizer")],
+    [
+        ("copies", r"(?s)not what the mix says\n.*counts of fr news"),
+        ("tokenizer", "another tokenizer"),
+        ("groups", r"(?s)not what the mix says\n.*documents of fr news, which it does not have\n.*lake approve"),
+        ("below", r"no mix of this version: Input should be greater than or equal to 0"),
+        ("upto", r"no mix of this version: String should match pattern"),
+    ],
 )
 def test_a_mix_that_was_changed_by_hand_is_refused(site: Site, field: str, message: str) -> None:
     content = json.loads((site.data_dir / mix_key("tiny")).read_bytes())
-    if field == "copies":
-        (portion,) = (one for one in content["groups"] if (one["language"], one["domain"]) == ("fr", "news"))
-        portion["copies"] += 1
-    else:
+    (portion,) = (one for one in content["groups"] if (one["language"], one["domain"]) == ("fr", "news"))
+    if field == "groups":
+        content["groups"].remove(portion)
+    elif field == "tokenizer":
         content[field] = "ef" * 32
+    else:
+        portion |= {"copies": {"copies": portion["copies"] + 1}, "below": {"copies": -1}, "upto": {"upto": "ff"}}[field]
     (site.data_dir / mix_key("tiny")).write_text(json.dumps(content))
-    with pytest.raises(StageError, match=message):
+    with pytest.raises(SovereignError, match=message):
         run(site, "tokenize")
 
 
