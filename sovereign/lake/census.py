@@ -75,8 +75,13 @@ class Dates:
         """Documents of a month, or year, after that of the ISO 8601 time."""
         return sum(documents for month, documents in self.months.items() if month > time[: len(month)])
 
+    def earliest_by(self, time: str) -> str | None:
+        """`earliest`; None where it is later than the ISO 8601 time, and so not right."""
+        first = self.earliest
+        return None if first is None or first > time[: len(first)] else first
+
     def latest_by(self, time: str) -> str | None:
-        """`latest`; None where a document names a time later than that, which says that dates here are not right."""
+        """`latest`; None where a document names a time later than this one: its date is not right, and unknown."""
         return None if self.later_than(time) else self.latest
 
 

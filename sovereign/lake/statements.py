@@ -83,7 +83,7 @@ class TrainedSources:
                     link=said.link,
                     documents=own.splits["train"].documents,
                     characters=own.splits["train"].characters,
-                    collected_from=own.trained.earliest,
+                    collected_from=own.trained.earliest_by(self._made_at),
                     collected_until=own.trained.latest_by(self._made_at),
                     legal_basis=self._declared[name].get("sovereign:legalBasis"),
                     contact=self._declared[name].get("sovereign:contact"),

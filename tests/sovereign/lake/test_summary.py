@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from sovereign.errors import ProfileError
+from sovereign.lake.census import Dates
 from sovereign.lake.intake import Intake
 from sovereign.lake.summary import make_summary, named_domains, size_range
 from sovereign.lake.summary_model import TrainingSummary, json_schema
@@ -176,15 +177,19 @@ def test_a_date_in_the_future_makes_the_latest_one_unknown(made: Published, is_g
         source.trained.unknown = 0
     facts.census.sources["letters"].trained.add("2020-05-01")
 
-    def dates() -> tuple[str | None, str | None, list[str]]:
+    def dates() -> tuple[str | None, str | None, str | None, list[str]]:
         value = content(make_summary(facts, everything(1000)))
         gazette = next(one for one in value["sections"]["2.1"]["large"] if one["name"] == "gazette")
         latest = value["sections"]["1.3"]["latest_data"]
-        return latest, gazette["collected_until"], [one["key"] for one in value["missing"]]
+        missing = [one["key"] for one in value["missing"]]
+        return latest, gazette["collected_from"], gazette["collected_until"], missing
 
-    assert dates() == ("2026-01", "2021", [])
+    assert dates() == ("2026-01", "2010-01", "2021", [])
     facts.census.sources["gazette"].trained.add("2099-01-01")
-    assert dates() == (None, None, ["publication.latest_data"])
+    assert dates() == (None, "2010-01", None, ["publication.latest_data"])
+    facts.census.sources["gazette"].trained = Dates()
+    facts.census.sources["gazette"].trained.add("2099-01-01")
+    assert dates() == (None, None, None, ["publication.latest_data"])
 
 
 @pytest.mark.parametrize("key", [key for key in STATED if key != "sources"])
