@@ -402,7 +402,7 @@ def summary(site: Site) -> Any:
 
 def trained_documents(site: Site) -> dict[str, tuple[str, int]]:
     """Language and tokens of each document in the shards, by its id."""
-    found = {}
+    found: dict[str, tuple[str, int]] = {}
     for shard in map(Shard, shard_files(site)):
         names = [shard.language_names[number] for number in shard.languages]
         ids = shard.document_ids(range(shard.num_documents))
