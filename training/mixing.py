@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sovereign.errors import StageError
 from sovereign.files import sha256_bytes
 from sovereign.lake.documents import Document, count_documents, read_documents
-from sovereign.lake.mix import ALL, Count, Facet, Group, MixFile, Request, add_up, mix_key
+from sovereign.lake.mix import ALL, Count, Facet, Group, MixFile, Request, add_up, mix_key, unlike_the_mix
 from sovereign.lake.mix_census import Census
 from sovereign.plan import Plan
 from sovereign.receipts import model_digest
@@ -112,11 +112,7 @@ class Tally:
             differs = [
                 group.label for group in sorted(written.keys() | said.keys()) if written.get(group) != said.get(group)
             ]
-            raise StageError(
-                "the shards are not what the mix says",
-                got=f"other counts of {', '.join(differs) or 'owners or licences'}",
-                hint="was the approved file changed? sovereign lake approve SITE --by NAME counts and approves anew",
-            )
+            raise unlike_the_mix(f"other counts of {', '.join(differs) or 'owners or licences'}")
 
 
 def refuse_another_tokenizer(mix: MixFile, tokenizer: Tokenizer) -> None:

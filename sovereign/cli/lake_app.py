@@ -278,6 +278,12 @@ def lake_approve(
     profile: ProfileArgument,
     by: Annotated[str, typer.Option("--by", metavar="NAME", help="The person who approves.")],
     note: Annotated[str, typer.Option("--note", help="Why, or on whose behalf.")] = "",
+    seen: Annotated[
+        Path | None,
+        typer.Option(
+            "--mix", metavar="FILE", help="What `lake mix --out` wrote; refuse if the mix is another one now."
+        ),
+    ] = None,
     site_dir: SiteOption = None,
     local: LocalOption = False,
     as_json: JsonOption = False,
@@ -285,7 +291,7 @@ def lake_approve(
     """Approve the mix that `lake mix` shows, of the dataset as it is now; training shards are made from it."""
     from sovereign.cli.mix import run_approve
 
-    run_approve(site_of(profile, site_dir), by=by, note=note, local=local, as_json=as_json)
+    run_approve(site_of(profile, site_dir), by=by, note=note, seen=seen, local=local, as_json=as_json)
 
 
 @lake_app.command("influence")

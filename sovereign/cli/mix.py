@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.cli.work import runner_of
+from sovereign.cli.writing import writing
 from sovereign.errors import StageError
 from sovereign.files import sha256_bytes, write_atomic
 from sovereign.lake.mix import WARN_EPOCHS, Approval, MixFile, Portion, mix_key
@@ -44,25 +45,42 @@ def run_mix(site: Site, *, out: Path | None, local: bool, as_json: bool) -> None
     Raises:
         StageError: there is no curated dataset yet.
         PlanError: the mix names what the dataset does not have, or cannot give the tokens of the run.
+        PublicationError: `out` cannot be written.
     """
     with site.lock("lake mix"), runner_of(site, local=local) as runner:
         mix = _propose(site, runner.store)
     if out is not None:
-        write_atomic(out, mix.to_bytes())
+        with writing(out):
+            write_atomic(out, mix.to_bytes())
     _show(mix, as_json=as_json)
 
 
-def run_approve(site: Site, *, by: str, note: str, local: bool, as_json: bool) -> None:
+def run_approve(site: Site, *, by: str, note: str, seen: Path | None, local: bool, as_json: bool) -> None:
     """Count the mix anew and leave it as approved in the store, where stage `tokenize` looks, and in the receipts.
 
+    Args:
+        site: whose mix.
+        by: who approves.
+        note: why.
+        seen: the file of `run_mix` that was looked at; nothing but this mix is approved.
+        local: on this machine, without a cluster.
+        as_json: show it as JSON.
+
     Raises:
-        StageError: as for `run_mix`, or nobody is named.
+        StageError: as for `run_mix`, or nobody is named, or name or note is no text, or the mix is another one than
+            `seen`, or that cannot be read.
+        StoreError: `seen` is no mix.
         PlanError: see `run_mix`.
     """
     if not by.strip():
         raise StageError("nobody is named who approves the mix", expected="--by NAME")
+    for option, words in (("--by", by), ("--note", note)):
+        _refuse_bytes(option, words)
+    expected = None if seen is None else _read(seen)
     with site.lock("lake approve"), runner_of(site, local=local) as runner:
         mix = _propose(site, runner.store)
+        if expected is not None:
+            _refuse_another(mix, expected)
         mix = mix.model_copy(update={"approval": Approval(by=by.strip(), at=now(), note=note)})
         runner.store.put_bytes(mix_key(mix.name), mix.to_bytes())
     path = site.receipts_dir / "mix.json"
@@ -71,6 +89,31 @@ def run_approve(site: Site, *, by: str, note: str, local: bool, as_json: bool) -
     say(f"approved by {by.strip()}: {path}, sha256 {sha256_bytes(mix.to_bytes())}")
     if site.profile.governance.mix_approval == "none":
         say("governance.mix_approval is none in the profile: stage tokenize does not ask for it")
+
+
+def _refuse_bytes(option: str, words: str) -> None:
+    """Raises: StageError: the shell gave bytes that are not UTF-8."""
+    try:
+        words.encode()
+    except UnicodeEncodeError as error:
+        raise StageError(f"{option} is not text in UTF-8", got=ascii(words)) from error
+
+
+def _read(path: Path) -> MixFile:
+    try:
+        return MixFile.from_bytes(path.read_bytes(), str(path))
+    except OSError as error:
+        raise StageError(f"cannot read {path}: {error}", hint="sovereign lake mix SITE --out FILE writes it") from error
+
+
+def _refuse_another(mix: MixFile, seen: MixFile) -> None:
+    """Raises: StageError: `mix` is another one than the one that was looked at, approval aside."""
+    if differs := mix.differences(seen):
+        raise StageError(
+            "the mix is not the one that was looked at",
+            got=f"another {', '.join(differs)}",
+            hint="sovereign lake mix SITE --out FILE shows what it is now",
+        )
 
 
 def _propose(site: Site, store: Store) -> MixFile:

@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sovereign.lake.dataset import SPLITS, Dataset, split_of
+from sovereign.lake.intake import Takes
 
 ADDRESS = "url"
 """Column with a document's address on the web; a dataset may be without it."""
 QUALITY_BINS = 20
-_COLUMNS = ("text", "source", "quality", "collected_at")
+_COLUMNS = ("text", "doc_id", "source", "language", "quality", "collected_at")
 _BATCH_ROWS = 1024
 _DATE = re.compile(r"(\d{4}(?:-(?:0[1-9]|1[0-2]))?)(?:$|[-T ])")
 
@@ -74,6 +75,15 @@ class Dates:
         """Documents of a month, or year, after that of the ISO 8601 time."""
         return sum(documents for month, documents in self.months.items() if month > time[: len(month)])
 
+    def earliest_by(self, time: str) -> str | None:
+        """`earliest`; None where it is later than the ISO 8601 time, and so not right."""
+        first = self.earliest
+        return None if first is None or first > time[: len(first)] else first
+
+    def latest_by(self, time: str) -> str | None:
+        """`latest`; None where a document names a time later than this one: its date is not right, and unknown."""
+        return None if self.later_than(time) else self.latest
+
 
 @dataclass
 class SourceCensus:
@@ -102,21 +112,25 @@ class Census:
     unmeasured: int = 0
     """Documents without a quality."""
     dates: Dates = field(default_factory=Dates)
+    languages: defaultdict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    """Documents to train on by language."""
 
-    def add(self, batch: pa.RecordBatch, split: str) -> None:
-        """Count rows of one split."""
+    def add(self, batch: pa.RecordBatch, split: str, takes: Takes | None = None) -> None:
+        """Count rows of one split; of the documents to train on those only that `takes` holds of."""
         text: Any = batch.column("text")
         columns: dict[str, list[Any]] = {name: batch.column(name).to_pylist() for name in batch.schema.names[1:]}
         addresses = columns.get(ADDRESS, [None] * batch.num_rows)
         rows = zip(pc.utf8_length(text).to_pylist(), *(columns[name] for name in _COLUMNS[1:]), addresses, strict=True)
-        for characters, source, quality, collected_at, address in rows:
-            self._add(split, characters, source, quality, collected_at, address)
+        for characters, doc_id, source, language, quality, collected_at, address in rows:
+            if split != "train" or takes is None or takes(doc_id, source, language):
+                self._add(split, characters, source, language, quality, collected_at, address)
 
     def _add(
         self,
         split: str,
         characters: int,
         source: str,
+        language: str,
         quality: float | None,
         collected_at: str | None,
         address: str | None,
@@ -125,6 +139,7 @@ class Census:
         own.splits[split].add(characters)
         if split == "train":
             own.trained.add(collected_at)
+            self.languages[language].add(characters)
             if host is not None:
                 own.websites[host].add(characters)
         self.lengths[max(characters, 1).bit_length() - 1] += 1
@@ -137,8 +152,8 @@ class Census:
             self.quality[min(int(quality * QUALITY_BINS), QUALITY_BINS - 1)] += 1
 
 
-def take_census(dataset: Dataset) -> Census:
-    """Count all documents of `dataset`; each file is fetched and removed again.
+def take_census(dataset: Dataset, takes: Takes | None = None) -> Census:
+    """Count all documents of `dataset`, or of those to train on `takes` only; each file is fetched and removed again.
 
     Raises:
         StoreError: a file is missing or not what its receipt says.
@@ -149,7 +164,7 @@ def take_census(dataset: Dataset) -> Census:
         with pq.ParquetFile(path) as file:
             columns = [*_COLUMNS, *(name for name in file.schema_arrow.names if name == ADDRESS)]
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
-                census.add(batch.select(columns), split_of(name))
+                census.add(batch.select(columns), split_of(name), takes)
         path.unlink()
     return census
 

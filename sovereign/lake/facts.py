@@ -13,6 +13,7 @@ from sovereign.files import sha256_bytes
 from sovereign.lake.census import Census, take_census
 from sovereign.lake.dataset import Dataset
 from sovereign.lake.demonstration import SOURCE as DEMONSTRATION
+from sovereign.lake.intake import Takes
 from sovereign.lake.proofs import Anchor, read_anchor
 from sovereign.lake.rights import is_of_rights
 from sovereign.profile import Profile
@@ -34,9 +35,12 @@ class Facts:
     """When that stage ended, ISO 8601."""
     cleaned: Mapping[str, Any]
     """Numbers of stage `curate`."""
+    cleaned_at: str
+    """When that stage ended, ISO 8601."""
     rules: Cleaning | None
     """What the dataset was cleaned by; None where the profile says something else by now."""
     census: Census
+    """Of all documents, or of those only that training takes."""
 
     @cached_property
     def sources(self) -> dict[str, Mapping[str, Any]]:
@@ -51,6 +55,11 @@ class Facts:
                 if is_of_rights(one["sovereign:reason"]):
                     yield name, one["sovereign:reason"], one["sovereign:records"]
 
+    @property
+    def made_at(self) -> str:
+        """No document was collected after this, ISO 8601."""
+        return self.gathered_at or self.cleaned_at
+
     def domain(self, source: str) -> str:
         """What a source's text is about or for, where the profile says that; else its name."""
         return self.profile.corpus.domains.get(source, source)
@@ -62,8 +71,13 @@ class Facts:
         return found
 
 
-def gather_facts(profile: Profile, dataset: Dataset) -> Facts:
+def gather_facts(profile: Profile, dataset: Dataset, takes: Takes | None = None) -> Facts:
     """Read manifest and receipts, and take the census.
+
+    Args:
+        profile: the site's.
+        dataset: the version to tell about.
+        takes: which of the documents to train on are counted; None: all.
 
     Raises:
         ProofError: there is no manifest, or it is of other files.
@@ -80,8 +94,9 @@ def gather_facts(profile: Profile, dataset: Dataset) -> Facts:
         gathered=parents["corpus"].metrics if "corpus" in parents else {},
         gathered_at=parents["corpus"].finished_at if "corpus" in parents else None,
         cleaned=parents["curate"].metrics,
+        cleaned_at=parents["curate"].finished_at,
         rules=profile.corpus.cleaning if dataset.is_made_by(profile) else None,
-        census=take_census(dataset),
+        census=take_census(dataset, takes),
     )
 
 

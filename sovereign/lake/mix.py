@@ -12,10 +12,10 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import rfc8785
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from sovereign.errors import StageError, StoreError
 from sovereign.files import sha256_bytes
@@ -103,8 +103,8 @@ class Request(Section):
 
     @property
     def languages(self) -> set[str] | None:
-        """Those that the phases take of a mix that is asked for; None where they take all."""
-        if self.mix is None or not self.phases:
+        """Those that the phases take; None where they take all."""
+        if not self.phases or any(phase.mix is None for phase in self.phases):
             return None
         return {language for phase in self.phases for language in phase.mix or ()}
 
@@ -115,9 +115,13 @@ class Request(Section):
 
     def group(self, facet: Facet) -> Group:
         """The group of the documents with this facet."""
+        return self.group_of(facet.source, facet.language)
+
+    def group_of(self, source: str, language: str) -> Group:
+        """The group of the documents of a source in a language."""
         if self.mix is None or self.mix.sources is None:
-            return Group(language=facet.language, domain=facet.domain)
-        return Group(facet.source, facet.language if self.phases else "")
+            return Group(language=language, domain=self.domains.get(source, source))
+        return Group(source, language if self.phases else "")
 
     def budget_name(self, group: Group) -> str:
         """The language whose tokens the group has a part of, or `ALL`."""
@@ -147,20 +151,30 @@ class Request(Section):
         return is_taken and (self.languages is None or document.language in self.languages)
 
 
-class Portion(Section):
-    """What a mix takes of one group."""
+class Copies(Section):
+    """How often the shards have the documents of one group."""
 
     source: str
     language: str
     domain: str
+    copies: Annotated[int, Field(ge=0)]
+    """Of every document."""
+    upto: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None
+    """Documents whose hash, 16 hex digits, is this or less are taken once more; None: no others are."""
+
+    @property
+    def group(self) -> Group:
+        """Which group."""
+        return Group(self.source, self.language, self.domain)
+
+
+class Portion(Copies):
+    """What a mix takes of one group."""
+
     dataset: Count
     """Each document once."""
     target_tokens: int | None
     """What the weights give it; None where every document is taken once."""
-    copies: int
-    """Of every document."""
-    upto: str | None
-    """Documents whose hash, 16 hex digits, is this or less are taken once more; None: no others are."""
     shards: Count
     """With all copies."""
     epochs: float
@@ -169,9 +183,42 @@ class Portion(Section):
     """max_epochs keeps it from having what its weight would give."""
 
     @property
-    def group(self) -> Group:
-        """Which group."""
-        return Group(self.source, self.language, self.domain)
+    def once(self) -> Count:
+        """What the shards have of it, each document once."""
+        return self.dataset if self.copies else self.shards
+
+
+class Selection(Section):
+    """Which documents the shards have, and how often."""
+
+    request: Request
+    groups: tuple[Copies, ...]
+
+    def counter(self) -> Callable[[str, str, str], int]:
+        """How many copies of a document the shards have, as a function of its id, source and language.
+
+        Raises:
+            StageError: by the function, for a document of a group that is not here.
+        """
+        seed = self.request.mix.seed if self.request.mix else 0
+        groups = {one.group: one for one in self.groups}
+
+        def copies_of(doc_id: str, source: str, language: str) -> int:
+            group = self.request.group_of(source, language)
+            if (own := groups.get(group)) is None:
+                raise unlike_the_mix(f"documents of {group.label}, which it does not have")
+            return own.copies + (own.upto is not None and place(doc_id, seed) <= int(own.upto, 16))
+
+        return copies_of
+
+
+def unlike_the_mix(got: str) -> StageError:
+    """The error for documents that are not those of an approved mix."""
+    return StageError(
+        "the shards are not what the mix says",
+        got=got,
+        hint="was the approved file changed? sovereign lake approve SITE --by NAME counts and approves anew",
+    )
 
 
 class Approval(Section):
@@ -188,7 +235,7 @@ Totals = dict[str, dict[str, int]]
 `owner_share` (divided equally among them, rounded), each by name."""
 
 
-class MixFile(Section):
+class MixFile(Selection):
     """The content of mix.json."""
 
     format: Literal["sovereign/mix/v1"] = "sovereign/mix/v1"
@@ -198,7 +245,6 @@ class MixFile(Section):
     """Digest of its version: of the outputs of stage `curate`."""
     tokenizer: str
     """SHA-256 of the tokenizer, as one JSON text, that the tokens were counted with."""
-    request: Request
     budgets: dict[str, int]
     """Tokens of the run by language, or all of them under an empty name."""
     groups: tuple[Portion, ...]
@@ -227,16 +273,27 @@ class MixFile(Section):
             ) from error
 
     def copies(self) -> Callable[[Document], int]:
-        """How many copies of a document the shards have, as a function."""
-        seed = self.request.mix.seed if self.request.mix else 0
-        portions = {portion.group: portion for portion in self.groups}
+        """How many copies of a document the shards have, as a function; see `counter`."""
+        copies_of = self.counter()
+        return lambda document: copies_of(document.doc_id, document.source, document.language)
 
-        def copies_of(document: Document) -> int:
-            portion = portions[self.request.group(self.request.facet(document))]
-            is_further = portion.upto is not None and place(document.doc_id, seed) <= int(portion.upto, 16)
-            return portion.copies + is_further
-
-        return copies_of
+    def differences(self, other: MixFile) -> list[str]:
+        """Names of what another mix has otherwise, approval aside: fields, and at most ten groups."""
+        fields = [name for name in ("name", "dataset", "tokenizer") if getattr(self, name) != getattr(other, name)]
+        fields += [
+            f"request.{name}"
+            for name in Request.model_fields
+            if getattr(self.request, name) != getattr(other.request, name)
+        ]
+        fields += [name for name in ("budgets", "shards", "run") if getattr(self, name) != getattr(other, name)]
+        mine, others = ({portion.group: portion for portion in mix.groups} for mix in (self, other))
+        groups = [
+            f"group {group.label}"
+            for group in sorted(mine.keys() | others.keys())
+            if mine.get(group) != others.get(group)
+        ]
+        more = [f"{len(groups) - 10:,} more groups"] if len(groups) > 10 else []
+        return [*fields, *groups[:10], *more]
 
     def summary(self) -> dict[str, object]:
         """What a receipt says of it."""
@@ -244,6 +301,10 @@ class MixFile(Section):
             "approved_by": self.approval.by if self.approval else None,
             "sha256": sha256_bytes(self.to_bytes()),
             "epochs": {portion.group.label: portion.epochs for portion in self.groups},
+            "tokens_once": sum(portion.once.tokens for portion in self.groups),
+            "selection": self.model_dump(
+                mode="json", include={"request": True, "groups": {"__all__": set(Copies.model_fields)}}
+            ),
         }
 
 

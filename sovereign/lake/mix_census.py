@@ -1,6 +1,7 @@
 """From the training documents of a dataset to its mix: counts by group, copies, and what follows from them.
 
-Memory: 28 bytes for each document. The order in which documents come does not matter.
+Memory: 28 bytes for each document while they are counted, 80 while copies are decided; beside it 900 for each other
+combination of source, language, licence and owners. The order in which documents come does not matter.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from sovereign import pages
 from sovereign.errors import PublicationError
 
 _MARKS = re.compile(r"([\\`*_\[\]|$~])")
+_LEADING = re.compile(r"^(?:(?=[#+=-])|([0-9]{1,9})(?=[.)](?:\s|$)))")
+"""Before what makes a heading, rule or list of the line that it begins."""
 
 
 def render_page(template: str, **values: Any) -> str:
@@ -25,7 +27,7 @@ def render_page(template: str, **values: Any) -> str:
 
 def escape_markdown(text: str) -> str:
     """Text of others on one line, in which nothing is a mark of Markdown or HTML."""
-    return _MARKS.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    return _LEADING.sub(r"\1\\", _MARKS.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False)))
 
 
 def percent(share: float) -> str:

@@ -36,12 +36,17 @@ class Asked:
 class TrainedSources:
     """The sources that have documents to train on, by category."""
 
-    def __init__(self, facts: Facts, asked: Asked) -> None:
-        self._said, self._asked = facts.profile.publication, asked
+    def __init__(self, facts: Facts, asked: Asked, *, is_known: bool) -> None:
+        """Args: `is_known`: what training takes is known, and the facts are of that; else nothing is said of any."""
+        self._said, self._asked, self._is_known = facts.profile.publication, asked, is_known
+        self._made_at = facts.made_at
         self._declared = facts.sources
         self._census: dict[str, SourceCensus] = {
-            name: found for name, found in sorted(facts.census.sources.items()) if found.splits["train"].documents
+            name: found
+            for name, found in sorted(facts.census.sources.items())
+            if is_known and found.splits["train"].documents
         }
+        asked.want("2", "stage tokenize", is_known or None)
         self._categories = {name: self._statement(name).category for name in self._census if name != DEMONSTRATION}
         self.has_demonstration = DEMONSTRATION in self._census
         for name, category in self._categories.items():
@@ -56,10 +61,10 @@ class TrainedSources:
         return [name for name, own in self._categories.items() if own == category]
 
     def is_used(self, category: Category) -> bool | None:
-        """Whether there is a source of this category; None while there is none and one without a category."""
+        """Whether there is a source of this category; None while there is none known and one without a category."""
         if self.names(category):
             return True
-        return None if None in self._categories.values() else False
+        return False if self._is_known and None not in self._categories.values() else None
 
     def modalities(self, category: Category) -> Modalities:
         """What the sources of one category have."""
@@ -78,8 +83,8 @@ class TrainedSources:
                     link=said.link,
                     documents=own.splits["train"].documents,
                     characters=own.splits["train"].characters,
-                    collected_from=own.trained.earliest,
-                    collected_until=own.trained.latest,
+                    collected_from=own.trained.earliest_by(self._made_at),
+                    collected_until=own.trained.latest_by(self._made_at),
                     legal_basis=self._declared[name].get("sovereign:legalBasis"),
                     contact=self._declared[name].get("sovereign:contact"),
                 )

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
+from sovereign.lake.census import Tally
 from sovereign.lake.demonstration import SOURCE as DEMONSTRATION
 from sovereign.lake.facts import Facts
+from sovereign.lake.intake import Intake
 from sovereign.lake.statements import Asked, TrainedSources
 from sovereign.lake.summary_model import (
     Count,
@@ -48,17 +49,17 @@ _WORDS = "words "
 """Begins the reason of a rejection by a list of words."""
 
 
-def make_summary(facts: Facts, tokens: int | None) -> TrainingSummary:
+def make_summary(facts: Facts, intake: Intake) -> TrainingSummary:
     """The summary of the model that is trained on the dataset.
 
     Args:
-        facts: what is known of the dataset.
-        tokens: number of tokens of the documents to train on, as the model's tokenizer cuts them; None: not known.
+        facts: what is known of the dataset, with the census of what training takes; where that is not known, of all.
+        intake: what training takes.
     """
     said, asked = facts.profile.publication, Asked()
     version, last_update = asked.ask("0", said, "summary_version"), asked.ask("0", said, "last_update")
-    provider, model, overall = _provider(said, asked), _model(facts, asked), _overall(facts, tokens, asked)
-    sources = TrainedSources(facts, asked)
+    provider, model, overall = _provider(said, asked), _model(facts, asked), _overall(facts, intake, asked)
+    sources = TrainedSources(facts, asked, is_known=intake.takes is not None)
     sections = Sections(
         provider=provider,
         model=model,
@@ -107,23 +108,24 @@ def _model(facts: Facts, asked: Asked) -> ModelIdentification:
     )
 
 
-def _overall(facts: Facts, tokens: int | None, asked: Asked) -> Overall:
-    said, train = facts.profile.publication, facts.cleaned["train"]
-    size = size_range(tokens, train["documents"], train["characters"])
-    dates = [source.trained for source in facts.census.sources.values()]
-    latest = max((one.latest for one in dates if one.latest), default=None)
-    if any(one.unknown for one in dates):  # a later one may be among them
-        latest = None
+def _overall(facts: Facts, intake: Intake, asked: Asked) -> Overall:
+    said, languages, is_known = facts.profile.publication, facts.census.languages, intake.takes is not None
+    documents = sum(tally.documents for tally in languages.values())
+    characters = sum(tally.characters for tally in languages.values())
+    size = size_range(intake.tokens, documents, characters)  # of all, where what is taken is not known: it is less
+    asked.want("1.3", "stage tokenize", size if is_known else None)
     return Overall(
         modalities=["text"],
-        size_range=asked.want("1.3", "stage tokenize", size),
-        tokens=tokens,
-        documents=train["documents"],
-        characters=train["characters"],
+        size_range=size,
+        tokens=intake.tokens,
+        documents=documents if is_known else None,
+        characters=characters if is_known else None,
         types_of_content=asked.ask("1.3", said, "types_of_content"),
-        latest_data=asked.want("1.3", "publication.latest_data", said.latest_data or latest),
+        latest_data=asked.want(
+            "1.3", "publication.latest_data", said.latest_data or (_latest(facts) if is_known else None)
+        ),
         is_trained_on_newer_data=asked.ask("1.3", said, "is_trained_on_newer_data"),
-        languages=_languages(train),
+        languages=_languages(languages, characters) if is_known else None,
         linguistic_characteristics=said.linguistic_characteristics,
         other_characteristics=said.other_characteristics,
         comments=said.comments.get("1.3"),
@@ -143,17 +145,24 @@ def size_range(tokens: int | None, documents: int, characters: int) -> SizeRange
     return "1 billion to 10 trillion tokens" if tokens <= _MANY else "more than 10 trillion tokens"
 
 
-def _languages(train: Mapping[str, Any]) -> list[LanguageShare]:
-    characters: Mapping[str, int] = train["characters_by_language"]
-    ranked = sorted(characters.items(), key=lambda item: (-item[1], item[0]))
+def _latest(facts: Facts) -> str | None:
+    """The latest month of the documents; None where one has no date, which may be later, or one is not right."""
+    dates = [source.trained for source in facts.census.sources.values() if source.splits["train"].documents]
+    latest = [one.latest_by(facts.made_at) for one in dates if not one.unknown]
+    known = [month for month in latest if month is not None]
+    return max(known, default=None) if len(known) == len(dates) else None
+
+
+def _languages(languages: Mapping[str, Tally], characters: int) -> list[LanguageShare]:
+    ranked = sorted(languages.items(), key=lambda item: (-item[1].characters, item[0]))
     return [
         LanguageShare(
             language=language,
-            documents=train["documents_by_language"][language],
-            characters=number,
-            share=round(number / max(train["characters"], 1), 6),
+            documents=tally.documents,
+            characters=tally.characters,
+            share=round(tally.characters / max(characters, 1), 6),
         )
-        for language, number in ranked
+        for language, tally in ranked
     ]
 
 

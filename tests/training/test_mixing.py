@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sovereign.cli.app import app
-from sovereign.errors import PlanError, StageError
+from sovereign.errors import PlanError, SovereignError, StageError
 from sovereign.files import sha256_bytes, sha256_file
 from sovereign.lake.mix import MixFile, mix_key
 from sovereign.plan import plan
@@ -222,6 +222,42 @@ def change(site: Site, **sections: Any) -> None:
     site.profile_path.write_text(json.dumps(profile))
 
 
+def refused(site: Site, *arguments: str) -> str:
+    """The error of `sovereign lake NAME`."""
+    with pytest.raises(SovereignError) as caught:
+        command(site, *arguments)
+    return str(caught.value)
+
+
+def test_only_the_mix_that_was_looked_at_is_approved(site: Site, tmp_path: Path) -> None:
+    seen, before = site.receipts_dir / "shown.json", (site.data_dir / mix_key("tiny")).read_bytes()
+    words = ("approve", "--mix", str(seen), "--by", "B. Person")
+    command(site, *words)
+    approved = (site.data_dir / mix_key("tiny")).read_bytes()
+    assert approved != before and json.loads(approved) | {"approval": None} == json.loads(seen.read_bytes())
+    # An approved file is as good as one that nobody approved yet.
+    command(site, "approve", "--mix", str(site.receipts_dir / "mix.json"), "--by", "B. Person")
+    change(site, mix={"max_epochs": 5})
+    error = refused(site, *words)
+    assert "not the one that was looked at" in error and "got: another request.mix, shards, run, group en" in error
+    assert "group fr law" in error and "sovereign lake mix SITE --out FILE" in error
+    assert json.loads((site.data_dir / mix_key("tiny")).read_bytes())["request"]["mix"]["max_epochs"] == 4
+    change(site, mix={"max_epochs": 4})
+    other = json.loads(seen.read_bytes()) | {"dataset": "ab" * 32}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    assert "got: another dataset\n" in refused(site, "approve", "--mix", str(tmp_path / "other.json"), "--by", "B")
+    (tmp_path / "bad.json").write_text("{}")
+    assert "is no mix of this version" in refused(site, "approve", "--mix", str(tmp_path / "bad.json"), "--by", "B")
+    assert "cannot read" in refused(site, "approve", "--mix", str(tmp_path / "none.json"), "--by", "B")
+
+
+def test_files_that_cannot_be_written_and_names_that_are_no_text_are_errors(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot write" in refused(site, "mix", "--out", str(tmp_path / "file" / "x"))
+    assert "--by is not text in UTF-8" in refused(site, "approve", "--by", "A. \udcff")
+    assert "--note is not text in UTF-8" in refused(site, "approve", "--by", "A", "--note", "\udcff")
+
+
 def test_a_stale_approval_is_refused_until_it_is_given_again(site: Site) -> None:
     change(site, mix={"max_epochs": 5})
     with pytest.raises(StageError, match=r"(?s)asks for another mix than the approved one.*another mix"):
@@ -242,17 +278,25 @@ def test_a_stale_approval_is_refused_until_it_is_given_again(site: Site) -> None
 
 @pytest.mark.parametrize(
     ("field", "message"),
-    [("copies", r"(?s)not what the mix says\n.*counts of fr news"), ("tokenizer", "another tokenizer")],
+    [
+        ("copies", r"(?s)not what the mix says\n.*counts of fr news"),
+        ("tokenizer", "another tokenizer"),
+        ("groups", r"(?s)not what the mix says\n.*documents of fr news, which it does not have\n.*lake approve"),
+        ("below", r"no mix of this version: Input should be greater than or equal to 0"),
+        ("upto", r"no mix of this version: String should match pattern"),
+    ],
 )
 def test_a_mix_that_was_changed_by_hand_is_refused(site: Site, field: str, message: str) -> None:
     content = json.loads((site.data_dir / mix_key("tiny")).read_bytes())
-    if field == "copies":
-        (portion,) = (one for one in content["groups"] if (one["language"], one["domain"]) == ("fr", "news"))
-        portion["copies"] += 1
-    else:
+    (portion,) = (one for one in content["groups"] if (one["language"], one["domain"]) == ("fr", "news"))
+    if field == "groups":
+        content["groups"].remove(portion)
+    elif field == "tokenizer":
         content[field] = "ef" * 32
+    else:
+        portion |= {"copies": {"copies": portion["copies"] + 1}, "below": {"copies": -1}, "upto": {"upto": "ff"}}[field]
     (site.data_dir / mix_key("tiny")).write_text(json.dumps(content))
-    with pytest.raises(StageError, match=message):
+    with pytest.raises(SovereignError, match=message):
         run(site, "tokenize")
 
 
@@ -335,3 +379,81 @@ def test_people_are_told_what_is_left_out_and_what_comes_too_often(tmp_path: Pat
     change(site, mix={"max_epochs": 1})
     with pytest.raises(PlanError, match=r"(?s)cannot give the tokens of the run.*raise mix.max_epochs"):
         CliRunner().invoke(app, ["lake", "mix", str(site.root), "--local"], catch_exceptions=False)
+
+
+PUBLICATION = {
+    "sources": [
+        {"name": "laws", "category": "public-dataset", "description": "Laws."},
+        {"name": "press", "category": "private-other", "description": "Press."},
+        {"name": "radio", "category": "other", "description": "Radio."},
+        {"name": "games", "category": "other", "description": "Games."},
+    ]
+}
+
+
+def summary(site: Site) -> Any:
+    """The JSON of the training-content summary."""
+    path = site.root / "summary.json"
+    words = ["lake", "summary", str(site.root), "--local", "--json", str(path)]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(path.read_bytes())
+
+
+def trained_documents(site: Site) -> dict[str, tuple[str, int]]:
+    """Language and tokens of each document in the shards, by its id."""
+    found: dict[str, tuple[str, int]] = {}
+    for shard in map(Shard, shard_files(site)):
+        names = [shard.language_names[number] for number in shard.languages]
+        ids = shard.document_ids(range(shard.num_documents))
+        found |= dict(zip(ids, zip(names, shard.lengths.tolist(), strict=True), strict=True))
+    return found
+
+
+@pytest.mark.parametrize("approval", ["none", "required"])
+def test_the_public_summary_tells_of_what_the_mix_takes_each_document_once(tmp_path: Path, approval: str) -> None:
+    mix = {"sources": {"press": 20, "radio": 1}}
+    site = make_site(tmp_path, mix=mix, governance={"mix_approval": approval}, publication=PUBLICATION)
+    command(site, "manifest")
+    before = summary(site)
+    assert {"section": "1.3", "key": "stage tokenize"} in before["missing"]
+    assert {"section": "2", "key": "stage tokenize"} in before["missing"]
+    overall, asked = before["sections"]["1.3"], [before["sections"][one]["is_used"] for one in ("2.1", "2.2.2", "2.6")]
+    assert [overall[key] for key in ("tokens", "documents", "characters", "languages", "latest_data")] == [None] * 5
+    assert overall["size_range"] == "less than 1 billion tokens" and asked == [None] * 3
+    if approval == "required":
+        command(site, "approve", "--by", "A. Person")
+    run(site, "tokenize")
+    after, taken = summary(site), trained_documents(site)
+    overall = after["sections"]["1.3"]
+    assert "stage tokenize" not in {one["key"] for one in after["missing"]}
+    assert overall["documents"] == len(taken)
+    assert overall["tokens"] == sum(length for _, length in taken.values()) < TOKENS
+    by_language = Counter(language for language, _ in taken.values())
+    assert {one["language"]: one["documents"] for one in overall["languages"]} == by_language
+    by_source = Counter(doc_id.partition("/")[0] for doc_id in taken)
+    assert set(by_source) == {"press", "radio"} and by_source["radio"] < 40  # of 80
+    sections = after["sections"]
+    assert (sections["2.1"]["is_used"], sections["2.1"]["large"]) == (False, [])
+    (press,), (radio,) = sections["2.2.2"]["others"], sections["2.6"]["sources"]
+    assert {one["name"]: one["documents"] for one in (press, radio)} == by_source
+    assert press["characters"] + radio["characters"] == overall["characters"]
+    assert "laws" not in json.dumps(sections) and "games" not in json.dumps(sections)
+    # A receipt of before says that there was a mix, but not what it took.
+    old = receipt(site)
+    said = {key: old.metrics["mix"][key] for key in ("approved_by", "sha256", "epochs")}
+    content = old.model_copy(update={"metrics": old.metrics | {"mix": said}}).to_bytes()
+    FolderStore(site.data_dir).put_bytes("models/tiny/tokens/receipt.json", content)
+    assert summary(site) == before
+
+
+def test_the_public_summary_tells_of_the_languages_that_phases_take(tmp_path: Path) -> None:
+    phases = [{"tokens": 12_288, "mix": {"fr": 1}}]
+    training = {"tokens": 12_288, "batch_tokens": 256, "phases": phases}
+    site = make_site(tmp_path, training=training, publication=PUBLICATION)
+    command(site, "manifest")
+    run(site, "tokenize")
+    overall, taken = summary(site)["sections"]["1.3"], trained_documents(site)
+    french = [length for language, length in taken.values() if language == "fr"]
+    assert (overall["documents"], overall["tokens"]) == (len(french), sum(french))
+    assert [one["language"] for one in overall["languages"]] == ["fr"] and len(french) < len(taken)

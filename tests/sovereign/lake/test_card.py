@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib as mpl
 import pytest
 import yaml
+from rich.markdown import Markdown
 
 from sovereign.errors import ProofError, StoreError
 from sovereign.lake.card import card_numbers, write_card
@@ -121,6 +122,15 @@ def test_the_card_says_it_and_hubs_can_read_it(made: Published, tmp_path: Path) 
     assert "sovereign lake check proof.json --manifest manifest.json" in card
     for gap in numbers["gaps"]:
         assert f"- {escape_markdown(gap)}\n" in card
+
+
+@pytest.mark.parametrize(
+    "text", ["# Laws", "- laws", "+ laws", "=== laws", "---", "1. laws", "12) laws", "> laws", "* laws"]
+)
+def test_no_text_of_others_begins_a_heading_or_a_list(text: str) -> None:
+    first, content, last = Markdown(escape_markdown(text)).parsed
+    assert (first.type, last.type) == ("paragraph_open", "paragraph_close")
+    assert "".join(child.content for child in content.children or ()) == text
 
 
 def test_no_name_breaks_out_of_its_cell(made: Published, tmp_path: Path) -> None:

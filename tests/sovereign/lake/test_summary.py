@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import pytest
 import yaml
 
 from sovereign.errors import ProfileError
+from sovereign.lake.census import Dates
+from sovereign.lake.intake import Intake
 from sovereign.lake.summary import make_summary, named_domains, size_range
 from sovereign.lake.summary_model import TrainingSummary, json_schema
 from sovereign.lake.summary_page import NOT_STATED, render_summary
@@ -60,8 +63,13 @@ def stated(made: Published, *sources: Mapping[str, Any], without: str = "", **ch
     return Profile.model_validate(made.profile.model_dump() | {"publication": values})
 
 
+def everything(tokens: int | None) -> Intake:
+    """Training takes every document."""
+    return Intake(lambda *_: True, tokens)
+
+
 def summarise(made: Published, wanted: Profile | None = None, tokens: int | None = 1000) -> TrainingSummary:
-    return make_summary(made.facts(wanted), tokens)
+    return make_summary(made.facts(wanted), everything(tokens))
 
 
 def content(summary: TrainingSummary) -> dict[str, Any]:
@@ -160,6 +168,30 @@ def test_all_stated_leaves_nothing_missing(made: Published) -> None:
     assert value["last_update"] == "2026-11-25"
 
 
+@pytest.mark.parametrize("is_gathered", [True, False])
+def test_a_date_in_the_future_makes_the_latest_one_unknown(made: Published, is_gathered: bool) -> None:
+    facts = made.facts(stated(made, without="latest_data"))
+    if not is_gathered:
+        facts = replace(facts, gathered_at=None)
+    for source in facts.census.sources.values():
+        source.trained.unknown = 0
+    facts.census.sources["letters"].trained.add("2020-05-01")
+
+    def dates() -> tuple[str | None, str | None, str | None, list[str]]:
+        value = content(make_summary(facts, everything(1000)))
+        gazette = next(one for one in value["sections"]["2.1"]["large"] if one["name"] == "gazette")
+        latest = value["sections"]["1.3"]["latest_data"]
+        missing = [one["key"] for one in value["missing"]]
+        return latest, gazette["collected_from"], gazette["collected_until"], missing
+
+    assert dates() == ("2026-01", "2010-01", "2021", [])
+    facts.census.sources["gazette"].trained.add("2099-01-01")
+    assert dates() == (None, "2010-01", None, ["publication.latest_data"])
+    facts.census.sources["gazette"].trained = Dates()
+    facts.census.sources["gazette"].trained.add("2099-01-01")
+    assert dates() == (None, None, None, ["publication.latest_data"])
+
+
 @pytest.mark.parametrize("key", [key for key in STATED if key != "sources"])
 def test_each_statement_that_is_taken_away_is_missing(made: Published, key: str) -> None:
     assert [one.key for one in summarise(made, stated(made, without=key)).missing] == [f"publication.{key}"]
@@ -202,7 +234,7 @@ def test_private_sources_with_a_link_are_publicly_known_and_small_public_ones_ar
     facts = made.facts(stated(made))
     small = facts.census.sources["letters"].splits["train"]
     small.characters = facts.census.sources["gazette"].splits["train"].characters // 40
-    datasets = make_summary(facts, 1000).sections.public
+    datasets = make_summary(facts, everything(1000)).sections.public
     assert [one.name for one in datasets.large] == ["gazette"]
     assert [one.name for one in datasets.others] == ["letters"]
 
