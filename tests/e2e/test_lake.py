@@ -86,11 +86,16 @@ def answer(live: LiveSite, *arguments: str) -> Any:
     return json.loads(live.run(*arguments, "--json"))
 
 
-def test_shards_are_made_of_an_approved_mix_only(lake: LiveSite) -> None:
+def test_shards_are_made_of_an_approved_mix_only(lake: LiveSite, tmp_path: Path) -> None:
     assert "no person has approved the mix of this dataset yet" in lake.refused("train")
-    shown = answer(lake, "lake mix")
+    seen = tmp_path / "mix.json"
+    shown = answer(lake, "lake mix", "--out", str(seen))
     assert shown["approval"] is None and "no person has approved" in lake.refused("train")
-    approved = answer(lake, "lake approve", "--by", "A. Person", "--note", "meeting of 3 May")
+    lake.edit(mix={"sources": WEIGHTS | {"archive": 2}})
+    assert "another request.mix" in lake.refused("lake approve", "--by", "A. Person", "--mix", str(seen))
+    lake.edit(mix={"sources": WEIGHTS})
+    who = ["--by", "A. Person", "--note", "meeting of 3 May"]
+    approved = answer(lake, "lake approve", "--mix", str(seen), *who)
     path = lake.site.receipts_dir / "mix.json"
     assert approved["approval"] | {"at": ""} == {"by": "A. Person", "at": "", "note": "meeting of 3 May"}
     assert json.loads(path.read_text()) | {"approval": None, "warnings": shown["warnings"]} == shown
