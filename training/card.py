@@ -60,6 +60,7 @@ def write_card(
         evaluation=evaluation,
         data=receipts["curate"].metrics["train"],
         tokenizer=receipts["tokenize"].metrics["tokenizer"],
+        mix=receipts["tokenize"].metrics["mix"],
         receipts=receipts,
         train=receipts["train"].metrics,
         curve=_curve(history),

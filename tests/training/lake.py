@@ -33,6 +33,8 @@ TOKENIZER = {
     },
 }
 """What the receipt of stage `tokenize` says of the tokenizer."""
+NO_MIX = {"approved_by": None, "epochs": "every document once in an epoch"}
+"""What it says of the mix where none is asked for."""
 SOURCE = {"name": "texts", "path": "/texts", "owner": "Archive", "licence": "CC-BY-4.0", "language": "en"}
 
 
@@ -99,7 +101,7 @@ def make_lake(root: Path) -> Store:
     curate = {"documents_in": 10, "train": counts, "heldout": counts | {"documents": 5}}
     write_receipt(store, root, "corpus", "raw/tiny/", {})
     write_receipt(store, root, "curate", "curated/tiny/", curate)
-    write_receipt(store, root, "tokenize", "models/tiny/tokens/", {"tokenizer": TOKENIZER})
+    write_receipt(store, root, "tokenize", "models/tiny/tokens/", {"tokenizer": TOKENIZER, "mix": NO_MIX})
     write_receipt(store, root, "train", "models/tiny/train/", {"tokens_per_s": 1234.5})
     return store
 

@@ -12,7 +12,7 @@ from sovereign.errors import TrainingError
 from sovereign.plan import plan
 from sovereign.receipts import Receipt
 from tests.sovereign.bases import make_base
-from tests.training.lake import TOKENIZER, make_profile
+from tests.training.lake import NO_MIX, TOKENIZER, make_profile
 from training.card import write_card
 
 ROW = {"documents": 1, "bytes": 100, "tokens": 40, "model": 1.25, "untrained": 4.0, "unigram": 3.0, "uniform": 4.1}
@@ -50,7 +50,7 @@ def receipts(counts: dict[str, Any]) -> dict[str, Receipt]:
     metrics: dict[str, dict[str, Any]] = {
         "corpus": {},
         "curate": curate,
-        "tokenize": {"tokenizer": TOKENIZER},
+        "tokenize": {"tokenizer": TOKENIZER, "mix": NO_MIX},
         "train": {},
     }
     return {stage: receipt(stage, own) for stage, own in metrics.items()}
@@ -92,6 +92,17 @@ def test_without_compressor_there_is_no_column_for_it(tmp_path: Path) -> None:
     card = (tmp_path / "README.md").read_text()
     assert "xz" not in card
     assert "from 5.00 at step 1" in card
+
+
+def test_a_mix_says_how_often_what_was_taken(tmp_path: Path) -> None:
+    profile, known = make_profile(), receipts(COUNTS)
+    write_card(tmp_path, profile, plan(profile), evaluation(), known, [])
+    assert "by a mix" not in (tmp_path / "README.md").read_text()
+    known["tokenize"].metrics["mix"] = {"approved_by": "A | B", "epochs": {"games": 0.0, "fr law": 2.5}}
+    write_card(tmp_path, profile, plan(profile), evaluation(), known, [])
+    card = (tmp_path / "README.md").read_text()
+    assert "Training took this data by a mix that A \\| B approved." in card
+    assert "| fr law | 2.5 |\n| games | 0 |\n\n## Tokenizer" in card
 
 
 def test_a_number_that_is_missing_is_an_error(tmp_path: Path) -> None:
