@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,14 +177,21 @@ def _show(proof: Proof, anchor: Anchor, *, as_json: bool, **more: Any) -> None:
     found: dict[str, Any] = {"kind": proof.kind, "rests_on": "the issuer's word" if stated else "the root"}
     found |= anchor.model_dump(include={"dataset", "size", "root"}) | {"text_sha256": proof.text_sha256} | more
     record = proof.record if isinstance(proof, Inclusion) else {}
-    if as_json:
+    if as_json:  # what the maker committed to stays apart from what was checked
         write_json(found | ({"record": record} if record else {}))
         return
     if record:
         title = f"A document with this text is in {anchor.dataset}"
     else:
         title = f"{'Stated, not proven: this' if stated else 'This'} text is not in {anchor.dataset}"
-    lines(title, [(name, str(value)) for name, value in (found | record).items()])
+    rows = [(name, str(value)) for name, value in found.items()]
+    lines(title, rows + [(f"record {name}", _spell(value)) for name, value in record.items()])
+
+
+def _spell(value: object) -> str:
+    """As JSON in one line, with nothing in it that a terminal obeys."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
 
 
 def _read_text(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from sovereign.lake.proofs import (
     read_proof,
     write_proof,
 )
-from tests.sovereign.lake.tree import Tree, document
+from tests.sovereign.lake.tree import Tree, document, forge
 
 ABSENT = [f"Another notice, {number}." for number in range(30)]
 
@@ -192,12 +193,62 @@ def test_shortened_reordered_and_moved_paths_are_refused(tree: Tree, change: Cal
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("owners", ["Office 0"]), ("licence", "CC0-1.0"), ("doc_id", "x"), ("split", "heldout"), ("more", 1)],
+    [("owners", ["Office 0"]), ("licence", "CC0-1.0"), ("doc_id", "x"), ("split", "heldout"), ("url", "x")],
 )
 def test_another_record_is_refused(tree: Tree, column: str, value: object) -> None:
     proof = inclusion(tree)
     changed = proof.model_copy(update={"record": {**proof.record, column: value}})
     assert refused(changed, tree.anchor) == "the record is not the committed one"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"manifest_sha256": "0" * 64},
+        {"more": 1},
+        {"\n  rests_on": "somebody"},
+        {"owners": None},
+        {"owners": "Office 1"},
+        {"owners": [1]},
+        {"licence": {"a": "b"}},
+        {"split": "rejected"},
+        {"quality": "1"},
+        {"quality": True},
+        {"url": None},
+    ],
+)
+def test_a_committed_record_has_a_documents_columns_and_nothing_else(change: dict[str, object]) -> None:
+    """Also where the maker committed to it: what `check` shows beside it must not be taken for checked."""
+    record = c.make_record(document(5), "train")
+    anchor, (proof,) = forge(document(5).text, [record])
+    check(read_proof(write_proof(proof)), anchor)
+    anchor, (proof,) = forge(document(5).text, [record | change])
+    assert refused(proof, anchor) == "the record has not a document's columns"
+    for name in record.keys() - {"text_sha256"}:
+        anchor, (proof,) = forge(document(5).text, [{key: value for key, value in record.items() if key != name}])
+        assert refused(proof, anchor) == "the record has not a document's columns"
+
+
+def test_no_error_has_a_control_character_of_the_file(tree: Tree) -> None:
+    hostile = "x\n\x1b[31m\u202e"
+    data = write_proof(inclusion(tree))
+    changes = [(b'"kind":"inclusion"', {"kind": hostile}), (b'"dataset":"test"', {"dataset": hostile})]
+    texts = [data.replace(old, json.dumps(new, ensure_ascii=False).encode()[1:-1]) for old, new in changes]
+    texts.append(json.dumps({**json.loads(data), hostile: 1}, ensure_ascii=False).encode())
+    for text in texts:
+        with pytest.raises(ProofError) as caught:
+            read_proof(text)
+        assert str(caught.value).replace("\n  got", " got").isprintable()
+    anchor, (proof,) = forge(document(5).text, [{**c.make_record(document(5), "train"), hostile: 1}])
+    with pytest.raises(ProofError) as caught:
+        check(proof, anchor)
+    assert str(caught.value).replace("\n  got", " got").isprintable()
+    for name, algorithm in ((hostile, TREE_TYPE), ("test", hostile)):
+        terms = {"sovereign:algorithm": algorithm, "sovereign:size": 1, "sovereign:root": anchor.root}
+        terms["sovereign:keyCommitment"] = anchor.key_commitment
+        with pytest.raises(ProofError) as caught:
+            read_anchor(json.dumps({"name": name, "sovereign:commitments": terms}).encode())
+        assert re.sub(r"\n  (got|expected):", "", str(caught.value)).isprintable()
 
 
 def test_a_record_is_not_passed_off_as_another_texts(tree: Tree) -> None:
