@@ -27,6 +27,7 @@ from sovereign.lake.proofs import (
     Inclusion,
     Proof,
     check,
+    confirm,
     normal_digest,
     prove,
     read_anchor,
@@ -147,8 +148,11 @@ def run_prove(
         say(f"repeated lines were taken out of {shortened:,} documents; is it one of them? --document ID tells")
 
 
-def run_check(path: Path, manifest: Path, *, text: Path | None, as_json: bool) -> None:
+def run_check(path: Path, manifest: Path, *, text: Path | None, key: Path | None, as_json: bool) -> None:
     """Check a proof against a manifest, and that it is about a text.
+
+    Args:
+        key: another proof of the manifest, which shows the key of all openings.
 
     Raises:
         ProofError: it does not hold, it is about another text, or a file cannot be read.
@@ -156,6 +160,8 @@ def run_check(path: Path, manifest: Path, *, text: Path | None, as_json: bool) -
     content = _read(manifest)
     proof, anchor = read_proof(_read(path)), read_anchor(content)
     check(proof, anchor)
+    if key is not None:
+        proof = confirm(proof, read_proof(_read(key)), anchor)
     given = None if text is None else _read_text(text)
     if given is not None and (found := normal_digest(given).hex()) != proof.text_sha256:
         raise ProofError(
@@ -175,6 +181,7 @@ def run_check(path: Path, manifest: Path, *, text: Path | None, as_json: bool) -
 def _show(proof: Proof, anchor: Anchor, *, as_json: bool, **more: Any) -> None:
     stated = isinstance(proof, Exclusion) and proof.openings_key is None
     found: dict[str, Any] = {"kind": proof.kind, "rests_on": "the issuer's word" if stated else "the root"}
+    found["opening"] = "follows from the manifest's key" if proof.openings_key else "the issuer's word"
     found |= anchor.model_dump(include={"dataset", "size", "root"}) | {"text_sha256": proof.text_sha256} | more
     record = proof.record if isinstance(proof, Inclusion) else {}
     if as_json:  # what the maker committed to stays apart from what was checked

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import rfc8785
@@ -247,6 +248,43 @@ def check(proof: Proof, anchor: Anchor) -> None:
         _check_inclusion(proof)
     else:
         _check_exclusion(proof)
+
+
+def confirm(proof: Proof, other: Proof, anchor: Anchor) -> Proof:
+    """`proof` with the key that `other` shows, by which its opening is not its issuer's word any more.
+
+    Args:
+        proof: holds, as `check` tells.
+        other: a proof of the same dataset, issued with the key.
+
+    Raises:
+        ProofError: `other` does not hold or shows no key, the opening does not follow from the key, or both cannot be
+            true of one tree.
+    """
+    if other.openings_key is None:
+        raise ProofError("the proof that should show the key does not", hint="sovereign lake prove … --open-key")
+    try:
+        check(other, anchor)
+    except ProofError as error:
+        raise ProofError(
+            f"the proof that shows the key does not hold: {error.message}", got=error.got, expected=error.expected
+        ) from error
+    confirmed = proof.model_copy(update={"openings_key": other.openings_key})
+    check(confirmed, anchor)
+    shown = sorted({(leaf.index, leaf.key) for one in (proof, other) for leaf in _shown(one)})
+    for (index, key), (later, its_key) in pairwise(shown):
+        if key >= its_key:
+            raise ProofError(
+                "the two proofs refute each other: the tree's leaves are not in order",
+                got=f"leaf keys {key} at {index} and {its_key} at {later}",
+                expected="leaf keys that ascend, one for each text",
+            )
+    return confirmed
+
+
+def _shown(proof: Proof) -> list[Leaf]:
+    leaves = [proof.leaf] if isinstance(proof, Inclusion) else [proof.before, proof.after]
+    return [leaf for leaf in leaves if leaf is not None]
 
 
 def _check_inclusion(proof: Inclusion) -> None:

@@ -176,6 +176,23 @@ def test_the_dataset_key_is_private_made_once_and_kept_out_of_git(site: Site) ->
     assert "/dataset.key" in (site.root / ".gitignore").read_text().splitlines()
 
 
+def test_what_was_stated_is_proven_when_another_proof_shows_the_key(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(ABSENT)
+    run("prove", site, "--text", tmp_path / "text.txt", "--out", tmp_path / "proof.json")
+    run("prove", site, "--document", "gazette/a.txt", "--out", tmp_path / "key.json", "--open-key")
+    shutil.copy(site.manifest_file, tmp_path / "manifest.json")
+    words = ["proof.json", "--manifest", "manifest.json"]
+    alone, confirmed = audit(tmp_path, *words), audit(tmp_path, *words, "--key", "key.json")
+    assert alone.stdout.startswith("Stated, not proven: this text is not in ci\n")
+    assert confirmed.stdout.startswith("This text is not in ci\n"), confirmed.stderr
+    found = [json.loads(audit(tmp_path, *words, *more, "--json").stdout) for more in ((), ("--key", "key.json"))]
+    assert [one.pop("rests_on") for one in found] == ["the issuer's word", "the root"]
+    assert [one.pop("opening") for one in found] == ["the issuer's word", "follows from the manifest's key"]
+    assert found[0] == found[1]
+    done = audit(tmp_path, *words, "--key", "proof.json")
+    assert done.returncode == 1 and done.stdout == "" and "should show the key does not" in done.stderr
+
+
 def write_forged(folder: Path, record: dict[str, Any], text: str) -> list[str]:
     """Files of a dataset that somebody made up around one text; the arguments that check them."""
     anchor, (proof,) = forge(text, [record], "ci")

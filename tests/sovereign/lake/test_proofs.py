@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sovereign.lake.proofs import (
     Leaf,
     Proof,
     check,
+    confirm,
     normal_digest,
     read_anchor,
     read_proof,
@@ -303,6 +305,39 @@ def test_a_made_up_opening_passes_only_where_the_key_is_not_shown(tree: Tree) ->
     made_up = {"text_sha256": digest.hex(), "opening": opened.hex(), "key": c.leaf_key(opened, digest).hex()}
     assert refused(proof.model_copy(update=made_up), tree.anchor) == "the opening is not the text's"
     check(proof.model_copy(update={**made_up, "openings_key": None}), tree.anchor)
+
+
+def test_an_opening_is_confirmed_or_refuted_by_the_key(tree: Tree) -> None:
+    """Of a proof that was issued without it, once another proof shows it."""
+    absent, before, after = inner_exclusion(tree)
+    auditors = [inclusion(tree, 7, open_key=True), inner_exclusion(tree, open_key=True)[0]]
+    for proof, other in itertools.product([absent, *(inclusion(tree, number) for number in range(21))], auditors):
+        assert confirm(proof, other, tree.anchor) == proof.model_copy(update={"openings_key": other.openings_key})
+    digest = normal_digest(document(5).text)
+    openings = (number.to_bytes(32) for number in itertools.count())
+    opened = next(one for one in openings if before.key < c.leaf_key(one, digest).hex() < after.key)
+    made_up = {"text_sha256": digest.hex(), "opening": opened.hex(), "key": c.leaf_key(opened, digest).hex()}
+    forged = absent.model_copy(update=made_up)
+    check(forged, tree.anchor)
+    with pytest.raises(ProofError, match="the opening is not the text's"):
+        confirm(forged, auditors[0], tree.anchor)
+    with pytest.raises(ProofError, match="should show the key does not"):
+        confirm(absent, inclusion(tree), tree.anchor)
+    wrong = auditors[0].model_copy(update={"openings_key": "00" * 32})
+    with pytest.raises(ProofError, match="shows the key does not hold: the key is not the manifest's"):
+        confirm(absent, wrong, tree.anchor)
+
+
+def test_two_records_of_one_text_pass_alone_and_refute_each_other() -> None:
+    """What one proof of inclusion does not tell: whether the maker has another leaf of the text."""
+    records = [c.make_record(replace(document(5), owners=(owner,)), "train") for owner in ("Archive", "Office")]
+    anchor, (one, other) = forge(document(5).text, records, open_key=True)
+    for proof in (one, other):
+        check(read_proof(write_proof(proof)), anchor)
+        assert confirm(proof, proof, anchor) == proof
+    for pair in ((one, other), (other, one)):
+        with pytest.raises(ProofError, match="refute each other"):
+            confirm(*pair, anchor)
 
 
 def test_another_key_is_refused(tree: Tree) -> None:
