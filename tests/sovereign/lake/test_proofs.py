@@ -310,8 +310,9 @@ def test_a_made_up_opening_passes_only_where_the_key_is_not_shown(tree: Tree) ->
 def test_an_opening_is_confirmed_or_refuted_by_the_key(tree: Tree) -> None:
     """Of a proof that was issued without it, once another proof shows it."""
     absent, before, after = inner_exclusion(tree)
-    auditors = [inclusion(tree, 7, open_key=True), inner_exclusion(tree, open_key=True)[0]]
-    for proof, other in itertools.product([absent, *(inclusion(tree, number) for number in range(21))], auditors):
+    auditors: list[Proof] = [inclusion(tree, 7, open_key=True), inner_exclusion(tree, open_key=True)[0]]
+    issued: list[Proof] = [absent, *(inclusion(tree, number) for number in range(21))]
+    for proof, other in itertools.product(issued, auditors):
         assert confirm(proof, other, tree.anchor) == proof.model_copy(update={"openings_key": other.openings_key})
     digest = normal_digest(document(5).text)
     openings = (number.to_bytes(32) for number in itertools.count())
