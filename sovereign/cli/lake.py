@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from sovereign.lake.proofs import (
     Inclusion,
     Proof,
     check,
+    confirm,
     normal_digest,
     prove,
     read_anchor,
@@ -146,8 +148,11 @@ def run_prove(
         say(f"repeated lines were taken out of {shortened:,} documents; is it one of them? --document ID tells")
 
 
-def run_check(path: Path, manifest: Path, *, text: Path | None, as_json: bool) -> None:
+def run_check(path: Path, manifest: Path, *, text: Path | None, key: Path | None, as_json: bool) -> None:
     """Check a proof against a manifest, and that it is about a text.
+
+    Args:
+        key: another proof of the manifest, which shows the key of all openings.
 
     Raises:
         ProofError: it does not hold, it is about another text, or a file cannot be read.
@@ -155,6 +160,8 @@ def run_check(path: Path, manifest: Path, *, text: Path | None, as_json: bool) -
     content = _read(manifest)
     proof, anchor = read_proof(_read(path)), read_anchor(content)
     check(proof, anchor)
+    if key is not None:
+        proof = confirm(proof, read_proof(_read(key)), anchor)
     given = None if text is None else _read_text(text)
     if given is not None and (found := normal_digest(given).hex()) != proof.text_sha256:
         raise ProofError(
@@ -174,16 +181,24 @@ def run_check(path: Path, manifest: Path, *, text: Path | None, as_json: bool) -
 def _show(proof: Proof, anchor: Anchor, *, as_json: bool, **more: Any) -> None:
     stated = isinstance(proof, Exclusion) and proof.openings_key is None
     found: dict[str, Any] = {"kind": proof.kind, "rests_on": "the issuer's word" if stated else "the root"}
+    found["opening"] = "follows from the manifest's key" if proof.openings_key else "the issuer's word"
     found |= anchor.model_dump(include={"dataset", "size", "root"}) | {"text_sha256": proof.text_sha256} | more
     record = proof.record if isinstance(proof, Inclusion) else {}
-    if as_json:
+    if as_json:  # what the maker committed to stays apart from what was checked
         write_json(found | ({"record": record} if record else {}))
         return
     if record:
         title = f"A document with this text is in {anchor.dataset}"
     else:
         title = f"{'Stated, not proven: this' if stated else 'This'} text is not in {anchor.dataset}"
-    lines(title, [(name, str(value)) for name, value in (found | record).items()])
+    rows = [(name, str(value)) for name, value in found.items()]
+    lines(title, rows + [(f"record {name}", _spell(value)) for name, value in record.items()])
+
+
+def _spell(value: object) -> str:
+    """As JSON in one line, with nothing in it that a terminal obeys."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
 
 
 def _read_text(path: Path) -> str:

@@ -67,12 +67,16 @@ def lake_check(
     proof: Annotated[Path, typer.Argument(metavar="PROOF", help="A proof's file.")],
     manifest: Annotated[Path, typer.Option("--manifest", metavar="FILE", help="The dataset's manifest.")],
     text: TextOption = None,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", metavar="PROOF", help="Another proof of it, with --open-key: is PROOF true to its key?"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a proof against the dataset's manifest; needs nothing else. Exit code 1 when it does not hold."""
     from sovereign.cli.lake import run_check
 
-    run_check(proof, manifest, text=text, as_json=as_json)
+    run_check(proof, manifest, text=text, key=key, as_json=as_json)
 
 
 @lake_app.command("rejected")

@@ -14,6 +14,7 @@ from sovereign.lake.census import Census, take_census
 from sovereign.lake.dataset import Dataset
 from sovereign.lake.demonstration import SOURCE as DEMONSTRATION
 from sovereign.lake.intake import Takes
+from sovereign.lake.manifest import is_current
 from sovereign.lake.proofs import Anchor, read_anchor
 from sovereign.lake.rights import is_of_rights
 from sovereign.profile import Profile
@@ -109,13 +110,14 @@ def _read_manifest(dataset: Dataset) -> tuple[bytes, dict[str, Any]]:
         manifest: dict[str, Any] = json.loads(content)
         files = [one for one in manifest["distribution"] if one["@type"] == "cr:FileObject"]
         described = {one["@id"]: one["sha256"] for one in files}
-        parents = {one["sovereign:stage"]: one["sovereign:key"] for one in manifest["sovereign:parents"]}
+        current = is_current(manifest, dataset)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProofError(f"{key} is no manifest: {type(error).__name__}", hint=f"{again} makes it anew") from error
     if described != dataset.files:
         raise ProofError("the manifest is of other files than the dataset has now", hint=f"{again} makes it anew")
-    if parents != {stage: receipt.key for stage, receipt in dataset.parents.items()}:
-        raise ProofError("the stages have run again since the manifest was made", hint=f"{again} makes it anew")
-    if "sovereign:sources" not in manifest:
-        raise ProofError("the manifest is of an earlier version of the kit", hint=f"{again} makes it anew")
+    if not current:
+        raise ProofError(
+            "the stages have run again since the manifest was made, or it is of an earlier version of the kit",
+            hint=f"{again} makes it anew",
+        )
     return content, manifest

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sovereign.errors import StoreError
+from sovereign.errors import ProofError, StoreError
 from sovereign.files import put_in_place
-from sovereign.lake.commitments import make_root
+from sovereign.lake.commitments import KEY_BYTES, make_root
 from sovereign.lake.merkle import make_path, tree_hash
 
 _CACHE_KIB = 64 * 1024
@@ -102,8 +102,12 @@ class Leaves:
         return low
 
     def root(self) -> bytes:
-        """The root that is published."""
-        return make_root(self.size, self._range_hash(0, self.size))
+        """The root that is published.
+
+        Raises:
+            ProofError: two documents have the same text, which a dataset has once only.
+        """
+        return make_root(self.size, tree_hash(self._ascending()))
 
     def paths(self, indices: Iterable[int]) -> list[list[bytes]]:
         """Paths of leaves; each costs one pass over all leaves, less what they share."""
@@ -112,6 +116,18 @@ class Leaves:
 
     def _range_hash(self, start: int, end: int) -> bytes:
         return tree_hash(self._between(start, end))
+
+    def _ascending(self) -> Iterator[bytes]:
+        last = b""
+        for leaf in self._between(0, self.size):
+            if leaf[:KEY_BYTES] <= last:
+                raise ProofError(
+                    "two documents of the dataset have the same text",
+                    expected="one leaf for each text",
+                    hint="make the dataset anew: sovereign stage curate",
+                )
+            last = leaf[:KEY_BYTES]
+            yield leaf
 
     def _between(self, start: int, end: int) -> Iterator[bytes]:
         query = "SELECT leaf FROM leaves WHERE rowid > ? AND rowid <= ? ORDER BY rowid"

@@ -2,14 +2,15 @@
 
 It names files, columns, counts, owners with what was agreed with them, sources with what was declared of them and left
 out of them, parents, and the root of the documents' tree.
-It holds no time and nothing of the machine: the same dataset, profile and dataset key give the same bytes.
+It holds no time and nothing of the machine, no path and no digest of one: the same dataset, profile and dataset key
+give the same bytes.
 Croissant: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.0.html
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from sovereign.lake.documents import SCHEMA, Document
 from sovereign.lake.leaves import Leaves
 from sovereign.lake.proofs import TREE_TYPE
 from sovereign.profile import Profile
-from sovereign.receipts import model_digest
+from sovereign.receipts import Receipt, model_digest
 
 NAMESPACE = "https://sovereign.local/dataset/v1#"
 CROISSANT = "http://mlcommons.org/croissant/1.0"
@@ -40,6 +41,7 @@ DECLARED = {
     "opt_outs": "optOuts",
 }
 """What a profile says of a source, and the terms for it. Its path is of one machine and stays out."""
+_DECLARED_TERMS = {f"sovereign:{term}" for term in DECLARED.values()}
 _PLAIN = {"@language": None}
 """Names and digests are in no language."""
 _CONTEXT: dict[str, Any] = {
@@ -180,22 +182,48 @@ def make_manifest(
         ],
         "sovereign:owners": _owners(profile, counts),
         "sovereign:sources": _sources(dataset, counts),
-        "sovereign:parents": [
-            {
-                "@type": "sovereign:Stage",
-                "sovereign:stage": stage,
-                "sovereign:key": receipt.key,
-                "sovereign:digest": model_digest(receipt.outputs),
-            }
-            for stage, receipt in sorted(dataset.parents.items())
-        ],
-        "sovereign:qualityReport": {name: value for name, value in metrics.items() if name not in _splits(dataset)},
+        "sovereign:parents": _parents(dataset.parents),
+        "sovereign:qualityReport": _quality_report(dataset),
         "sovereign:commitments": tree,
     }
     try:
         return rfc8785.dumps(manifest)
     except rfc8785.CanonicalizationError as error:
         raise ProofError(f"the manifest of {profile.name} cannot be written: {error}") from error
+
+
+def is_current(manifest: Mapping[str, Any], dataset: Dataset) -> bool:
+    """Whether a manifest says of the stages and sources what the receipts say now."""
+    read = _read_sources(dataset.parents)
+    said = {
+        entry["sovereign:source"]: {key: value for key, value in entry.items() if key in _DECLARED_TERMS}
+        | {"sovereign:leftOut": [one for one in entry["sovereign:leftOut"] if one["sovereign:stage"] == "corpus"]}
+        for entry in manifest.get("sovereign:sources", [])
+        if entry["sovereign:source"] in read
+    }
+    return (
+        manifest["sovereign:parents"] == _parents(dataset.parents)
+        and manifest["sovereign:qualityReport"] == _quality_report(dataset)
+        and "sovereign:sources" in manifest
+        and said == read
+    )
+
+
+def _parents(parents: Mapping[str, Receipt]) -> list[dict[str, Any]]:
+    """Without the stages' keys: paths of the machine are digested into them."""
+    return [
+        {
+            "@type": "sovereign:Stage",
+            "sovereign:stage": stage,
+            "sovereign:digest": model_digest(receipt.outputs),
+        }
+        for stage, receipt in sorted(parents.items())
+    ]
+
+
+def _quality_report(dataset: Dataset) -> dict[str, Any]:
+    metrics = dataset.parents["curate"].metrics
+    return {name: value for name, value in metrics.items() if name not in _splits(dataset)}
 
 
 def _splits(dataset: Dataset) -> list[str]:
@@ -276,27 +304,45 @@ def _owners(profile: Profile, counts: _Counts) -> list[dict[str, Any]]:
 
 def _sources(dataset: Dataset, counts: _Counts) -> list[dict[str, Any]]:
     """Every source, with what the profile said of it when it was read; what it did not say is not there."""
-    gathered = dataset.parents["corpus"].metrics if "corpus" in dataset.parents else {}
-    read = {name.removeprefix("source "): values for name, values in gathered.items() if name.startswith("source ")}
-    left_out: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
-    for name, values in read.items():
-        left_out[name].update({("corpus", reason): number for reason, number in values["skipped"].items()})
+    read = _read_sources(dataset.parents)
+    set_aside: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for document, reason in dataset.rejected():
-        left_out[document.source]["curate", reason] += 1
+        set_aside[document.source][reason] += 1
     found = []
-    for name in sorted({*read, *counts.sources, *left_out}):
-        declared = read[name]["declared"] if name in read else {}
+    for name in sorted({*read, *counts.sources, *set_aside}):
+        terms = read.get(name, {})
         found.append(
             {
                 "@type": "sovereign:Source",
                 "sovereign:source": name,
                 "sovereign:isGenerated": name == DEMONSTRATION and name not in read,
                 **counts.sources[name].terms(),
-                **{f"sovereign:{term}": declared[key] for key, term in DECLARED.items() if declared.get(key)},
-                "sovereign:leftOut": [
-                    {"sovereign:stage": stage, "sovereign:reason": reason, "sovereign:records": number}
-                    for (stage, reason), number in sorted(left_out[name].items())
-                ],
+                **terms,
+                "sovereign:leftOut": [*terms.get("sovereign:leftOut", []), *_left_out("curate", set_aside[name])],
             }
         )
     return found
+
+
+def _read_sources(parents: Mapping[str, Receipt]) -> dict[str, dict[str, Any]]:
+    """What the profile said of each source when it was read, and what was left out of it then; by its name."""
+    gathered = parents["corpus"].metrics if "corpus" in parents else {}
+    return {
+        name.removeprefix("source "): {
+            **{
+                f"sovereign:{term}": values["declared"][key]
+                for key, term in DECLARED.items()
+                if values["declared"].get(key)
+            },
+            "sovereign:leftOut": _left_out("corpus", values["skipped"]),
+        }
+        for name, values in gathered.items()
+        if name.startswith("source ")
+    }
+
+
+def _left_out(stage: str, reasons: Mapping[str, int]) -> list[dict[str, Any]]:
+    return [
+        {"sovereign:stage": stage, "sovereign:reason": reason, "sovereign:records": number}
+        for reason, number in sorted(reasons.items())
+    ]

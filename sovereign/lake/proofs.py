@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import rfc8785
@@ -20,6 +21,7 @@ from sovereign.lake.dataset import Entry
 from sovereign.lake.leaves import Leaves
 from sovereign.lake.merkle import follow_path, tree_hash
 from sovereign.receipts import parse_number
+from sovereign.section import Name
 
 TREE_TYPE = "https://sovereign.local/tree/v1"
 
@@ -34,10 +36,28 @@ class _Part(BaseModel):
 class Anchor(_Part):
     """What a manifest says of its tree; all that a check needs of it."""
 
-    dataset: str
+    dataset: Name
     size: Count
     root: Hex
     key_commitment: Hex
+
+
+class _Record(_Part):
+    """The columns that are committed to, as `sovereign.lake.commitments.make_record` gives them."""
+
+    doc_id: str
+    language: str
+    source: str
+    owners: list[str]
+    licence: str
+    collected_at: str | None
+    quality: float | None
+    cluster_id: str | None
+    transforms: list[str]
+    split: Literal["train", "heldout"]
+    text_sha256: Hex
+    url: str = ""
+    """Not there where the document has none."""
 
 
 class Leaf(_Part):
@@ -53,7 +73,7 @@ class Leaf(_Part):
 
 class _Proof(_Part):
     type: Literal["https://sovereign.local/proof/v1"] = "https://sovereign.local/proof/v1"
-    dataset: str
+    dataset: Name
     """Name of the dataset."""
     size: Count
     """Number of its documents."""
@@ -103,8 +123,8 @@ def read_anchor(manifest: bytes) -> Anchor:
     try:
         content = json.loads(manifest)
         tree = content["sovereign:commitments"]
-        if tree["sovereign:algorithm"] != TREE_TYPE:
-            raise ProofError("the tree is of an unknown kind", got=tree["sovereign:algorithm"], expected=TREE_TYPE)
+        if (kind := tree["sovereign:algorithm"]) != TREE_TYPE:
+            raise ProofError("the tree is of an unknown kind", got=ascii(kind), expected=TREE_TYPE)
         return Anchor(
             dataset=content["name"],
             size=tree["sovereign:size"],
@@ -112,7 +132,8 @@ def read_anchor(manifest: bytes) -> Anchor:
             key_commitment=tree["sovereign:keyCommitment"],
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ProofError(f"not a dataset's manifest: {type(error).__name__}", got=str(error).splitlines()[0]) from error
+        got = _first(error) if isinstance(error, ValidationError) else ascii(str(error))
+        raise ProofError(f"not a dataset's manifest: {type(error).__name__}", got=got) from error
 
 
 def read_proof(data: bytes) -> Proof:
@@ -125,9 +146,7 @@ def read_proof(data: bytes) -> Proof:
         proof = _READER.validate_python(json.loads(data, parse_int=parse_number))
         canonical = write_proof(proof)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ProofError("not a proof of this version", got=f"{place}: {first['msg']}") from error
+        raise ProofError("not a proof of this version", got=_first(error)) from error
     except (ValueError, RecursionError) as error:
         raise ProofError(f"not a proof: {error}") from error
     if canonical != data:
@@ -231,8 +250,49 @@ def check(proof: Proof, anchor: Anchor) -> None:
         _check_exclusion(proof)
 
 
+def confirm(proof: Proof, other: Proof, anchor: Anchor) -> Proof:
+    """`proof` with the key that `other` shows, by which its opening is not its issuer's word any more.
+
+    Args:
+        proof: holds, as `check` tells.
+        other: a proof of the same dataset, issued with the key.
+
+    Raises:
+        ProofError: `other` does not hold or shows no key, the opening does not follow from the key, or both cannot be
+            true of one tree.
+    """
+    if other.openings_key is None:
+        raise ProofError("the proof that should show the key does not", hint="sovereign lake prove … --open-key")
+    try:
+        check(other, anchor)
+    except ProofError as error:
+        raise ProofError(
+            f"the proof that shows the key does not hold: {error.message}", got=error.got, expected=error.expected
+        ) from error
+    confirmed = proof.model_copy(update={"openings_key": other.openings_key})
+    check(confirmed, anchor)
+    shown = sorted({(leaf.index, leaf.key) for one in (proof, other) for leaf in _shown(one)})
+    for (index, key), (later, its_key) in pairwise(shown):
+        if key >= its_key:
+            raise ProofError(
+                "the two proofs refute each other: the tree's leaves are not in order",
+                got=f"leaf keys {key} at {index} and {its_key} at {later}",
+                expected="leaf keys that ascend, one for each text",
+            )
+    return confirmed
+
+
+def _shown(proof: Proof) -> list[Leaf]:
+    leaves = [proof.leaf] if isinstance(proof, Inclusion) else [proof.before, proof.after]
+    return [leaf for leaf in leaves if leaf is not None]
+
+
 def _check_inclusion(proof: Inclusion) -> None:
-    # (4) The record is of this text, and the leaf is of this key and this record.
+    # (4) The record has the committed columns and is of this text, and the leaf is of this key and this record.
+    try:
+        _Record.model_validate(proof.record)
+    except ValidationError as error:
+        raise ProofError("the record has not a document's columns", got=_first(error)) from error
     _same("the record is of another text", proof.record.get("text_sha256"), proof.text_sha256)
     _same("the leaf is another text's", proof.leaf.key, proof.key)
     commitment = c.commit(bytes.fromhex(proof.salt), c.encode_record(proof.record))
@@ -261,6 +321,12 @@ def _check_leaf(leaf: Leaf, proof: Proof) -> None:
     content = bytes.fromhex(leaf.key + leaf.commitment)
     tree = follow_path(content, leaf.index, proof.size, [bytes.fromhex(step) for step in leaf.path])
     _same("the path does not lead to the root", c.make_root(proof.size, tree).hex(), proof.root)
+
+
+def _first(error: ValidationError) -> str:
+    """What is wrong first, in ASCII without control characters: a file can have made up the name."""
+    first = error.errors()[0]
+    return ascii(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
 
 
 def _same(problem: str, got: object, expected: object) -> None:

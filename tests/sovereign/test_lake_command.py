@@ -19,10 +19,14 @@ from typer.testing import CliRunner
 from sovereign.cli.app import app
 from sovereign.cli.sites import find_profile
 from sovereign.errors import ProofError, SiteError
+from sovereign.files import sha256_bytes
+from sovereign.lake.commitments import make_record
+from sovereign.lake.proofs import TREE_TYPE, write_proof
 from sovereign.lake.stages import corpus, curate
 from sovereign.site import Site, init_site
 from sovereign.stages import run_stage
 from sovereign.store import FolderStore
+from tests.sovereign.lake.tree import document, forge
 
 PRESENT, ABSENT = "Texte du journal officiel.\r\n", "Texte que personne n'a donné."
 PERSONAL = "Écrivez à archive@example.org pour tout renseignement."
@@ -170,6 +174,57 @@ def test_the_dataset_key_is_private_made_once_and_kept_out_of_git(site: Site) ->
     assert first == (site.data_dir / "curated/ci/manifest.json").read_bytes()
     assert before.strip().encode() not in first
     assert "/dataset.key" in (site.root / ".gitignore").read_text().splitlines()
+
+
+def test_what_was_stated_is_proven_when_another_proof_shows_the_key(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(ABSENT)
+    run("prove", site, "--text", tmp_path / "text.txt", "--out", tmp_path / "proof.json")
+    run("prove", site, "--document", "gazette/a.txt", "--out", tmp_path / "key.json", "--open-key")
+    shutil.copy(site.manifest_file, tmp_path / "manifest.json")
+    words = ["proof.json", "--manifest", "manifest.json"]
+    alone, confirmed = audit(tmp_path, *words), audit(tmp_path, *words, "--key", "key.json")
+    assert alone.stdout.startswith("Stated, not proven: this text is not in ci\n")
+    assert confirmed.stdout.startswith("This text is not in ci\n"), confirmed.stderr
+    found = [json.loads(audit(tmp_path, *words, *more, "--json").stdout) for more in ((), ("--key", "key.json"))]
+    assert [one.pop("rests_on") for one in found] == ["the issuer's word", "the root"]
+    assert [one.pop("opening") for one in found] == ["the issuer's word", "follows from the manifest's key"]
+    assert found[0] == found[1]
+    done = audit(tmp_path, *words, "--key", "proof.json")
+    assert done.returncode == 1 and done.stdout == "" and "should show the key does not" in done.stderr
+
+
+def write_forged(folder: Path, record: dict[str, Any], text: str) -> list[str]:
+    """Files of a dataset that somebody made up around one text; the arguments that check them."""
+    anchor, (proof,) = forge(text, [record], "ci")
+    tree = {"algorithm": TREE_TYPE, "size": anchor.size, "root": anchor.root, "keyCommitment": anchor.key_commitment}
+    manifest = {"name": "ci", "sovereign:commitments": {f"sovereign:{key}": value for key, value in tree.items()}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "proof.json").write_bytes(write_proof(proof))
+    (folder / "text.txt").write_text(text)
+    return ["proof.json", "--manifest", "manifest.json", "--text", "text.txt"]
+
+
+def test_a_record_cannot_speak_for_the_check(site: Site, tmp_path: Path) -> None:
+    """Neither by columns of the names that `check` prints, nor by line ends, nor by what terminals obey."""
+    published = sha256_bytes(site.manifest_file.read_bytes())
+    record = make_record(document(1), "train")
+    claims = {"manifest_sha256": published, "root": "0" * 64, "size": 9, "dataset": "other", "text_compared": True}
+    for name, value in claims.items():
+        done = audit(tmp_path, *write_forged(tmp_path, record | {name: value}, PRESENT))
+        assert done.returncode == 1 and done.stdout == "" and "the record has not a document's columns" in done.stderr
+    hostile = f"x\n  manifest_sha256  {published}\x1b[31m\x9b1m\u202eé"
+    words = write_forged(tmp_path, record | {"doc_id": hostile, "owners": [hostile]}, PRESENT)
+    done = audit(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    _, *rows = done.stdout.splitlines()
+    assert all(row.isprintable() for row in rows)
+    (row,) = [row for row in rows if row.startswith("  manifest_sha256 ")]
+    made_up = sha256_bytes((tmp_path / "manifest.json").read_bytes())
+    assert row.split() == ["manifest_sha256", made_up]
+    (row,) = [row for row in rows if row.startswith("  record doc_id ")]
+    assert json.loads(row.removeprefix("  record doc_id").strip()) == hostile and row.endswith('é"')
+    found = json.loads(audit(tmp_path, *words, "--json").stdout)
+    assert (found["manifest_sha256"], found["record"]["doc_id"]) == (made_up, hostile)
 
 
 @pytest.fixture

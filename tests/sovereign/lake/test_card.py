@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import struct
@@ -310,11 +311,24 @@ def test_no_card_without_the_manifest_of_these_files(tmp_path: Path) -> None:
     with pytest.raises(ProofError, match="earlier version of the kit"):
         made.facts()
     path.write_bytes(manifest)
-    receipt = made.dataset.parents["corpus"]
-    made.store.put_bytes("raw/test/receipt.json", receipt.model_copy(update={"key": "0" * 64}).to_bytes())
-    with pytest.raises(ProofError, match="run again since the manifest was made"):
+    with_key = json.loads(manifest)
+    with_key["sovereign:parents"][0]["sovereign:key"] = "0" * 64
+    path.write_text(json.dumps(with_key))
+    with pytest.raises(ProofError, match="earlier version of the kit"):
         made.facts()
-    made.store.put_bytes("raw/test/receipt.json", receipt.to_bytes())
+    path.write_bytes(manifest)
+    parents = made.dataset.parents
+    for stage, prefix in (("corpus", "raw"), ("curate", "curated")):
+        receipt, metrics = parents[stage], copy.deepcopy(parents[stage].metrics)
+        if stage == "corpus":
+            name = next(name for name in metrics if name.startswith("source "))
+            metrics[name]["declared"]["terms"] = "other terms"
+        else:
+            metrics["rejected"]["other"] = 1
+        made.store.put_bytes(f"{prefix}/test/receipt.json", receipt.model_copy(update={"metrics": metrics}).to_bytes())
+        with pytest.raises(ProofError, match="run again since the manifest was made"):
+            made.facts()
+        made.store.put_bytes(f"{prefix}/test/receipt.json", receipt.to_bytes())
     path.unlink()
     with pytest.raises(ProofError, match="has no manifest"):
         made.facts()

@@ -121,7 +121,10 @@ def test_record_has_every_column_but_the_text() -> None:
     assert set(json.loads(encode_record(make_record(document(3), "heldout")))) == columns - {"url"}
 
 
-@given(st.lists(st.binary(min_size=64, max_size=64), max_size=60), st.binary(min_size=32, max_size=32))
+@given(
+    st.lists(st.binary(min_size=64, max_size=64), max_size=60, unique_by=lambda leaf: leaf[:32]),
+    st.binary(min_size=32, max_size=32),
+)
 def test_leaves_are_sorted_and_found(
     tmp_path_factory: pytest.TempPathFactory, contents: list[bytes], key: bytes
 ) -> None:
@@ -134,6 +137,15 @@ def test_leaves_are_sorted_and_found(
         assert leaves.root() == make_root(len(contents), tree_hash(sorted(contents)))
         for wanted in (key, *(leaf[:32] for leaf in contents)):
             assert leaves.bisect(wanted) == sum(leaf[:32] < wanted for leaf in contents)
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_no_root_for_a_dataset_that_has_a_text_twice(tmp_path: Path, split: str) -> None:
+    """With another owner, or in the other split: a text has one record."""
+    twice = [(document(1), "train"), (document(2), "train"), (replace(document(1), owners=("Other",)), split)]
+    build_leaves(tmp_path / "leaves.sqlite", (Row(KEYS.leaf(*one), 0, row) for row, one in enumerate(twice)))
+    with Leaves(tmp_path / "leaves.sqlite") as leaves, pytest.raises(ProofError, match="have the same text"):
+        leaves.root()
 
 
 def test_a_file_of_leaves_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from sovereign.lake.manifest import NAMESPACE, make_manifest
 from sovereign.lake.proofs import read_anchor
 from sovereign.lake.stages import corpus, curate
 from sovereign.profile import Profile
+from sovereign.receipts import model_digest
 from sovereign.stages import run_stage
 from sovereign.store import FolderStore
 
@@ -62,7 +63,12 @@ class Made:
             {"no": "text"},
         ]
         (texts / "a.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
-        self.profile = profile(texts)
+        exam, words = texts.with_name("exam.jsonl"), texts.with_name("words.txt")
+        exam.write_text(json.dumps({"text": "Une question de huit mots que personne ne doit apprendre."}))
+        words.write_text("interdit\n")
+        lists = {"evaluation_sets": [{"name": "exam", "path": str(exam)}]}
+        lists |= {"word_lists": [{"name": "words", "path": str(words), "language": "fr"}]}
+        self.profile = profile(texts, cleaning=lists)
         self.store = FolderStore(folder / "store")
         for stage in (corpus, curate):
             run_stage(stage, self.profile, self.store, folder / "work", io.StringIO())
@@ -157,8 +163,8 @@ def test_counts_files_and_parents_are_those_of_the_files(made: Made) -> None:
     assert files.keys() == {path.name for split in ("train", "heldout") for path in made.path.parent.glob(f"{split}-*")}
     for name, one in files.items():
         assert one["sha256"] == sha256_bytes((made.path.parent / name).read_bytes())
-    parents = {one["sovereign:stage"]: one["sovereign:key"] for one in content["sovereign:parents"]}
-    assert parents == {stage: receipt.key for stage, receipt in made.dataset.parents.items()}
+    parents = {one["sovereign:stage"]: one["sovereign:digest"] for one in content["sovereign:parents"]}
+    assert parents == {stage: model_digest(receipt.outputs) for stage, receipt in made.dataset.parents.items()}
     assert content["sovereign:qualityReport"]["rejected"] == {"duplicate": 1}
 
 
@@ -244,10 +250,10 @@ def test_a_corpus_that_was_read_again_since_is_no_parent(tmp_path: Path) -> None
 
 
 def test_same_input_same_bytes_and_other_input_other_root(made: Made, tmp_path: Path) -> None:
-    """Also where the stages ran on another machine, at another time."""
-    texts = tmp_path / "texts"
-    first, again = Made(tmp_path / "a", texts), Made(tmp_path / "b", texts)
-    other = Made(tmp_path / "c", texts, "Un autre journal.")
+    """Also where the stages ran on another machine, with the corpus in another folder, at another time."""
+    first, again = Made(tmp_path / "a", tmp_path / "texts"), Made(tmp_path / "b", tmp_path / "elsewhere" / "gazette")
+    assert first.dataset.parents["corpus"].key != again.dataset.parents["corpus"].key
+    other = Made(tmp_path / "c", tmp_path / "texts", "Un autre journal.")
     elsewhere = {"started_at": "2031-01-01T00:00:00+00:00", "seconds": 9.0, "made_by": "someone@else"}
     receipts = {stage: one.model_copy(update=elsewhere) for stage, one in again.dataset.parents.items()}
     again.dataset = replace(again.dataset, parents=receipts)

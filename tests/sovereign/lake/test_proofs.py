@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,13 @@ from sovereign.lake.proofs import (
     Leaf,
     Proof,
     check,
+    confirm,
     normal_digest,
     read_anchor,
     read_proof,
     write_proof,
 )
-from tests.sovereign.lake.tree import Tree, document
+from tests.sovereign.lake.tree import Tree, document, forge
 
 ABSENT = [f"Another notice, {number}." for number in range(30)]
 
@@ -192,12 +195,62 @@ def test_shortened_reordered_and_moved_paths_are_refused(tree: Tree, change: Cal
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("owners", ["Office 0"]), ("licence", "CC0-1.0"), ("doc_id", "x"), ("split", "heldout"), ("more", 1)],
+    [("owners", ["Office 0"]), ("licence", "CC0-1.0"), ("doc_id", "x"), ("split", "heldout"), ("url", "x")],
 )
 def test_another_record_is_refused(tree: Tree, column: str, value: object) -> None:
     proof = inclusion(tree)
     changed = proof.model_copy(update={"record": {**proof.record, column: value}})
     assert refused(changed, tree.anchor) == "the record is not the committed one"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"manifest_sha256": "0" * 64},
+        {"more": 1},
+        {"\n  rests_on": "somebody"},
+        {"owners": None},
+        {"owners": "Office 1"},
+        {"owners": [1]},
+        {"licence": {"a": "b"}},
+        {"split": "rejected"},
+        {"quality": "1"},
+        {"quality": True},
+        {"url": None},
+    ],
+)
+def test_a_committed_record_has_a_documents_columns_and_nothing_else(change: dict[str, object]) -> None:
+    """Also where the maker committed to it: what `check` shows beside it must not be taken for checked."""
+    record = c.make_record(document(5), "train")
+    anchor, (proof,) = forge(document(5).text, [record])
+    check(read_proof(write_proof(proof)), anchor)
+    anchor, (proof,) = forge(document(5).text, [record | change])
+    assert refused(proof, anchor) == "the record has not a document's columns"
+    for name in record.keys() - {"text_sha256"}:
+        anchor, (proof,) = forge(document(5).text, [{key: value for key, value in record.items() if key != name}])
+        assert refused(proof, anchor) == "the record has not a document's columns"
+
+
+def test_no_error_has_a_control_character_of_the_file(tree: Tree) -> None:
+    hostile = "x\n\x1b[31m\u202e"
+    data = write_proof(inclusion(tree))
+    changes = [(b'"kind":"inclusion"', {"kind": hostile}), (b'"dataset":"test"', {"dataset": hostile})]
+    texts = [data.replace(old, json.dumps(new, ensure_ascii=False).encode()[1:-1]) for old, new in changes]
+    texts.append(json.dumps({**json.loads(data), hostile: 1}, ensure_ascii=False).encode())
+    for text in texts:
+        with pytest.raises(ProofError) as caught:
+            read_proof(text)
+        assert str(caught.value).replace("\n  got", " got").isprintable()
+    anchor, (proof,) = forge(document(5).text, [{**c.make_record(document(5), "train"), hostile: 1}])
+    with pytest.raises(ProofError) as caught:
+        check(proof, anchor)
+    assert str(caught.value).replace("\n  got", " got").isprintable()
+    for name, algorithm in ((hostile, TREE_TYPE), ("test", hostile)):
+        terms = {"sovereign:algorithm": algorithm, "sovereign:size": 1, "sovereign:root": anchor.root}
+        terms["sovereign:keyCommitment"] = anchor.key_commitment
+        with pytest.raises(ProofError) as caught:
+            read_anchor(json.dumps({"name": name, "sovereign:commitments": terms}).encode())
+        assert re.sub(r"\n  (got|expected):", "", str(caught.value)).isprintable()
 
 
 def test_a_record_is_not_passed_off_as_another_texts(tree: Tree) -> None:
@@ -252,6 +305,40 @@ def test_a_made_up_opening_passes_only_where_the_key_is_not_shown(tree: Tree) ->
     made_up = {"text_sha256": digest.hex(), "opening": opened.hex(), "key": c.leaf_key(opened, digest).hex()}
     assert refused(proof.model_copy(update=made_up), tree.anchor) == "the opening is not the text's"
     check(proof.model_copy(update={**made_up, "openings_key": None}), tree.anchor)
+
+
+def test_an_opening_is_confirmed_or_refuted_by_the_key(tree: Tree) -> None:
+    """Of a proof that was issued without it, once another proof shows it."""
+    absent, before, after = inner_exclusion(tree)
+    auditors: list[Proof] = [inclusion(tree, 7, open_key=True), inner_exclusion(tree, open_key=True)[0]]
+    issued: list[Proof] = [absent, *(inclusion(tree, number) for number in range(21))]
+    for proof, other in itertools.product(issued, auditors):
+        assert confirm(proof, other, tree.anchor) == proof.model_copy(update={"openings_key": other.openings_key})
+    digest = normal_digest(document(5).text)
+    openings = (number.to_bytes(32) for number in itertools.count())
+    opened = next(one for one in openings if before.key < c.leaf_key(one, digest).hex() < after.key)
+    made_up = {"text_sha256": digest.hex(), "opening": opened.hex(), "key": c.leaf_key(opened, digest).hex()}
+    forged = absent.model_copy(update=made_up)
+    check(forged, tree.anchor)
+    with pytest.raises(ProofError, match="the opening is not the text's"):
+        confirm(forged, auditors[0], tree.anchor)
+    with pytest.raises(ProofError, match="should show the key does not"):
+        confirm(absent, inclusion(tree), tree.anchor)
+    wrong = auditors[0].model_copy(update={"openings_key": "00" * 32})
+    with pytest.raises(ProofError, match="shows the key does not hold: the key is not the manifest's"):
+        confirm(absent, wrong, tree.anchor)
+
+
+def test_two_records_of_one_text_pass_alone_and_refute_each_other() -> None:
+    """What one proof of inclusion does not tell: whether the maker has another leaf of the text."""
+    records = [c.make_record(replace(document(5), owners=(owner,)), "train") for owner in ("Archive", "Office")]
+    anchor, (one, other) = forge(document(5).text, records, open_key=True)
+    for proof in (one, other):
+        check(read_proof(write_proof(proof)), anchor)
+        assert confirm(proof, proof, anchor) == proof
+    for pair in ((one, other), (other, one)):
+        with pytest.raises(ProofError, match="refute each other"):
+            confirm(*pair, anchor)
 
 
 def test_another_key_is_refused(tree: Tree) -> None:
