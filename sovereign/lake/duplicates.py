@@ -1,7 +1,8 @@
 """Duplicates among all tasks: what a task tells of its documents, and what is decided of each text and its copies.
 
 Texts are dealt out by the highest bits of their SHA-256, so that a part of them, with all copies, fits in memory
-whatever the size of the corpus (about 0.3 kB for each of `PART_DOCUMENTS`). Of a text the first document in the
+whatever the size of the corpus and however many copies a text has: those of a task with the same owners and licence
+count once. Of a text the first document in the
 order of the corpus is kept, with the owners of all copies and near duplicates, and a licence that keeps every licence's
 terms.
 """
@@ -29,7 +30,7 @@ MIN_FOR_HELDOUT = 20
 """A language with at least so many documents has at least one held out."""
 CLUSTER_ID_CHARS = 32
 """Of the hex SHA-256 of the text that stands for a cluster."""
-PART_DOCUMENTS = 2**20
+PART_DOCUMENTS = 2**19
 """A part has at most about so many texts; a text with its copies counts once for each of its rights in a task."""
 _DIGEST = 32
 _ENTRY = np.dtype([("digest", "u1", _DIGEST), ("row", "<u4"), ("language", "<u4"), ("rights", "<u4")])
