@@ -17,15 +17,16 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-from sovereign.lake import neardedup
+from sovereign.lake import neardedup, repeats
 from sovereign.lake.cleaning import text_digest
 from sovereign.lake.documents import Document
 from sovereign.lake.duplicates import Heldout, PartMerge, TaskIndex, Verdicts, decide
 from sovereign.lake.neardedup import NearDuplicates
+from sovereign.lake.repeats import LineCount, LineIndex, Repeated, find_repeated
 from sovereign.lake.shingles import NUM_BINS
 from sovereign.lake.stages import curate
 from sovereign.lake.work import PartsWriter
-from sovereign.profile_cleaning import NearDuplicateRules
+from sovereign.profile_cleaning import NearDuplicateRules, RepeatedLines
 from sovereign.stages import read_receipt
 from sovereign.store import FolderStore
 from tests.sovereign.lake.raw import NAME, command, put_raw
@@ -106,6 +107,11 @@ NUM_TASKS, TASK_COPIES = 16, 16_000
 PAGE = "This domain is for sale."
 
 
+def read_parts(parts: PartsWriter) -> dict[str, bytes]:
+    written = parts.path.read_bytes()
+    return {name: written[start : start + length] for name, (start, length, _) in parts.parts.items()}
+
+
 def copies() -> Iterator[Document]:
     """A task's copies of one text."""
     for number in range(TASK_COPIES):
@@ -121,8 +127,7 @@ def merge_copies(folder: Path) -> list[Counter[str]]:
             index.add(row, document)
         with PartsWriter(folder) as parts:
             index.write(parts, 0)
-        written = parts.path.read_bytes()
-        read = {name: written[start : start + length] for name, (start, length, _) in parts.parts.items()}
+        read = read_parts(parts)
         merge.add_task(task, read["documents-0"], read["tables"])
     verdicts, languages = merge.decide()
     assert languages == {"en": (1, text_digest(PAGE).hex())}
@@ -140,6 +145,34 @@ def test_any_number_of_copies_of_one_text(tmp_path: Path) -> None:
     first, last = limited(32, merge_copies, tmp_path)
     assert first == {"train 7": 1, "duplicate 1": TASK_COPIES - 1}
     assert last == {"duplicate 1": TASK_COPIES}
+
+
+def count_footers(folder: Path) -> int:
+    """How many texts of all tasks lose the line that every one has."""
+    repeats._HELD = 2**12
+    rules = RepeatedLines()
+    count, written = LineCount(rules.max_documents), []
+    for task in range(NUM_TASKS):
+        (folder / str(task)).mkdir()
+        index = LineIndex(folder / str(task), rules, 0)
+        for row in range(TASK_COPIES):
+            index.add("s", f"{FOOT}\n{task} {row}")
+        with PartsWriter(folder / str(task)) as parts:
+            index.write(parts)
+        written.append(parts)
+        read = read_parts(parts)
+        count.add_task(read["lines-0"], read["texts"])
+    limits, num_gone = count.limits(), 0
+    for parts in written:
+        read = read_parts(parts)
+        places = Repeated([find_repeated(read["lines-0"], read["texts"], limits)])
+        num_gone += sum(places.starts(row) == [0] for row in range(TASK_COPIES))
+    return num_gone
+
+
+@pytest.mark.timeout(300)
+def test_any_number_of_texts_with_one_line(tmp_path: Path) -> None:
+    assert limited(16, count_footers, tmp_path) == NUM_TASKS * TASK_COPIES - RepeatedLines().max_documents
 
 
 NUM_TEXTS, BLOCK = 2**18, 2**10
