@@ -7,7 +7,8 @@ more than `max_share` of its characters stays whole: it is a copy or a version o
 duplicates is for those.
 
 Passages are counted exactly, by 64 bits of their BLAKE2b, among `GROUP_TASKS` tasks that follow each other, whatever
-the size of the corpus. They are dealt out by the highest bits of the hash, so that a part of them fits in memory.
+the size of the corpus. They are dealt out by the highest bits of the hash, so that a part of them fits in memory; of a
+passage that many texts have only the first texts are held.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sovereign.profile_cleaning import RepeatedLines
 GROUP_TASKS = 64
 """Tasks whose lines are counted together: 4 GB of text where a task has 64 MB."""
 PART_LINES = 2**20
-"""A part has at most about so many passages where lines have `_LINE_BYTES`; counting takes some 0.1 kB for each."""
+"""A part has at most about so many passages where lines have `_LINE_BYTES`; counting takes up to 0.1 kB for each."""
 _LINE_BYTES = 32
 _HELD = 2**17
 """Passages that are held in memory until they are written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import random
 import re
@@ -20,7 +21,7 @@ import pytest
 from sovereign.lake import neardedup, repeats
 from sovereign.lake.cleaning import text_digest
 from sovereign.lake.documents import Document
-from sovereign.lake.duplicates import Heldout, PartMerge, TaskIndex, Verdicts, decide
+from sovereign.lake.duplicates import ClusterSplit, Heldout, PartMerge, TaskIndex, Verdicts, decide
 from sovereign.lake.neardedup import NearDuplicates
 from sovereign.lake.repeats import LineCount, LineIndex, Repeated, find_repeated
 from sovereign.lake.shingles import NUM_BINS
@@ -145,6 +146,35 @@ def test_any_number_of_copies_of_one_text(tmp_path: Path) -> None:
     first, last = limited(32, merge_copies, tmp_path)
     assert first == {"train 7": 1, "duplicate 1": TASK_COPIES - 1}
     assert last == {"duplicate 1": TASK_COPIES}
+
+
+def merge_near_duplicates(folder: Path) -> dict[int, Verdicts]:
+    """What is decided of a text for which all texts of all tasks are near duplicates."""
+    standing = np.frombuffer(text_digest(PAGE), np.uint8)
+    rng, numbers = np.random.default_rng(2), np.arange(TASK_COPIES, dtype="<u4")
+    near = np.stack([numbers, numbers % 7], axis=1).tobytes()
+    tables = json.dumps([["en"], [[[f"owner {number}"], "CC0-1.0"] for number in range(7)]]).encode()
+    split = ClusterSplit(folder, 0)
+    for _ in range(NUM_TASKS):
+        own = np.frombuffer(rng.bytes(32 * TASK_COPIES), np.uint8).reshape(-1, 32)
+        split.add(own, np.broadcast_to(standing, own.shape), lambda *_: [tables, near])
+    with PartsWriter(folder) as parts:
+        split.write(parts)
+    merge = PartMerge()
+    read = read_parts(parts)
+    merge.add_clusters(read["gone-0"], read["rights-0"])
+    index = TaskIndex(folder, None)
+    index.add(0, next(copies()))
+    with PartsWriter(folder) as parts:
+        index.write(parts, 0)
+    merge.add_task(0, read_parts(parts)["documents-0"], read_parts(parts)["tables"])
+    return dict(merge.decide()[0])
+
+
+@pytest.mark.timeout(300)
+def test_any_number_of_near_duplicates_of_one_text(tmp_path: Path) -> None:
+    owners = tuple(f"owner {number}" for number in range(7))
+    assert limited(112, merge_near_duplicates, tmp_path) == {0: Verdicts(merged={0: (owners, "CC0-1.0")})}
 
 
 def count_footers(folder: Path) -> int:
