@@ -36,7 +36,7 @@ from sovereign.lake.documents import Counts, Document, DocumentWriter, read_rows
 from sovereign.lake.duplicates import ClusterSplit, Heldout, PartMerge, TaskIndex, Verdicts, decide, part_bits
 from sovereign.lake.ingest import with_progress
 from sovereign.lake.neardedup import NUM_GROUPS, NearDuplicates
-from sovereign.lake.repeats import GROUP_TASKS, LineCount, LineIndex, Repeated
+from sovereign.lake.repeats import GROUP_TASKS, LineCount, LineIndex, Repeated, find_repeated
 from sovereign.lake.repeats import part_bits as line_part_bits
 from sovereign.lake.rights import Findings, RightsRules, read_claims, with_spdx_spelling
 from sovereign.lake.screening import Screen
@@ -204,11 +204,15 @@ class Curation:
         group, part = divmod(number, 2**self.line_bits)
         self.context.progress("repeated lines", done=part, total=2**self.line_bits, unit="parts")
         count = LineCount(self.rules.repeated_lines.max_documents)
-        for task in range(len(self.tasks))[group * GROUP_TASKS : (group + 1) * GROUP_TASKS]:
-            count.add_task(task, *self.work.read("lines", task, f"lines-{part}", "texts"))
+        tasks = range(len(self.tasks))[group * GROUP_TASKS : (group + 1) * GROUP_TASKS]
+        for task in tasks:
+            count.add_task(*self.work.read("lines", task, f"lines-{part}", "texts"))
+        limits = count.limits()
         with PartsWriter(folder) as parts:
-            for task, places in count.repeated():
-                parts.add(str(task), places)
+            for task in tasks if len(limits) else ():
+                lines = self.work.read("lines", task, f"lines-{part}", "texts")
+                if places := find_repeated(*lines, limits):
+                    parts.add(str(task), places)
         return parts.result()
 
     def _repeated(self, number: int) -> Repeated:

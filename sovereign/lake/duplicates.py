@@ -1,14 +1,17 @@
 """Duplicates among all tasks: what a task tells of its documents, and what is decided of each text and its copies.
 
 Texts are dealt out by the highest bits of their SHA-256, so that a part of them, with all copies, fits in memory
-whatever the size of the corpus (about 0.3 kB for each of `PART_DOCUMENTS`). Of a text the first document in the
+whatever the size of the corpus and however many copies a text has: those of a task with the same owners and licence
+count once. Of a text the first document in the
 order of the corpus is kept, with the owners of all copies and near duplicates, and a licence that keeps every licence's
 terms.
 """
 
 from __future__ import annotations
 
+import io
 import json
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,11 +30,11 @@ MIN_FOR_HELDOUT = 20
 """A language with at least so many documents has at least one held out."""
 CLUSTER_ID_CHARS = 32
 """Of the hex SHA-256 of the text that stands for a cluster."""
-PART_DOCUMENTS = 2**20
-"""A part has at most about so many documents, and at least half of it."""
+PART_DOCUMENTS = 2**19
+"""A part has at most about so many texts; a text with its copies counts once for each of its rights in a task."""
 _DIGEST = 32
 _ENTRY = np.dtype([("digest", "u1", _DIGEST), ("row", "<u4"), ("language", "<u4"), ("rights", "<u4")])
-"""A document: language and rights are places in the task's tables."""
+"""The first document of a text with these rights: language and rights are places in the task's tables."""
 _NEAR = np.dtype([("number", "<u4"), ("rights", "<u4")])
 """Rights of one of the texts with a signature."""
 _GONE = np.dtype([("digest", "u1", _DIGEST), ("representative", "u1", _DIGEST)])
@@ -62,8 +65,7 @@ class TaskIndex:
     """What a task tells of the documents that passed its screen."""
 
     def __init__(self, folder: Path, rules: NearDuplicateRules | None) -> None:
-        self._digests = bytearray()
-        self._rows: list[tuple[int, int, int]] = []
+        self._rows: dict[tuple[bytes, int], tuple[int, int]] = {}  # of each text and rights the first, and its language
         self._languages: dict[str, int] = {}
         self._rights: dict[Rights, int] = {}
         self._near = NearDuplicates(folder, rules) if rules else None
@@ -71,12 +73,13 @@ class TaskIndex:
         self._near_rights: dict[tuple[int, int], None] = {}
 
     def add(self, row: int, document: Document) -> None:
-        """Add the document in row `row` of what the task wrote."""
+        """Add the document in row `row` of what the task wrote; of copies with the same rights the first is told of."""
         digest = text_digest(document.text)
-        language = self._languages.setdefault(document.language, len(self._languages))
         rights = self._rights.setdefault((document.owners, document.licence), len(self._rights))
-        self._digests += digest
-        self._rows.append((row, language, rights))
+        if (digest, rights) in self._rows:
+            return
+        language = self._languages.setdefault(document.language, len(self._languages))
+        self._rows[digest, rights] = (row, language)
         if self._near is None:
             return
         if digest not in self._numbers and self._near.add(digest, document.text):
@@ -87,9 +90,11 @@ class TaskIndex:
     def write(self, parts: PartsWriter, bits: int) -> None:
         """Write all of it: the documents by the part of their digest, the tables, the signatures."""
         entries = np.empty(len(self._rows), _ENTRY)
-        entries["digest"] = np.frombuffer(self._digests, np.uint8).reshape(-1, _DIGEST)
-        for position, name in enumerate(("row", "language", "rights")):
-            entries[name] = [row[position] for row in self._rows]
+        digests = b"".join(digest for digest, _ in self._rows)
+        entries["digest"] = np.frombuffer(digests, np.uint8).reshape(-1, _DIGEST)
+        entries["row"] = [row for row, _ in self._rows.values()]
+        entries["language"] = [language for _, language in self._rows.values()]
+        entries["rights"] = [rights for _, rights in self._rows]
         which = part_of(entries["digest"], bits)
         for part in np.unique(which).tolist():
             parts.add(f"documents-{part}", entries[which == part].tobytes())
@@ -128,9 +133,13 @@ class ClusterSplit:
         near = _array(near_rights, _NEAR)
         near = near[is_gone[near["number"]]]
         parts = part_of(standing[near["number"]], self._bits).tolist()
+        handed: set[tuple[bytes, int]] = set()
         for number, place, part in zip(near["number"].tolist(), near["rights"].tolist(), parts, strict=True):
-            line = json.dumps([standing[number].tobytes().hex(), *rights[place]], ensure_ascii=False)
-            self._append(f"rights-{part}", line.encode() + b"\n")
+            digest = standing[number].tobytes()
+            if (digest, place) not in handed:
+                handed.add((digest, place))
+                line = json.dumps([digest.hex(), *rights[place]], ensure_ascii=False)
+                self._append(f"rights-{part}", line.encode() + b"\n")
 
     def _append(self, name: str, data: bytes) -> None:
         with (self._folder / name).open("ab") as file:
@@ -145,13 +154,18 @@ class ClusterSplit:
 
 @dataclass
 class Verdicts:
-    """What is decided of a task's documents, by row; of those that are not named, the first of their text is kept."""
+    """What is decided of a task's documents, by the row of the first of their text in the task.
+
+    What is not named is kept. Copies of it in the task are duplicates, of a near duplicate near duplicates.
+    """
 
     duplicates: set[int] = field(default_factory=set)
     near_duplicates: dict[int, str] = field(default_factory=dict)
     """Hex SHA-256 of the text that stands for it."""
     merged: dict[int, Rights] = field(default_factory=dict)
     """Owners and licence of a kept document that has those of others too, or several."""
+    first_rows: dict[bytes, int] = field(default_factory=dict)
+    """By digest the first row with the text, as far as `decide` has come."""
 
     def to_bytes(self) -> bytes:
         """JSON, which `update` takes."""
@@ -185,13 +199,14 @@ class PartMerge:
         self._standing = [row.tobytes().hex() for row in records["representative"]]
         self._digests.append(digest_words(records["digest"]))
         self._codes.append(np.full(len(records), -1))
-        handed = [json.loads(line) for line in rights.splitlines()]
-        self._num_handed = len(handed)
-        digests = b"".join(bytes.fromhex(digest) for digest, _, _ in handed)
+        digests, codes = bytearray(), array("q")
+        for line in io.BytesIO(rights):
+            digest, owners, licence = json.loads(line)
+            digests += bytes.fromhex(digest)
+            codes.append(self._rights_code((tuple(owners), licence)))
+        self._num_handed = len(codes)
         self._digests.append(digest_words(np.frombuffer(digests, np.uint8).reshape(-1, _DIGEST)))
-        self._codes.append(
-            np.array([self._rights_code((tuple(owners), licence)) for _, owners, licence in handed], int)
-        )
+        self._codes.append(np.frombuffer(codes, np.int64))
 
     def add_task(self, task: int, documents: bytes, tables: bytes) -> None:
         """Add a task's documents; tasks come in their order."""
@@ -301,15 +316,16 @@ def decide(document: Document, row: int, digest: bytes, verdicts: Verdicts, held
     """The document as it is kept, and `train`, `heldout`, or the reason why it is rejected.
 
     Args:
-        row: its row in what the screen of its task wrote.
+        row: its row in what the screen of its task wrote; rows come in their order.
         digest: that of its text.
         verdicts: those of its task.
     """
-    representative = verdicts.near_duplicates.get(row, digest.hex())
+    first = verdicts.first_rows.setdefault(digest, row)
+    representative = verdicts.near_duplicates.get(first, digest.hex())
     document = replace(document, cluster_id=representative[:CLUSTER_ID_CHARS])
-    if row in verdicts.near_duplicates:
+    if first in verdicts.near_duplicates:
         return document, "near duplicate"
-    if row in verdicts.duplicates:
+    if first != row or row in verdicts.duplicates:
         return document, "duplicate"
     if rights := verdicts.merged.get(row):
         transforms = (*document.transforms, "owners-merged")

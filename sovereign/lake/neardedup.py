@@ -8,7 +8,7 @@ linked, directly or through others, is a cluster; the text with the smallest SHA
 order nor the number of the documents' copies decides anything.
 
 Bands are compared in groups that need nothing of each other. Memory is bounded: signatures, hashes and clusters (about
-0.6 kB a text) lie in files, and a band is sorted in parts.
+0.6 kB a text) lie in files, a band is sorted in parts, and a bucket that many texts share is walked in pieces.
 """
 
 from __future__ import annotations
@@ -93,8 +93,9 @@ class NearDuplicates:
         signatures, digests = self._map(self.signatures_path, np.uint32, NUM_BINS), self.digests
         parents = self._numbers("parents")
         for band in range(group, NUM_BANDS, NUM_GROUPS):
-            for bucketed in self._parts(self._hash(signatures, band)):
-                for pairs in _candidates(*bucketed, digests):
+            hashes = self._hash(signatures, band)
+            for pieces in self._parts(hashes, digests):
+                for pairs in _candidates(pieces, hashes, digests):
                     self._compare(parents, pairs, signatures)
         with path.open("wb") as file:
             for numbers in self._blocks():
@@ -149,17 +150,33 @@ class NearDuplicates:
             made[start : start + _SORTED] = hashes
         return made
 
-    def _parts(self, hashes: npt.NDArray[np.uint64]) -> Iterator[tuple[Numbers, npt.NDArray[np.uint64]]]:
-        """Texts and their hashes in one band, split by the hashes' highest bits so that a part can be sorted."""
+    def _parts(self, hashes: npt.NDArray[np.uint64], digests: npt.NDArray[np.uint8]) -> Iterator[Iterator[Numbers]]:
+        """Texts split by the highest bits of their hashes in one band, so that a part can be sorted.
+
+        A part comes in one piece, or where many texts have one hash in several, each of digests above those before.
+        """
         bits = max(0, (self.count - 1).bit_length() - (_SORTED.bit_length() - 1))
-        for part in range(2**bits):
-            found = []
+
+        def blocks() -> Iterator[tuple[int, npt.NDArray[np.uint64]]]:
             for start in range(0, self.count, _SORTED):
-                block = hashes[start : start + _SORTED]
-                is_in = block >> np.uint64(64 - bits) == part if bits else np.ones(len(block), bool)
+                yield start, hashes[start : start + _SORTED] >> np.uint64(1) >> np.uint64(63 - bits)
+
+        def piece(part: int, number: int, num_pieces: int) -> Numbers:
+            found = []
+            for start, parts in blocks():
+                is_in = parts == part
+                if num_pieces > 1:
+                    prefixes = digests[start : start + _SORTED, :4].copy().view(">u4")[:, 0]
+                    is_in &= prefixes * np.uint64(num_pieces) >> np.uint64(32) == number
                 found.append(start + np.flatnonzero(is_in))
-            numbers = np.concatenate(found)
-            yield numbers, hashes[numbers]
+            return np.concatenate(found)
+
+        sizes = np.zeros(2**bits, np.int64)
+        for _, parts in blocks():
+            sizes += np.bincount(parts.astype(np.int64), minlength=2**bits)
+        for part, size in enumerate(sizes.tolist()):
+            num_pieces = 1 if 4 * size <= 5 * _SORTED else 2 * -(-size // _SORTED)
+            yield (piece(part, number, num_pieces) for number in range(num_pieces))
 
     def _compare(self, parents: Numbers, pairs: Numbers, signatures: npt.NDArray[np.uint32]) -> None:
         """Join the clusters of those pairs whose signatures agree."""
@@ -175,22 +192,33 @@ def digest_words(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
     return np.ascontiguousarray(digests).view(">u8").astype(np.uint64)
 
 
-def _candidates(numbers: Numbers, hashes: npt.NDArray[np.uint64], digests: npt.NDArray[np.uint8]) -> Iterator[Numbers]:
-    """Pairs of texts with equal hashes: each with the one before it, and with the first, in the order of digests."""
-    by_hash = np.argsort(hashes, kind="stable")
-    numbers, hashes = numbers[by_hash], hashes[by_hash]
-    is_shared = np.zeros(len(hashes), bool)
-    is_shared[1:] = hashes[1:] == hashes[:-1]
-    is_shared[:-1] |= is_shared[1:]
-    numbers, hashes = numbers[is_shared], hashes[is_shared]
-    prefixes = digests[numbers, :8].copy().view(">u8")[:, 0]
-    order = np.lexsort((prefixes, hashes))
-    numbers, hashes = numbers[order], hashes[order]
-    is_next = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
-    yield np.stack([numbers[is_next - 1], numbers[is_next]], axis=1)
-    _, first, sizes = np.unique(hashes, return_index=True, return_counts=True)
-    firsts = numbers[np.repeat(first, sizes)]
-    yield np.stack([firsts[is_next], numbers[is_next]], axis=1)
+def _candidates(
+    pieces: Iterable[Numbers], all_hashes: npt.NDArray[np.uint64], digests: npt.NDArray[np.uint8]
+) -> Iterator[Numbers]:
+    """Pairs of texts with equal hashes: each with the one before it, and with the first, in the order of digests.
+
+    The first and the last text of each hash go on into the next piece.
+    """
+    ends = np.empty(0, np.int64)
+    for piece in pieces:
+        numbers = np.concatenate([ends, piece])
+        hashes = all_hashes[numbers]
+        by_hash = np.argsort(hashes, kind="stable")
+        numbers, hashes = numbers[by_hash], hashes[by_hash]
+        is_shared = np.zeros(len(hashes), bool)
+        is_shared[1:] = hashes[1:] == hashes[:-1]
+        is_shared[:-1] |= is_shared[1:]
+        ends = numbers[~is_shared]
+        numbers, hashes = numbers[is_shared], hashes[is_shared]
+        prefixes = digests[numbers, :8].copy().view(">u8")[:, 0]
+        order = np.lexsort((prefixes, hashes))
+        numbers, hashes = numbers[order], hashes[order]
+        is_next = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
+        yield np.stack([numbers[is_next - 1], numbers[is_next]], axis=1)
+        _, first, sizes = np.unique(hashes, return_index=True, return_counts=True)
+        firsts = numbers[np.repeat(first, sizes)]
+        yield np.stack([firsts[is_next], numbers[is_next]], axis=1)
+        ends = np.concatenate([ends, numbers[np.stack([first, first + sizes - 1], axis=1).ravel()]])
 
 
 def _roots(parents: Numbers, numbers: Numbers) -> Numbers:

@@ -7,7 +7,8 @@ more than `max_share` of its characters stays whole: it is a copy or a version o
 duplicates is for those.
 
 Passages are counted exactly, by 64 bits of their BLAKE2b, among `GROUP_TASKS` tasks that follow each other, whatever
-the size of the corpus. They are dealt out by the highest bits of the hash, so that a part of them fits in memory.
+the size of the corpus. They are dealt out by the highest bits of the hash, so that a part of them fits in memory; of a
+passage that many texts have only the first texts are held.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from sovereign.profile_cleaning import RepeatedLines
 GROUP_TASKS = 64
 """Tasks whose lines are counted together: 4 GB of text where a task has 64 MB."""
 PART_LINES = 2**20
-"""A part has at most about so many passages where lines have `_LINE_BYTES`; counting takes some 0.1 kB for each."""
+"""A part has at most about so many passages where lines have `_LINE_BYTES`; counting takes up to 0.1 kB for each."""
 _LINE_BYTES = 32
 _HELD = 2**17
 """Passages that are held in memory until they are written."""
 _HASH = 8
 _ENTRY = np.dtype([("hash", "<u8"), ("row", "<u4"), ("line", "<u4")])
 """A passage: its document's row in the task, and the line with which it begins where it comes first in it."""
+_TEXT = np.dtype([("hash", "<u8"), ("text", "<u8")])
 _PLACE = np.dtype([("row", "<u4"), ("line", "<u4")])
 
 
@@ -130,50 +132,73 @@ def _hash(text: str) -> bytes:
 
 
 class LineCount:
-    """All passages of a group of tasks that are in one part of the hashes."""
+    """The passages of a group of tasks that are in one part of the hashes, and which of them are to go.
+
+    Of a passage only the first texts are held, so that it does not matter how many have it.
+    """
 
     def __init__(self, max_documents: int) -> None:
         self._max_documents = max_documents
-        self._entries = [np.empty(0, _ENTRY)]
-        self._texts = [np.empty(0, np.uint64)]
-        self._tasks: list[int] = []
+        self._held = np.empty(0, _TEXT)
+        self._new: list[npt.NDArray[np.void]] = []
+        self._num_new = 0
 
-    def add_task(self, task: int, passages: bytes, texts: bytes) -> None:
+    def add_task(self, passages: bytes, texts: bytes) -> None:
         """Add what a task's index wrote for the part."""
-        entries = np.frombuffer(passages, _ENTRY)
-        self._entries.append(entries)
-        self._texts.append(np.frombuffer(texts, ">u8")[entries["row"]])
-        self._tasks.append(task)
+        self._new.append(_with_texts(passages, texts))
+        self._num_new += len(self._new[-1])
+        if self._num_new > max(len(self._held), _HELD):
+            self._reduce()
 
-    def repeated(self) -> Iterator[tuple[int, bytes]]:
-        """By task where passages begin that are to go, as `Repeated` takes it; nothing of a task that has none."""
-        texts = np.concatenate(self._texts)
-        hashes = np.concatenate([entries["hash"] for entries in self._entries])
-        order = np.lexsort((texts, hashes))
-        hashes, texts = hashes[order], texts[order]
-        is_first = np.ones(len(order), bool)  # entry of its passage
-        is_first[1:] = hashes[1:] != hashes[:-1]
-        is_new = is_first.copy()  # entry of its passage and text
-        is_new[1:] |= texts[1:] != texts[:-1]
-        text_numbers = np.cumsum(is_new)
-        before = text_numbers[is_first][np.cumsum(is_first) - 1]  # number of the passage's first text
-        gone = np.empty(len(order), bool)
-        gone[order] = text_numbers - before >= self._max_documents
-        start = 0
-        for task, entries in zip(self._tasks, self._entries[1:], strict=True):
-            found = entries[gone[start : start + len(entries)]]
-            start += len(entries)
-            if len(found):
-                places = np.empty(len(found), _PLACE)
-                places["row"], places["line"] = found["row"], found["line"]
-                yield task, places.tobytes()
+    def _reduce(self) -> npt.NDArray[np.int64]:
+        """Hold the first texts of each passage, one more than keep it; gives the place of each among them."""
+        found = np.concatenate([self._held, *self._new])
+        self._new, self._num_new = [], 0
+        found = found[np.lexsort((found["text"], found["hash"]))]
+        is_first = np.ones(len(found), bool)  # of its passage
+        is_first[1:] = found["hash"][1:] != found["hash"][:-1]
+        is_new = is_first.copy()  # of its passage and text
+        is_new[1:] |= found["text"][1:] != found["text"][:-1]
+        found, is_first = found[is_new], is_first[is_new]
+        first = np.flatnonzero(is_first)
+        places = np.arange(len(found)) - first[np.cumsum(is_first) - 1]
+        is_held = places <= self._max_documents
+        self._held = found[is_held]
+        return places[is_held]
+
+    def limits(self) -> npt.NDArray[np.void]:
+        """Of each passage that more texts have than may keep it, the first that may not."""
+        places = self._reduce()
+        return self._held[places == self._max_documents]
+
+
+def find_repeated(passages: bytes, texts: bytes, limits: npt.NDArray[np.void]) -> bytes:
+    """Where those of a task's passages begin that are to go, as `Repeated` takes it.
+
+    Args: what the task's index wrote for the part, and the part's limits by `LineCount`, at least one.
+    """
+    found = _with_texts(passages, texts)
+    where = np.searchsorted(limits["hash"], found["hash"]).clip(max=len(limits) - 1)
+    is_gone = (limits["hash"][where] == found["hash"]) & (found["text"] >= limits["text"][where])
+    gone = np.frombuffer(passages, _ENTRY)[is_gone]
+    places = np.empty(len(gone), _PLACE)
+    places["row"], places["line"] = gone["row"], gone["line"]
+    return places.tobytes()
+
+
+def _with_texts(passages: bytes, texts: bytes) -> npt.NDArray[np.void]:
+    """Of each passage its hash, and 64 bits of the digest of the text that has it."""
+    entries = np.frombuffer(passages, _ENTRY)
+    found = np.empty(len(entries), _TEXT)
+    found["hash"], found["text"] = entries["hash"], np.frombuffer(texts, ">u8")[entries["row"]]
+    return found
 
 
 class Repeated:
     """Where the passages begin that are to go from a task's documents."""
 
     def __init__(self, parts: list[bytes]) -> None:
-        """Args: `parts` are what `LineCount` found in each part."""
+        """Args: `parts` are what `find_repeated` found in each part."""
         places = np.frombuffer(b"".join(parts), _PLACE)
         places = places[np.lexsort((places["line"], places["row"]))]
         self._rows, first = np.unique(places["row"], return_index=True)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign.lake import neardedup as module
-from sovereign.lake.neardedup import NUM_GROUPS, NearDuplicates
+from sovereign.lake.neardedup import NUM_BANDS, NUM_GROUPS, ROWS, NearDuplicates
 from sovereign.lake.shingles import NUM_BINS, SHINGLE_BYTES, shingle_hashes, signature
 from sovereign.profile_cleaning import NearDuplicateRules
 
@@ -149,3 +149,33 @@ def test_short_facts_that_differ_in_a_name_are_kept_apart(tmp_path: Path) -> Non
 def test_nothing_and_one_text(tmp_path: Path) -> None:
     assert find([], tmp_path) == set()
     assert find([make_text(random.Random(4))], tmp_path) == set()
+
+
+def test_many_texts_with_one_band_are_compared_as_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of digests with the one before and the first, however many pieces that is done in."""
+    rng = np.random.default_rng(5)
+    count, similarity = 600, 0.65
+    signatures = (rng.random((count, NUM_BINS)) < 0.28).astype(np.uint32)
+    signatures[:400, :ROWS] = 9
+    signatures[400:, :ROWS] += rng.integers(10, 30, (200, 1), np.uint32)
+    digests = rng.integers(0, 256, (count, 32), np.uint8)
+    clusters = [{number} for number in range(count)]
+    for band in range(0, NUM_BANDS, NUM_GROUPS):
+        buckets: dict[bytes, list[int]] = {}
+        for number in sorted(range(count), key=lambda number: digests[number].tobytes()):
+            buckets.setdefault(signatures[number, band * ROWS : (band + 1) * ROWS].tobytes(), []).append(number)
+        for bucket in buckets.values():
+            for place, number in enumerate(bucket):
+                for other in {bucket[max(place - 1, 0)], bucket[0]}:
+                    if (signatures[number] == signatures[other]).mean() >= similarity:
+                        joined = clusters[number] | clusters[other]
+                        for member in joined:
+                            clusters[member] = joined
+    expected = [(number, min(cluster)) for number, cluster in enumerate(clusters) if min(cluster) < number]
+    assert len({first for _, first in expected}) > 10 and len(expected) > 50
+    for block in (2**20, 64, 16):
+        monkeypatch.setattr(module, "_SORTED", block)
+        near = NearDuplicates(tmp_path / str(block), NearDuplicateRules(similarity=similarity))
+        near.extend(signatures.tobytes(), digests.tobytes())
+        near.link(0, tmp_path / "links")
+        assert [tuple(pair) for pair in np.fromfile(tmp_path / "links", np.int64).reshape(-1, 2).tolist()] == expected
