@@ -100,7 +100,7 @@ def test_rows_in_parts_are_one_snapshot(lake: Lake) -> None:
     assert sorted(file.record_count for file in files) == [1, 499]
     assert all(file.lower_bounds and file.upper_bounds for file in files)
     schemas = [pq.read_schema(file.file_path.removeprefix("file://")) for file in files]
-    assert [[field.metadata[b"PARQUET:field_id"] for field in one] for one in schemas] == [
+    assert [[(field.metadata or {})[b"PARQUET:field_id"] for field in one] for one in schemas] == [
         [b"1", b"2", b"3", b"4", b"5"]
     ] * 2
 
