@@ -60,7 +60,10 @@ def database_address(configured: str | None, file: Path) -> str:
 
 @contextmanager
 def told(what: str) -> Iterator[None]:
-    """Tell what database, store and pyiceberg refuse as CatalogError; `what` failed, a verb and its object."""
+    """Tell what database, store and pyiceberg refuse as CatalogError; `what` failed, a verb and its object.
+
+    Of a damaged file pyiceberg says almost anything: it ends, is no UTF-8, cannot be decompressed, has wrong values.
+    """
     try:
         yield
     except (CommitFailedException, TableAlreadyExistsError, ValidationException) as error:
@@ -71,14 +74,7 @@ def told(what: str) -> Iterator[None]:
             got=str(error.orig if isinstance(error, DBAPIError) else error).strip(),
             hint="docs/catalog.md says where the connection's settings come from",
         ) from error
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        zlib.error,
-        pa.ArrowException,
-        ValidationError,
-    ) as error:  # damaged files too
+    except (OSError, EOFError, ValueError, zlib.error, pa.ArrowException, ValidationError) as error:
         raise CatalogError(f"cannot {what}: {error}") from error
 
 
@@ -230,7 +226,7 @@ class Catalog:
         with table.transaction() as transaction:
             evolve(transaction, TABLES[name])
             schema = schema_to_pyarrow(transaction.table_metadata.schema().select(*TABLES[name].names))
-            files = [_write(table, rows.cast(schema)) for rows in _gather(parts)]
+            files = [_write(table, rows.select(schema.names).cast(schema)) for rows in _gather(parts)]
             transaction.add_files(files, snapshot_properties={KEY: key}, check_duplicate_files=False)
 
     def replace(self, name: str, dataset: str, version: str, rows: list[dict[str, Any]]) -> None:
@@ -242,8 +238,8 @@ class Catalog:
         table = self.ensure(name, TABLES[name])
         of = And(equal("dataset", dataset), equal("version", version))
         wanted = pa.Table.from_pylist(rows, schema=TABLES[name])
-        before = table.scan(row_filter=of, selected_fields=tuple(wanted.column_names)).to_arrow().to_pylist()
-        if before == wanted.to_pylist():
+        before = table.scan(row_filter=of).to_arrow().to_pylist()
+        if [{name: row.get(name) for name in wanted.column_names} for row in before] == wanted.to_pylist():
             return
         with table.transaction() as transaction:
             evolve(transaction, TABLES[name])

@@ -95,3 +95,24 @@ def test_what_the_profile_says_of_owners_is_kept_as_it_was_last_recorded(lake: L
     lake.record(agreed=[Owner(name="Office 0", consent="two")])
     with lake.open() as catalog:
         assert len(catalog.table("owners").snapshots()) == before
+
+
+def test_tables_of_before_get_the_columns_that_they_lack(lake: Lake) -> None:
+    """As those that an earlier version of the kit made: what it lacked comes last, whatever its place here."""
+    with lake.open() as catalog:
+        catalog.ensure("documents", TABLES["datasets"])
+        for name, column, row in (
+            ("set_aside", 3, {"doc_id": "gazette/001", "reason": "too short", "cluster_id": "c"}),
+            ("owners", 4, {"owner": "Museum", "documents": 1, "consent": "one", "terms": "t", "withdrawal": None}),
+        ):
+            catalog.ensure(name, TABLES[name].remove(column))
+            catalog.table(name).append(pa.Table.from_pylist([{"version": "u"}], TABLES[name].remove(column)))
+            rows = [{"dataset": "test", "version": "v"} | row]
+            if name == "owners":
+                catalog.replace(name, "test", "v", rows)
+                catalog.replace(name, "test", "v", rows)
+            else:
+                catalog.append(name, "v", rows)
+            assert catalog.table(name).schema().column_names[-1] == TABLES[name].names[column]
+            assert len(catalog.table(name).snapshots()) == 2
+            assert [one for one in catalog.rows(name) if one["version"] == "v"] == rows
