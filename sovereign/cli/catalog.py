@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -155,7 +156,9 @@ def run_query(site: Site, sql: str, at: str | None, *, limit: int, local: bool, 
     with _open(site, local=local) as catalog, TemporaryDirectory(prefix="sovereign-query-") as folder:
         answer = query(catalog, sql, Path(folder), limit=limit, at=catalog.find(at) if at else None)
     if as_json:
-        rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+        if twice := sorted({name for name in answer.columns if answer.columns.count(name) > 1}):
+            raise CatalogError("columns of the same name", got=", ".join(twice), hint="name them with AS")
+        rows = [dict(zip(answer.columns, map(_plain, row), strict=True)) for row in answer.rows]
         write_json({"rows": rows, "more": answer.more})
         return
     for row in [answer.columns, *answer.rows]:
@@ -271,6 +274,15 @@ def _cell(value: Any) -> str:
     text = value.isoformat() if isinstance(value, datetime) else "" if value is None else str(value)
     text = visible(" ".join(text.split()))
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+
+
+def _plain(value: Any) -> Any:
+    """A query's value as JSON can say it: no infinity, no NaN, keys that are text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _say_more(number: int, what: str) -> None:

@@ -15,7 +15,7 @@ lake_app = typer.Typer(
     no_args_is_help=True,
 )
 TextOption = Annotated[Path | None, typer.Option("--text", metavar="FILE", help="The text, a file in UTF-8.")]
-LimitOption = Annotated[int, typer.Option("--limit", min=1, help="How many to show at most.")]
+LimitOption = Annotated[int, typer.Option("--limit", min=1, max=10**9, help="How many to show at most.")]
 OwnerOption = Annotated[
     str | None, typer.Option("--owner", metavar="NAME", help="An owner, spelled as on the documents.")
 ]
@@ -194,7 +194,7 @@ def lake_query(
     local: LocalOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Query the tables documents, datasets, owners, licences and decisions; changes nothing."""
+    """Query the tables documents, datasets, owners, licences, set_aside and decisions; changes nothing."""
     from sovereign.cli.catalog import run_query
 
     run_query(site_of(profile, site_dir), sql, at, limit=limit, local=local, as_json=as_json)

@@ -6,13 +6,16 @@ Table `documents` has the newest recorded version of each dataset, those before 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
+from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import (
     CommitFailedException,
@@ -22,9 +25,10 @@ from pyiceberg.exceptions import (
     ValidationException,
 )
 from pyiceberg.expressions import And, BooleanExpression, EqualTo, Reference
+from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table, TableProperties, Transaction
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from sovereign.errors import CatalogError
@@ -40,12 +44,14 @@ _PREFIX = f"catalog/{NAMESPACE}"
 _CONNECT_TIMEOUT_S = "10"
 _PROPERTIES = {TableProperties.COMMIT_NUM_RETRIES: "0"}
 """Who commits second is told, since what was looked up for the commit may not be so any more."""
+_FILE_ROWS = 250_000
+"""Of a small table's data file, at least; some ten megabytes."""
 
 
 def database_address(configured: str | None, file: Path) -> str:
     """Where the catalog's database is, for `Catalog.open`: the profile's PostgreSQL, else the SQLite `file`."""
     if configured is None:
-        return f"sqlite:///{file}"
+        return URL.create("sqlite", database=str(file)).render_as_string()
     url = make_url(configured).set(drivername="postgresql+psycopg")
     if "connect_timeout" not in url.query:
         url = url.update_query_dict({"connect_timeout": _CONNECT_TIMEOUT_S})
@@ -54,7 +60,10 @@ def database_address(configured: str | None, file: Path) -> str:
 
 @contextmanager
 def told(what: str) -> Iterator[None]:
-    """Tell what database, store and pyiceberg refuse as CatalogError; `what` failed, a verb and its object."""
+    """Tell what database, store and pyiceberg refuse as CatalogError; `what` failed, a verb and its object.
+
+    Of a damaged file pyiceberg says almost anything: it ends, is no UTF-8, cannot be decompressed, has wrong values.
+    """
     try:
         yield
     except (CommitFailedException, TableAlreadyExistsError, ValidationException) as error:
@@ -65,7 +74,7 @@ def told(what: str) -> Iterator[None]:
             got=str(error.orig if isinstance(error, DBAPIError) else error).strip(),
             hint="docs/catalog.md says where the connection's settings come from",
         ) from error
-    except (OSError, ValidationError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, pa.ArrowException, ValidationError) as error:
         raise CatalogError(f"cannot {what}: {error}") from error
 
 
@@ -98,8 +107,9 @@ class Catalog:
         return "/".join((_PREFIX, table, *parts))
 
     def location(self, key: str) -> str:
-        """Address of a store key, as Iceberg has it."""
-        return self.store.url + ("" if self.store.url.endswith("//") else "/") + key
+        """Address of a store key, as Iceberg has it: a path alone where pyiceberg would cut the URL at a `#` or `?`."""
+        url = self.store.url.removeprefix("file://") if {"#", "?"} & {*self.store.url} else self.store.url
+        return url + ("" if url.endswith("//") else "/") + key
 
     def table(self, name: str) -> Table:
         """One of its tables.
@@ -135,17 +145,22 @@ class Catalog:
         Raises:
             CatalogError: see `table`.
         """
-        documents = self.table(DOCUMENTS)
-        with told("list the tables"):
-            there = {identifier[-1] for identifier in self._catalog.list_tables(NAMESPACE)}
+        documents, there = self.table(DOCUMENTS), self._names()
         return {DOCUMENTS: documents} | {name: self.table(name) for name in TABLES if name in there}
 
+    def _names(self) -> set[str]:
+        with told("list the tables"):
+            return {identifier[-1] for identifier in self._catalog.list_tables(NAMESPACE)}
+
     def rows(self, name: str, version: Version | None = None) -> list[dict[str, Any]]:
-        """Rows of one of the small tables: those of a version, or all.
+        """Rows of one of the small tables: those of a version, or all; none before the table has its first.
 
         Raises:
             CatalogError: see `table`.
         """
+        self.table(DOCUMENTS)
+        if name not in self._names():  # the first recording may have ended between the two
+            return []
         table = self.table(name)
         with told(f"read table {name}"):
             scan = table.scan()
@@ -210,8 +225,49 @@ class Catalog:
             return
         with table.transaction() as transaction:
             evolve(transaction, TABLES[name])
-            for part in parts:
-                transaction.append(part.cast(TABLES[name]), snapshot_properties={KEY: key})
+            schema = schema_to_pyarrow(transaction.table_metadata.schema().select(*TABLES[name].names))
+            files = [_write(table, rows.select(schema.names).cast(schema)) for rows in _gather(parts)]
+            transaction.add_files(files, snapshot_properties={KEY: key}, check_duplicate_files=False)
+
+    def replace(self, name: str, dataset: str, version: str, rows: list[dict[str, Any]]) -> None:
+        """Make `rows` those of a version in a small table, in one commit, unless they are; its snapshots keep others.
+
+        Raises:
+            CatalogError: see `ensure`.
+        """
+        table = self.ensure(name, TABLES[name])
+        of = And(equal("dataset", dataset), equal("version", version))
+        wanted = pa.Table.from_pylist(rows, schema=TABLES[name])
+        before = table.scan(row_filter=of).to_arrow().to_pylist()
+        if [{name: row.get(name) for name in wanted.column_names} for row in before] == wanted.to_pylist():
+            return
+        with table.transaction() as transaction:
+            evolve(transaction, TABLES[name])
+            if before:
+                transaction.delete(of)
+            transaction.append(wanted)
+
+
+def _gather(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of `parts` in tables of `_FILE_ROWS`, or a part more: many small files are slow to read."""
+    found: list[pa.Table] = []
+    num_rows = 0
+    for part in parts:
+        found.append(part)
+        num_rows += part.num_rows
+        if num_rows >= _FILE_ROWS:
+            yield pa.concat_tables(found)
+            found, num_rows = [], 0
+    if num_rows:
+        yield pa.concat_tables(found)
+
+
+def _write(table: Table, rows: pa.Table) -> str:
+    """Write a data file that no snapshot has yet; its location."""
+    location = table.location_provider().new_data_location(f"{uuid4()}.parquet")
+    with table.io.new_output(location).create() as file:
+        pq.write_table(rows, cast(pa.NativeFile, file), compression="zstd")
+    return location
 
 
 def equal(column: str, value: str) -> BooleanExpression:

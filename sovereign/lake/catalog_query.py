@@ -76,10 +76,13 @@ def query(catalog: Catalog, sql: str, scratch: Path, *, limit: int, at: Version 
     Raises:
         CatalogError: nothing is recorded yet, or the query cannot run.
     """
-    tables = {name: table_data(table) for name, table in catalog.tables().items()}
-    if at is not None:
-        tables[DOCUMENTS] = table_data(catalog.table(DOCUMENTS), snapshot_id=at.snapshot_id)
+    with told("read the tables"):
+        tables = {name: table_data(table) for name, table in catalog.tables().items()}
+        if at is not None:
+            tables[DOCUMENTS] = table_data(catalog.table(DOCUMENTS), snapshot_id=at.snapshot_id)
     with _connect(tables, scratch) as connection:
+        if (count := len(connection.extract_statements(sql))) != 1:
+            raise CatalogError("not one query", got=f"{count} statements", hint="docs/catalog.md has an example")
         return _fetch(connection.execute(sql), limit)
 
 

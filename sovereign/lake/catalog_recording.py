@@ -73,7 +73,7 @@ def record(
         version = [one for one in versions_of(documents) if one.dataset == dataset.name][-1]
         of = {"dataset": dataset.name, "version": digest}
         key = f"{dataset.name}@{digest}"
-        catalog.append("owners", key, [of | row for row in owner_rows(receipt, splits, agreed)])
+        catalog.replace("owners", **of, rows=[of | row for row in owner_rows(receipt, splits, agreed)])
         catalog.append("licences", key, [of | row for row in licence_rows(receipt, splits)])
         catalog.append("datasets", key, [of | dataset_row(receipt, splits, version.snapshot_id)])
         details = {"receipt_key": receipt.key, "snapshot_id": version.snapshot_id}
@@ -84,9 +84,8 @@ def record(
 
 
 def _set_aside(dataset: Dataset, of: Mapping[str, str]) -> Iterator[pa.Table]:
-    """Which documents are not in the version, and why; a part at least, also when there are none."""
+    """Which documents are not in the version, and why."""
     schema = TABLES[SET_ASIDE]
-    yield schema.empty_table()
     for name in dataset.rejected_files:
         path = dataset.fetch(name)
         found = pq.read_table(path, columns=[name for name in schema.names if name not in of])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from sovereign.lake.stages import corpus, curate
 from sovereign.site import Site, init_site
 from sovereign.stages import run_stage
 from sovereign.store import FolderStore
+from tests.sovereign.lake.recorded import document, publish
 
 AGREED = "owners: [{name: Archive, consent: contract of 2026-03-01}]"
 
@@ -134,6 +137,57 @@ def test_query(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
         "gazette/b.txt\tTexte du musée…\t",
     ]
     assert "more than these 2 rows" in done.stderr
+
+
+def test_a_query_in_json_loses_no_column_and_is_json(made: Made) -> None:
+    sql = """
+    SELECT 'nan'::DOUBLE AS a, [1.5, 'inf'::DOUBLE] AS b, {'x': '-inf'::FLOAT} AS c, MAP {DATE '2026-11-25': 2} AS d,
+      row(1, 'nan'::FLOAT) AS e, MAP {'nan'::FLOAT: 1} AS f, 'nan' AS g
+    """
+    found = json.loads(made.run("query", sql, "--json").stdout, parse_constant=pytest.fail)
+    assert found["rows"] == [
+        {
+            "a": None, "b": [1.5, None], "c": {"x": None}, "d": {"2026-11-25": 2}, "e": [1, None], "f": {"nan": 1},
+            "g": "nan",
+        }
+    ]  # fmt: skip
+    joined = "SELECT a.doc_id, b.doc_id FROM documents a JOIN documents b ON a.doc_id = b.doc_id LIMIT 1"
+    with pytest.raises(CatalogError, match=r"columns of the same name(.|\n)*got: doc_id(.|\n)*AS"):
+        made.json("query", joined)
+    assert made.run("query", joined).stdout.splitlines()[0] == "doc_id\tdoc_id"
+
+
+def test_limits_that_no_list_reaches_are_refused(made: Made) -> None:
+    for words in (["query", str(made.site.root), "SELECT 1"], ["ls", str(made.site.root)]):
+        done = CliRunner().invoke(app, ["lake", *words, "--local", "--limit", str(2**63)])
+        assert (done.exit_code, "--limit" in done.output) == (2, True)
+
+
+def test_a_first_recording_that_was_interrupted_shows(tmp_path: Path) -> None:
+    """As when it ended after the documents' commit, before the other tables were there."""
+    site = init_site(tmp_path / "site", find_profile(Path("ci")))
+    publish(FolderStore(site.data_dir), tmp_path, [document(number) for number in range(5)], name="ci")
+    run(site, "record")
+    with closing(sqlite3.connect(site.data_dir / "catalog.sqlite")) as database, database:
+        database.execute("DELETE FROM iceberg_tables WHERE table_name <> 'documents'")
+    (found,) = listed(site)
+    assert (found["dataset"], found["documents"]) == ("ci", None)
+    assert "counts are missing, since that was interrupted" in run(site, "ls").stdout
+    shown = json.loads(run(site, "show", "--json").stdout)
+    assert (shown["name"], shown["owners"], shown["licences"]) == (found["name"], [], [])
+    run(site, "show")
+    assert not json.loads(run(site, "record", "--json").stdout)["recorded_now"]
+    assert listed(site)[0]["documents"] == 5
+
+
+def test_a_site_may_be_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    site = init_site(tmp_path / "a#b?c%20d" / "site", find_profile(Path("ci")))
+    publish(FolderStore(site.data_dir), tmp_path, [document(number) for number in range(5)], name="ci")
+    run(site, "record")
+    assert listed(site)[0]["documents"] == 5
+    rows = json.loads(run(site, "query", "SELECT count(*) AS n FROM documents", "--json").stdout)["rows"]
+    assert rows == [{"n": 5}]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a#b?c%20d", "work"]
 
 
 def test_diff(made: Made) -> None:

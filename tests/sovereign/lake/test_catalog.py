@@ -15,12 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sqlalchemy.engine import URL, make_url
 
 from sovereign.errors import CatalogError, StoreError
 from sovereign.files import sha256_file
 from sovereign.lake.catalog import database_address
-from sovereign.lake.catalog_query import query
+from sovereign.lake.catalog_query import compare, document_of, query
 from sovereign.lake.catalog_recording import record
+from sovereign.lake.catalog_tables import TABLES
 from sovereign.lake.dataset import Dataset
 from sovereign.profile_rights import Owner
 from sovereign.receipts import model_digest
@@ -252,7 +254,7 @@ POINTS = {
     "while files are stored": "kill_at(FolderStore, 'put_file', 2)",
     "before the commit": "kill_at(SqlCatalog, 'commit_table', 1)",
     "after the commit": "kill_at(SqlCatalog, 'commit_table', 1, before=False)",
-    "between the other tables": "kill_at(Catalog, 'append', 3)",
+    "between the other tables": "kill_at(Catalog, 'append', 2)",
 }
 
 
@@ -297,9 +299,12 @@ def test_who_commits_second_is_told_and_changes_nothing(lake: Lake) -> None:
 
 def test_the_first_recording_may_be_killed_too(lake: Lake) -> None:
     lake.publish(FIRST)
-    for point in ("before the commit", "after the commit"):
+    for point in ("before the commit", "after the commit", "after the commit"):  # the table, the table, its documents
         command = [sys.executable, "-c", KILLED.format(point=POINTS[point]), str(lake.folder)]
         assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    with lake.open() as catalog:
+        assert [one.dataset for one in catalog.versions()] == ["test"]
+        assert {name: catalog.rows(name) for name in TABLES} == {name: [] for name in TABLES}
     lake.record()
     assert lake.documents() == as_rows(FIRST)
 
@@ -329,6 +334,39 @@ def test_files_that_are_gone_are_told(lake: Lake) -> None:
         catalog.versions()
 
 
+@pytest.mark.parametrize("name", ["snap-*.avro", "*-m0.avro", "*.metadata.json", "*.parquet"])
+@pytest.mark.parametrize("part", [0, 0.5, 0.999])
+def test_files_that_are_cut_off_are_told(lake: Lake, name: str, part: float) -> None:
+    version = lake.add(FIRST)
+    assert isinstance(lake.store, FolderStore)
+    for path in (lake.store.root / "catalog/lake/documents").rglob(name):
+        path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+    with lake.open() as catalog:
+        with pytest.raises(CatalogError, match="cannot"):
+            document_of(catalog, version, "gazette/001")
+        with pytest.raises(CatalogError, match="cannot"):
+            query(catalog, "SELECT sum(length(text)) FROM documents", lake.folder, limit=9)
+
+
+@pytest.mark.parametrize("odd", ["a#b", "a?b", "a%20b"])
+def test_a_folder_may_have_any_name(tmp_path: Path, odd: str) -> None:
+    beside = [Lake(tmp_path / name) for name in ("a", "a b")]
+    for one in beside:
+        one.add(FIRST[:3])
+    lake = Lake(tmp_path / odd)
+    rejected = [(document(21), "too short")]
+    first = lake.add(FIRST, rejected=rejected)
+    second = lake.add(SECOND)
+    assert lake.documents() == as_rows(SECOND)
+    with lake.open() as catalog:
+        assert catalog.versions() == [first, second]
+        assert len(catalog.rows("set_aside")) == 1
+        assert query(catalog, "SELECT count(*) FROM documents", lake.folder, limit=9, at=first).rows == [(10,)]
+        assert compare(catalog, first, second, lake.folder, limit=9).documents["added"] == 1
+    assert all(one.documents() == as_rows(FIRST[:3]) for one in beside)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a", "a b", odd])
+
+
 def test_a_database_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     lake.address = database_address(None, tmp_path / "no such folder" / "catalog.sqlite")
@@ -341,5 +379,7 @@ def test_a_database_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
 
 def test_addresses_of_databases() -> None:
     assert database_address(None, Path("/a/b.sqlite")) == "sqlite:////a/b.sqlite"
+    for path in ("/a#b/c?d=e", "/a%20b/c", "/ü:x@y z/c"):
+        assert make_url(database_address(None, Path(path))) == URL.create("sqlite", database=path)
     found = database_address("postgresql://u@h:5/d?sslmode=require", Path("/a"))
     assert re.fullmatch(r"postgresql\+psycopg://u@h:5/d\?(?=.*sslmode=require)(?=.*connect_timeout=10).*", found)

@@ -121,6 +121,18 @@ def test_a_query_that_would_leave_the_tables_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("sql", "count"), [("", 0), ("-- nothing", 0), ("SELECT 1; SELECT 2", 2)])
+def test_what_is_not_one_query_is_refused(read: Read, sql: str, count: int) -> None:
+    with pytest.raises(CatalogError, match=rf"not one query(.|\n)*got: {count} statements"):
+        read.query(sql)
+
+
+def test_a_query_may_end_with_a_semicolon_and_may_pivot(read: Read) -> None:
+    assert read.query("/* a */ SELECT 1; -- and nothing after it").rows == [(1,)]
+    answer = read.query("PIVOT (SELECT dataset, 1 AS n FROM documents) ON dataset USING sum(n)")
+    assert (answer.columns, answer.rows) == (["other", "test"], [(7, 39)])
+
+
 def test_one_document(read: Read) -> None:
     with read.lake.open() as catalog:
         assert document_of(catalog, read.second, "gazette/004")["text"] == "Amended."
