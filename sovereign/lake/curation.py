@@ -210,8 +210,8 @@ class Curation:
         limits = count.limits()
         with PartsWriter(folder) as parts:
             for task in tasks if len(limits) else ():
-                lines = self.work.read("lines", task, f"lines-{part}", "texts")
-                if places := find_repeated(*lines, limits):
+                passages, texts = self.work.read("lines", task, f"lines-{part}", "texts")
+                if places := find_repeated(passages, texts, limits):
                     parts.add(str(task), places)
         return parts.result()
 

@@ -164,12 +164,14 @@ class LineCount:
         places = np.arange(len(found)) - first[np.cumsum(is_first) - 1]
         is_held = places <= self._max_documents
         self._held = found[is_held]
-        return places[is_held]
+        held: npt.NDArray[np.int64] = places[is_held]
+        return held
 
     def limits(self) -> npt.NDArray[np.void]:
         """Of each passage that more texts have than may keep it, the first that may not."""
-        places = self._reduce()
-        return self._held[places == self._max_documents]
+        is_limit = self._reduce() == self._max_documents
+        found: npt.NDArray[np.void] = self._held[is_limit]
+        return found
 
 
 def find_repeated(passages: bytes, texts: bytes, limits: npt.NDArray[np.void]) -> bytes:
