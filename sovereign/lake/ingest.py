@@ -25,6 +25,8 @@ from sovereign.profile import Source
 from sovereign.receipts import code_version, config_digest
 from sovereign.stages import StageContext
 
+VERSION = 5
+"""Of stage `corpus`: raised when the code changes what it gives."""
 BATCH_BYTES = 256 * 2**20
 """A batch is full with so many bytes of files, as they lie there, …"""
 _BATCH_PIECES = 10_000
@@ -73,7 +75,7 @@ class Batches:
             OSError: the documents cannot be written.
         """
         number, start = len(self._files), sum(map(len, self._files))
-        key = config_digest({"code": code_version(), "start": start, **made_from})
+        key = config_digest({"code": [code_version(), VERSION], "start": start, **made_from})
         shutil.rmtree(self._folder, ignore_errors=True)
         marker = self._find(number, key) if number in self._finished else None
         if marker is None:

@@ -16,7 +16,7 @@ from sovereign.lake.decontamination import file_digest
 from sovereign.lake.demonstration import LANGUAGES, Question, make_documents, make_facts, make_questions
 from sovereign.lake.documents import Counts, Document
 from sovereign.lake.hostfiles import collected_digests
-from sovereign.lake.ingest import Batches, ingest_source
+from sovereign.lake.ingest import VERSION, Batches, ingest_source
 from sovereign.lake.records import Report
 from sovereign.lake.sources import combine_digests, source_digest
 from sovereign.lake.wordlists import plugin_digests
@@ -142,7 +142,7 @@ corpus = Stage(
     needs=(),
     config=_corpus_config,
     prefix="raw/{dataset}/",
-    version=5,
+    version=VERSION,
     external_inputs=_source_digests,
     scratch="raw/{dataset}/units/",
 )

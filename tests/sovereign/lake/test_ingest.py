@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from sovereign.errors import SourceError, StageError
 from sovereign.files import sha256_file
+from sovereign.lake import ingest
 from sovereign.lake.documents import read_documents
 from sovereign.lake.stages import corpus
 from sovereign.profile import Profile
@@ -256,6 +257,20 @@ def test_batches_of_another_source_are_kept_when_one_changes(tmp_path: Path) -> 
     assert process.read == ["b.bin", "b.txt"]
     assert not list((process.root / "raw/test/units").rglob("*.*"))
     assert process.metrics["documents"] == 2
+
+
+def test_batches_that_other_code_has_read_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.txt", "b.bin"):
+        (tmp_path / name).write_text("a text")
+    wanted = profile(*({"name": f"of-{name[0]}", "path": str(tmp_path / name)} for name in ("a.txt", "b.bin")))
+    told = []
+    for version in (ingest.VERSION, ingest.VERSION, ingest.VERSION + 1):
+        monkeypatch.setattr(ingest, "VERSION", version)
+        stream = io.StringIO()
+        with pytest.raises(SourceError, match="source of-b"):
+            run_stage(corpus, wanted, FolderStore(tmp_path / "store"), tmp_path / "work", stream)
+        told.append("made anew" in stream.getvalue())
+    assert told == [False, False, True]
 
 
 def test_full_disk_is_an_error_and_nothing_is_lost(many_files: Path, uninterrupted: Process, tmp_path: Path) -> None:
