@@ -24,7 +24,16 @@ _NAME_WIDTH, _NAME_CHARS = 60, 300
 _SHOWN = "\t\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"
 """Tab, joiners that scripts need, and signs of Arabic and Syriac that Unicode calls format characters."""
 
-console = Console(stderr=True, highlight=False)
+
+class _Console(Console):
+    """Writes to standard error as long as somebody reads it."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on without a word: the exit that is rich's way would end one thread and leave the others waiting."""
+        self.quiet = True
+
+
+console = _Console(stderr=True, highlight=False)
 
 
 class _Visible(dict[int, int | str]):

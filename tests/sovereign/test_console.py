@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -46,6 +47,28 @@ def test_a_message_keeps_its_lines_and_nothing_else(capsys: pytest.CaptureFixtur
 def test_a_long_name_moves_no_other_value(capsys: pytest.CaptureFixture[str]) -> None:
     lines("t", [("a", "1"), ("b" * 100, "2"), ("c" * 10_000, "3")])
     assert capsys.readouterr().out == f"t\n  a{' ' * 61}1\n  {'b' * 100}  2\n  {'c' * 299}…  3\n"
+
+
+_UNREAD = """
+import threading
+from sovereign.cli.console import Board, say
+with Board() as board, board.task("train"):
+    thread = threading.Thread(target=board.update, args=("train", "from a thread of the engine"))
+    thread.start()
+    thread.join()
+    say("more")
+print("the work is done")
+"""
+
+
+def test_work_goes_on_when_nobody_reads_its_progress() -> None:
+    """`sovereign deploy 2>&1 | head` ended the thread that followed the engine, and waited for it for ever."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with subprocess.Popen([sys.executable, "-c", _UNREAD], stdout=subprocess.PIPE, stderr=writer, text=True) as process:
+        os.close(writer)
+        output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (0, "the work is done\n")
 
 
 @pytest.mark.parametrize(
