@@ -13,6 +13,7 @@ from sovereign.cli.writing import writing
 from sovereign.errors import StageError
 from sovereign.files import sha256_bytes, write_atomic
 from sovereign.lake.mix import WARN_EPOCHS, Approval, MixFile, Portion, mix_key
+from sovereign.owners import unicode_text
 from sovereign.receipts import now
 from sovereign.runner import StageEvent, parse_event
 from sovereign.site import Site
@@ -94,8 +95,8 @@ def run_approve(site: Site, *, by: str, note: str, seen: Path | None, local: boo
 def _refuse_bytes(option: str, words: str) -> None:
     """Raises: StageError: the shell gave bytes that are not UTF-8."""
     try:
-        words.encode()
-    except UnicodeEncodeError as error:
+        unicode_text(words)
+    except ValueError as error:
         raise StageError(f"{option} is not text in UTF-8", got=ascii(words)) from error
 
 

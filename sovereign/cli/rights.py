@@ -154,9 +154,9 @@ def run_withdraw(
     with hold(site.state_dir / "withdrawals.lock", lambda: say("waiting for another withdrawal to end")):
         is_new = add_withdrawal(site.withdrawals_file, wanted)
     if wanted.owner is not None and wanted.owner not in _known_owners(site):
-        say(f"no text of {wanted.owner} is known here: is the name spelled as on the documents?", "yellow")
+        say_unknown(owner=wanted.owner)
     if document is not None and document.partition("/")[0] not in _known_sources(site):
-        say(f"no document {document} is known here: is the id spelled as in the dataset?", "yellow")
+        say_unknown(document=document)
     if not is_new:
         say(f"recorded before in {site.withdrawals_file}")
         return
@@ -165,6 +165,14 @@ def run_withdraw(
     if url is None:
         named = f"--owner {shlex.quote(owner)}" if owner is not None else f"--document {shlex.quote(str(document))}"
         say(f"what has it now: sovereign lake where {site.root} {named}")
+
+
+def say_unknown(*, owner: str | None = None, document: str | None = None) -> None:
+    """Warn that nothing of an owner, or no document of this id, is known."""
+    if owner is not None:
+        say(f"no text of {owner} is known here: is the name spelled as on the documents?", "yellow")
+    else:
+        say(f"no document {document} is known here: is the id spelled as in the dataset?", "yellow")
 
 
 def _known_owners(site: Site) -> set[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sovereign.cli.catalog import open_catalog
 from sovereign.cli.console import lines, say, write_json
+from sovereign.cli.rights import say_unknown
 from sovereign.cli.runs import store_of
 from sovereign.errors import CatalogError, ProfileError, StageError
 from sovereign.files import write_atomic
@@ -95,10 +96,7 @@ def run_where(site: Site, *, owner: str | None, document: str | None, local: boo
     if not stored(versions, "corpus"):
         say("the gathered documents are not stored here: they were not looked into", "yellow")
     if not (raw or curated or held or found["shards"]):
-        if document is None:
-            say(f"no text of {owner} is known here: is the name spelled as on the documents?", "yellow")
-        else:
-            say(f"no document {document} is known here: is the id spelled as in the dataset?", "yellow")
+        say_unknown(owner=owner, document=document)
 
 
 def _ids(found: list[Any]) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from sovereign.lake.hostfiles import read_collected
 from sovereign.lake.notices import HostFile, Notice
 from sovereign.lake.optouts import OptOuts
 from sovereign.lake.records import NOTICE
+from sovereign.lake.scratch import no_room
 from sovereign.licences import LicenceError, check_licence
 from sovereign.profile import Source
 from sovereign.profile_rights import Rights
@@ -75,6 +74,6 @@ def admission_to(source: Source, rights: Rights, files: Iterable[HostFile], path
                 opt_outs.add(file)
             yield Admission(rights.declared, opt_outs)
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if full := no_room(error, path):
+            raise full from error
+        raise

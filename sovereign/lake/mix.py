@@ -101,6 +101,10 @@ class Request(Section):
         )
         return request.model_copy(update={"batch_tokens": recipe.batch_tokens, "seed": recipe.seed, "phases": phases})
 
+    def differences(self, other: Request) -> list[str]:
+        """Names of the fields that another request has otherwise."""
+        return [name for name in Request.model_fields if getattr(self, name) != getattr(other, name)]
+
     @property
     def languages(self) -> set[str] | None:
         """Those that the phases take; None where they take all."""
@@ -280,11 +284,7 @@ class MixFile(Selection):
     def differences(self, other: MixFile) -> list[str]:
         """Names of what another mix has otherwise, approval aside: fields, and at most ten groups."""
         fields = [name for name in ("name", "dataset", "tokenizer") if getattr(self, name) != getattr(other, name)]
-        fields += [
-            f"request.{name}"
-            for name in Request.model_fields
-            if getattr(self.request, name) != getattr(other.request, name)
-        ]
+        fields += [f"request.{name}" for name in self.request.differences(other.request)]
         fields += [name for name in ("budgets", "shards", "run") if getattr(self, name) != getattr(other, name)]
         mine, others = ({portion.group: portion for portion in mix.groups} for mix in (self, other))
         groups = [
@@ -356,8 +356,7 @@ def approved_mix(profile: Profile, store: Store) -> Mapping[str, str]:
         raise StageError(
             "the approved mix is of another version of the dataset", got=mix.dataset, expected=digest, hint=hint
         )
-    if (request := Request.of(profile, plan(profile))) != mix.request:
-        changed = [name for name in Request.model_fields if getattr(request, name) != getattr(mix.request, name)]
+    if changed := Request.of(profile, plan(profile)).differences(mix.request):
         raise StageError(
             "the profile asks for another mix than the approved one", got=f"another {', '.join(changed)}", hint=hint
         )

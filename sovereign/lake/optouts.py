@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime, time
 from functools import lru_cache
@@ -20,6 +19,7 @@ from urllib.parse import urljoin
 
 from sovereign.lake.notices import FILES, HostFile, Notice, file_name
 from sovereign.lake.robots import Robots, read_robots
+from sovereign.lake.scratch import open_scratch
 from sovereign.urls import Address, parse_address
 
 if TYPE_CHECKING:
@@ -57,11 +57,7 @@ class OptOuts:
         self._large = lru_cache(_CACHED_LARGE)(self._parse)
 
     def __enter__(self) -> Self:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.unlink(missing_ok=True)
-        self._database = sqlite3.connect(self._path, isolation_level=None)
-        self._database.execute("PRAGMA journal_mode=OFF")
-        self._database.execute("PRAGMA synchronous=OFF")
+        self._database = open_scratch(self._path)
         self._database.execute(
             "CREATE TABLE file (authority TEXT, name TEXT, time TEXT, status INTEGER, content BLOB, "
             "PRIMARY KEY (authority, name, time)) WITHOUT ROWID"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import sqlite3
 from pathlib import Path
 from tempfile import gettempdir
 from types import TracebackType
 from typing import Any, Self
+
+from sovereign.lake.scratch import no_room, open_scratch
 
 _CACHE_KIB = 2**16
 
@@ -34,8 +34,8 @@ class Places:
             self._database.close()
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path or gettempdir())) from error
+        if full := no_room(error, self._path or gettempdir()):
+            raise full from error
 
     def find(self, where: str, own: Any) -> str:
         """The place by the record's own id, else by its number; by both where that was taken before.
@@ -71,12 +71,8 @@ class Places:
         return self._database.execute("INSERT OR IGNORE INTO place VALUES (?)", (_digest(place),)).rowcount == 1
 
     def _open(self) -> sqlite3.Connection:
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.unlink(missing_ok=True)
-        database = sqlite3.connect(self._path or "", isolation_level=None)
-        for setting in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{_CACHE_KIB}"):
-            database.execute(f"PRAGMA {setting}")
+        database = open_scratch(self._path)
+        database.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         database.execute("CREATE TABLE place (digest BLOB PRIMARY KEY) WITHOUT ROWID")
         database.execute("BEGIN")
         return database
