@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lxml.html import document_fromstring  # type: ignore[import-untyped]
 from typer.testing import CliRunner
 
 from sovereign.cli.app import app
@@ -17,7 +18,8 @@ from sovereign.plan import plan
 from sovereign.profile import load_profile
 from sovereign.store import FolderStore, open_store
 from training import runs
-from training.runs import RunWriter, choose, read_runs
+from training.report import write_report
+from training.runs import Run, RunWriter, choose, read_runs
 from training.tracking import Record
 
 # Matplotlib's own.
@@ -109,7 +111,7 @@ def test_plots_and_a_report_that_needs_nothing_else(site: Path, tmp_path: Path) 
     assert "a1a1a1a1: 5 at step 1, 3 at step 3, lowest 3, highest 5" in loss
     assert page.found["html"] == [{"lang": "en"}] and len(page.found["table"]) == len(names)
     assert all(cell.get("scope") in {"row", "col"} for cell in page.found["th"])
-    assert "http" not in text and not {"script", "link"} & set(page.found)
+    assert "://" not in text and not {"script", "link"} & set(page.found)
     assert '<th scope="row">3</th><td></td><td>3</td>' in text, "the table holds the numbers"
 
 
@@ -188,3 +190,19 @@ def test_a_resumed_run_keeps_its_start_and_soon_waits(tmp_path: Path, profile_fi
     second.write("FINISHED", record)
     after = read_runs(store, "tiny")
     assert [(run.started_at, run.status, run.step) for run in after] == [(before.started_at, "FINISHED", 7)]
+
+
+def test_sec14_hostile_names_in_the_report(tmp_path: Path) -> None:
+    bad = '$\\frac{1}{ <script>alert(1)</script> " onload=x \u202e \u0627\u0644'
+    shown = bad.replace("\u202e", "\\u202e")
+    lines = [{"step": step, f"heldout_bits_per_byte/dataset/{bad}": 1.0 / step} for step in (1, 2)]
+    lines += [{"step": 1, "heldout_bits_per_byte/dataset/$x$": 2.0}]
+    plan = {"profile": bad, "recipe": {"num_steps": 2}}
+    run = Run(FIRST, bad, 2, bad, bad, plan, [bad], {}, code_version=bad, lines=lines)
+    write_report([run], tmp_path)
+    page = document_fromstring((tmp_path / "report.html").read_text())
+    assert not page.xpath("//script | //*[@onload]")
+    assert [item.text_content() for item in page.xpath("//h1/bdi")] == [shown]
+    row = page.xpath("//tbody/tr")[0]
+    assert [cell.text_content() for cell in row.xpath("td")] == [shown, "2 of 2", shown, shown, shown, "none"]
+    assert f"{FIRST[:8]} {shown}" in [item.text_content() for item in page.xpath("//th[@scope='col']")]
