@@ -29,9 +29,10 @@ from typing import Any, TextIO
 
 from sovereign.errors import SovereignError, StageError
 from sovereign.files import room_hint, sha256_bytes, sha256_file
+from sovereign.identity import code_digest, code_version, environment_digest
 from sovereign.plan import Plan, plan
 from sovereign.profile import Profile, load_profile
-from sovereign.receipts import Receipt, code_version, config_digest, made_by, now, stage_key
+from sovereign.receipts import Receipt, config_digest, made_by, now, stage_key
 from sovereign.store import Store, fetch_checked, open_store
 
 STAGES = ("corpus", "curate", "tokenize", "train", "evaluate", "register")
@@ -268,6 +269,8 @@ def run_stage(stage: Stage, profile: Profile, store: Store, workdir: Path, strea
         seconds=round(time.monotonic() - start, 3),
         made_by=made_by(),
         code_version=code_version(),
+        code_digest=code_digest(),
+        environment_digest=environment_digest(),
     )
     if not rank:
         _store_result(store, stage, profile, output, receipt)
