@@ -7,6 +7,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from urllib.parse import quote
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -55,6 +56,16 @@ def sha256_file(path: Path) -> str:
 def sha256_bytes(data: bytes) -> str:
     """Hex SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()
+
+
+def sqlite_uri(path: Path) -> str:
+    """The SQLite database at `path` as SQLAlchemy and MLflow read it.
+
+    They decode percent signs and end the path at a question mark. MLflow also makes the folder that the undecoded text
+    names, so where anything is quoted the slashes are too: then that folder is `.`.
+    """
+    text = str(path)
+    return f"sqlite:///{quote(text, safe='') if {'%', '?', '#'} & {*text} else text}"
 
 
 def room_hint(error: BaseException, folder: Path) -> str | None:

@@ -41,11 +41,13 @@ FIGURES = (
     Figure("learning-rate", "Learning rate", "per step", ("learning_rate",)),
     Figure("speed", "Speed", "tokens/s over all ranks", ("tokens_per_s",)),
     Figure("mfu", "Model FLOP utilisation", "part of the peak", ("mfu",)),
+    Figure("tflops", "Speed of a device", "TFLOP/s of the model", ("tflops_per_device",)),
     Figure("step-time", "Time of a step", "seconds", ("step_p50_s", "step_p95_s", "step_max_s"), is_log=True),
     Figure("data-wait", "Waiting for data", "seconds a step", ("data_wait_s",)),
     Figure("memory", "Memory of the largest rank", "GB", ("memory_gb", "gpu_memory_gb")),
     Figure("power", "Power of the GPUs", "watts", ("gpu_power_w",)),
     Figure("energy", "Energy so far", "kWh", ("energy_kwh",)),
+    Figure("energy-of-tokens", "Energy of training", "joules per million tokens", ("joules_per_million_tokens",)),
 )
 
 
