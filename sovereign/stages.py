@@ -142,8 +142,8 @@ class Stage:
     """Which outputs (a shell pattern of keys, e.g. `models/{dataset}/register/*/*`) something may point to for good:
     a later result of the stage never deletes them. Their keys hold a digest, so that it does not change them either."""
     publish: Callable[[StageContext, Receipt], None] | None = None
-    """Points readers outside the store at the result (an alias), after its receipt is stored. Repeated until it has
-    succeeded once for this receipt, so it must give the same when it runs again."""
+    """What only a stored result with its receipt allows: to point readers outside the store at it (an alias), to delete
+    what it replaces. Repeated until it has succeeded once for this receipt, so it must give the same each time."""
 
 
 def load_stage(name: str) -> Stage:

@@ -96,10 +96,7 @@ class Session:
         self.log(done, self.watching.heldout.measure(self.engine.evaluate))
 
     def close(self, status: str, output: StageOutput) -> None:
-        """End the run's records as FINISHED, FAILED or KILLED; complete the numbers of what `export` gave.
-
-        When it is finished, the checkpoints of runs with another configuration are deleted.
-        """
+        """End the run's records as FINISHED, FAILED or KILLED; complete the numbers of what `export` gave."""
         if status == "FAILED":
             self.watching.report_failure(self.ranks)
         self.checkpoints.close(has_failed=status == "FAILED")
@@ -108,8 +105,6 @@ class Session:
             output.metrics["mlflow_run_id"] = self.mlflow.run_id  # MLflow may have answered at its end only
             output.metrics["mlflow_complete"] = self.mlflow.is_complete
         self.watching.runs.write(status, self.record, output.metrics)
-        if status == "FINISHED":
-            self.checkpoints.forget_other_runs()
 
     def export(self) -> StageOutput:
         """The model as a Hugging Face folder and the run's record; nothing on other ranks than the first.
