@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sovereign.errors import StageError
-from sovereign.files import write_atomic
+from sovereign.files import sqlite_uri, write_atomic
 from sovereign.plan import Plan, plan
 from sovereign.profile import Profile
 from sovereign.receipts import Receipt
@@ -119,7 +119,7 @@ def consume(lines: Iterable[str], report: Report) -> deque[str]:
 
 def tracking_uri(data_dir: Path) -> str:
     """Where MLflow keeps the runs and models of stages that run without a cluster."""
-    return f"sqlite:///{data_dir / 'mlflow.db'}"
+    return sqlite_uri(data_dir / "mlflow.db")
 
 
 class LocalRunner:

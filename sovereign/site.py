@@ -152,7 +152,7 @@ class Site:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                holder = path.read_text(encoding="utf-8") or "unknown"
+                holder = path.read_text(encoding="utf-8", errors="replace") or "unknown"
                 raise LockedError(
                     f"the site {self.root} is in use",
                     got=holder,

@@ -312,11 +312,6 @@ class Checkpoints:
         self._join_upload()
         self._uploader.shutdown()
 
-    def forget_other_runs(self) -> None:
-        """Delete the checkpoints of runs with another configuration; this run is complete."""
-        if self._ranks.is_first:
-            self._stored.forget_other_runs()
-
 
 def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, str]:
     """The first parameter that is not the same, for an error."""

@@ -23,11 +23,12 @@ from sovereign.base import base_inputs
 from sovereign.errors import TrainingError
 from sovereign.plan import Plan
 from sovereign.profile import Profile
-from sovereign.receipts import stage_key
+from sovereign.receipts import Receipt, stage_key
 from sovereign.stages import Stage, StageContext, StageOutput
 from training import environment
 from training.resume import run_config
 from training.schedule import learning_rate, phase_at
+from training.stored import forget_other_runs
 
 if TYPE_CHECKING:
     from training.engine import StepResult
@@ -146,6 +147,11 @@ def _config(_profile: Profile, plan: Plan) -> Mapping[str, Any]:
     return run_config(plan)
 
 
+def _forget_other_runs(context: StageContext, _receipt: Receipt) -> None:
+    """The checkpoints of runs with another configuration go when this run's result is stored, and not before."""
+    forget_other_runs(context.store, f"models/{context.dataset}/train/checkpoints/", context.key)
+
+
 train = Stage(
     name="train",
     run=_run,
@@ -154,4 +160,5 @@ train = Stage(
     prefix="models/{dataset}/train/",
     version=VERSION,
     external_inputs=base_inputs,
+    publish=_forget_other_runs,
 )

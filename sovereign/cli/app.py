@@ -177,6 +177,20 @@ def export(
     run_export(source, kind, out, site_dir=site_dir, local=local, as_json=as_json)
 
 
+@app.command()
+def prune(
+    profile: ProfileArgument,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete them; default: only list them.")] = False,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete files of registered models that no version in MLflow names any more."""
+    from sovereign.cli.prune import run_prune
+
+    run_prune(site_of(profile, site_dir), delete=delete, local=local, as_json=as_json)
+
+
 StackOption = Annotated[list[str] | None, typer.Option("--stack", help="cluster, datalake or serving; default all.")]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from sovereign.display import spell
 from sovereign.files import write_atomic
 from sovereign.lake.census import QUALITY_BINS, Tally
 from sovereign.lake.facts import Facts
@@ -229,7 +230,7 @@ def _front_matter(numbers: Mapping[str, Any]) -> str:
     place = max(0, min(len(str(numbers["documents"])) - 3, len(_SIZES) - 1))
     values = {
         "pretty_name": numbers["dataset"],
-        "language": sorted(row["language"] for row in numbers["languages"]),
+        "language": [spell(name) for name in sorted(row["language"] for row in numbers["languages"])],
         "license": "other",
         "license_name": "as listed in the card",
         "size_categories": [_SIZES[place]],

@@ -44,7 +44,7 @@ from sovereign.lake.tally import SPLITS, Tally
 from sovereign.lake.tasks import Span, Task, list_tasks
 from sovereign.lake.work import Part, PartsWriter, Result, Step, Work
 from sovereign.locks import hold
-from sovereign.receipts import code_version
+from sovereign.receipts import code_digest
 from sovereign.stages import StageContext
 
 _NAMES = (
@@ -74,7 +74,7 @@ class Curation:
         self.rules, self.settings = context.profile.corpus.cleaning, context.profile.corpus.curation
         self.raw, self.curated = f"raw/{context.dataset}/", f"curated/{context.dataset}/"
         self.raw_keys = [key for key in sorted(context.inputs) if key.endswith(".parquet")]
-        self.work = Work(context, f"{self.curated}units/{context.key[:16]}-{code_version()}/", _NAMES)
+        self.work = Work(context, f"{self.curated}units/{context.key[:16]}-{code_digest()[:16]}/", _NAMES)
         self._raw_file: tuple[int, Path] | None = None
 
     def run(self) -> dict[str, str]:

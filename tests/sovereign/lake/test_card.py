@@ -17,10 +17,10 @@ import pytest
 import yaml
 from rich.markdown import Markdown
 
+from sovereign.display import escape_markdown
 from sovereign.errors import ProofError, StoreError
 from sovereign.lake.card import card_numbers, write_card
 from sovereign.lake.census import host_of, take_census
-from sovereign.lake.pages import escape_markdown
 from sovereign.lake.plots import draw_bars
 from sovereign.profile import Profile
 from tests.sovereign.lake.published import ARABIC, HOSTILE, Published

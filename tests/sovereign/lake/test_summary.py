@@ -403,3 +403,9 @@ def test_statements_change_no_stage(made: Published) -> None:
     assert plan(wanted) == plan(made.profile)
     for stage in (corpus, curate):
         assert stage.config(wanted, plan(wanted)) == stage.config(made.profile, plan(made.profile))
+
+
+def test_sec14_what_turns_the_direction_of_a_page_is_spelt(made: Published) -> None:
+    text = render_summary(summarise(made, stated(made, provider_name="evil \u202etxt.exe\u2069 \x1b[1m", comments={})))
+    assert not {"\u202e", "\u2069", "\x1b"} & {*text}
+    assert "evil \\u202etxt.exe\\u2069 \\x1b[1m" in text
