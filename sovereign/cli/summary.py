@@ -97,6 +97,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
     accuracy = evaluate.get("accuracy", {})
     if accuracy:
         rows.append(("accuracy", ", ".join(f"{language} {share:.1%}" for language, share in sorted(accuracy.items()))))
+    rows += [("warning", str(metrics["warning"])) for metrics in summary.metrics.values() if metrics.get("warning")]
     rows.append(("time", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary.seconds.items())))
     rows.append(("files", summary.site))
     rows.append(("remove", summary.remove))
