@@ -325,3 +325,36 @@ def test_what_is_not_clear_or_not_there_is_told(site: Site, tmp_path: Path) -> N
         say("rights", empty, "--local")
     with pytest.raises(StageError, match="stage corpus has not run"):
         say("where", empty, "--local", "--owner", "Musée")
+
+
+def test_l13_withdrawing_an_owner_names_those_that_look_like_it(site: Site, tmp_path: Path) -> None:
+    """Every invisible spelling is withdrawn; a letter of another alphabet is another name, which is said."""
+    spellings = [
+        "Musée",
+        "Mu\u200bsée",
+        "\u202bMusée\u202c",
+        "Muse\u0301e",
+        "\ufeffMusée",
+        "Muѕée",
+        "Musee",
+    ]  # Cyrillic ѕ
+    rows = [
+        {"id": str(at), "text": f"Le musée ouvre à {at} heures.", "owner": name} for at, name in enumerate(spellings)
+    ]
+    (tmp_path / "gazette.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    make(site, "corpus")
+    found = run("rights", site)
+    assert found["owners"]["Musée"]["documents"] == 5
+    assert found["look_alikes"] == [["Musee", "Musée", "Muѕée"]]
+    said = " ".join(say("withdraw", site, "--owner", "\u202bMu\u200bsée\u202c").split())
+    assert 'stay as they are: "Musee", "Muѕée"' in said and "ѕ U+0455" in said and "no text of" not in said
+    assert len(run("rights", site)["set_aside"]["withdrawn owner"]) == 5
+    assert "may be used" not in said
+    again = say("readmit", site, "--owner", "Musée")
+    assert "with it again" in again and run("rights", site)["set_aside"] == {}
+
+
+def test_l19_what_may_not_be_meant_is_said(site: Site) -> None:
+    assert "whole top-level domain" in say("withdraw", site, "--url", "org")
+    assert "still to come" in say("withdraw", site, "--url", "press.org", "--date", "2999-01-01")
+    assert "yet" not in say("withdraw", site, "--url", "https://press.org/x")
