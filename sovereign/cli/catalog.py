@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -149,11 +150,30 @@ def run_show(site: Site, reference: str | None, document: str | None, *, local: 
     lines(version.name, rows)
 
 
+@contextmanager
+def _ended_by(*numbers: signal.Signals) -> Iterator[None]:
+    """These signals end this command as Ctrl-C does, with all that it made for itself removed."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def run_query(site: Site, sql: str, at: str | None, *, limit: int, local: bool, as_json: bool) -> None:
     """Rows of a SQL query over the tables."""
     from sovereign.lake.catalog_query import query
 
-    with _open(site, local=local) as catalog, TemporaryDirectory(prefix="sovereign-query-") as folder:
+    with (
+        _ended_by(signal.SIGTERM, signal.SIGHUP),
+        _open(site, local=local) as catalog,
+        TemporaryDirectory(prefix="sovereign-query-") as folder,  # what a query spills; it may be large
+    ):
         answer = query(catalog, sql, Path(folder), limit=limit, at=catalog.find(at) if at else None)
     if as_json:
         if twice := sorted({name for name in answer.columns if answer.columns.count(name) > 1}):

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Collection, Iterator, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,11 @@ from sovereign.lake.catalog_versions import Version
 MEMORY = "1GB"
 """What DuckDB holds before it goes to disk."""
 
+_READING = (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI)
+"""MULTI is PIVOT, which DuckDB takes apart. EXPLAIN is none: with ANALYZE it runs what it explains, a COPY too."""
+_LOOK_S = 0.2
+_END_S = 10.0
+"""How long a query that was interrupted may take to end."""
 _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": MEMORY,
     "autoinstall_known_extensions": "false",
@@ -81,9 +88,42 @@ def query(catalog: Catalog, sql: str, scratch: Path, *, limit: int, at: Version 
         if at is not None:
             tables[DOCUMENTS] = table_data(catalog.table(DOCUMENTS), snapshot_id=at.snapshot_id)
     with _connect(tables, scratch) as connection:
-        if (count := len(connection.extract_statements(sql))) != 1:
-            raise CatalogError("not one query", got=f"{count} statements", hint="docs/catalog.md has an example")
-        return _fetch(connection.execute(sql), limit)
+        statements = connection.extract_statements(sql)
+        if len(statements) != 1:
+            raise CatalogError(
+                "not one query", got=f"{len(statements)} statements", hint="docs/catalog.md has an example"
+            )
+        if (kind := statements[0].type) not in _READING:  # COPY … TO writes files also into the scratch folder
+            raise CatalogError(
+                "the query cannot run",
+                got=f"a statement of kind {kind.name}",
+                expected="one that reads: SELECT, WITH, PIVOT, DESCRIBE or SUMMARIZE",
+                hint=f"tables: {', '.join(tables)}; docs/catalog.md",
+            )
+        return _interruptibly(connection, lambda: _fetch(connection.execute(sql), limit))
+
+
+def _interruptibly(connection: duckdb.DuckDBPyConnection, work: Callable[[], Answer]) -> Answer:
+    """What `work` gives, done in a thread: in this one, Ctrl-C and signal handlers would wait for the query."""
+    done: Future[Answer] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001  (the caller raises it)
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="query", daemon=True).start()
+    while True:
+        try:
+            return done.result(timeout=_LOOK_S)
+        except TimeoutError:
+            if done.done():
+                raise
+        except BaseException:
+            connection.interrupt()
+            wait([done], _END_S)
+            raise
 
 
 def document_of(catalog: Catalog, version: Version, doc_id: str) -> dict[str, Any]:

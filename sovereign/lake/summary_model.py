@@ -149,7 +149,7 @@ class CrawledData(_Part):
     """Section 2.3."""
 
     is_used: bool | None = Field(title="Crawlers were used by the provider or on its behalf")
-    crawlers: list[CrawlerData] = Field(title="Crawlers")
+    crawlers: list[CrawlerData] | None = Field(title="Crawlers")
     content: str | None = Field(title="Type of content and online sources crawled")
     modalities: Modalities = Field(title="Modalities")
     sources: list[SourceData] = Field(title="What was crawled")

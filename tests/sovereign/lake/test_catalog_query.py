@@ -95,6 +95,9 @@ def test_rows_beyond_the_limit_are_told(read: Read) -> None:
     [
         "COPY documents TO 'copied.csv'",
         "COPY (SELECT 1) TO 'copied.parquet'",
+        "EXPLAIN ANALYZE COPY documents TO 'copied.csv'",
+        "PRAGMA temp_directory='/tmp'",
+        "CREATE TABLE mine AS SELECT 1",
         "SELECT * FROM read_csv('/etc/passwd')",
         "SELECT * FROM '/etc/passwd'",
         "SELECT * FROM read_text('/etc/passwd')",
@@ -234,3 +237,21 @@ def test_a_data_file_that_is_gone_is_told(tmp_path: Path) -> None:
             query(catalog, "SELECT sum(length(text)) FROM documents", tmp_path / "scratch", limit=9)
         with pytest.raises(CatalogError, match=Path(gone).name):
             document_of(catalog, version, "nothing")
+
+
+@pytest.mark.parametrize(
+    "copied", ["COPY documents TO '{0}'", "EXPLAIN ANALYZE COPY documents TO '{0}'", "EXPORT DATABASE '{0}'"]
+)
+def test_l16_nothing_is_copied_into_the_scratch_folder_either(read: Read, copied: str) -> None:
+    """DuckDB lets COPY write where it spills."""
+    target = read.lake.folder / "scratch" / "copied.csv"
+    with pytest.raises(CatalogError, match=r"the query cannot run"):
+        read.query(copied.format(target))
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "sql", ["DESCRIBE documents", "SUMMARIZE SELECT 1 AS one", "WITH a AS (SELECT 1) FROM a", "SHOW TABLES"]
+)
+def test_l16_other_ways_to_read_stay(read: Read, sql: str) -> None:
+    assert read.query(sql).rows
