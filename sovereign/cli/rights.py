@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from sovereign.cli.console import lines, say, write_json
 from sovereign.cli.runs import store_of
 from sovereign.errors import ProfileError
+from sovereign.lake.dataset import Dataset
 from sovereign.lake.documents import Document
 from sovereign.lake.rights import RightsRules, is_of_rights, read_claims
 from sovereign.lake.whereabouts import (
@@ -201,6 +202,16 @@ def quoted(name: str) -> str:
     if not odd or len(odd) > _SHOWN_LETTERS or not any(c.isascii() and c.isalpha() for c in name):
         return f'"{name}"'
     return f'"{name}" (with {", ".join(f"{c} U+{ord(c):04X}" for c in odd)})'
+
+
+def say_taken_back(site: Site, dataset: Dataset) -> None:
+    """Warn that the version of now has text that was taken back since it was made."""
+    if count := dataset.count_taken_back(site.profile):
+        say(
+            f"{count:,} documents of this version were taken back since it was made: "
+            f"`sovereign stage curate {shlex.quote(str(site.root))}` makes the next one without them",
+            "yellow",
+        )
 
 
 def say_unknown(*, owner: str | None = None, document: str | None = None) -> None:

@@ -164,6 +164,7 @@ def make_manifest(
             "sovereign:root": leaves.root().hex(),
             "sovereign:keyCommitment": commit_key(keys.openings).hex(),
         }
+    taken_back = dataset.count_taken_back(profile)
     manifest: dict[str, Any] = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -175,6 +176,7 @@ def make_manifest(
         "distribution": _distribution(dataset),
         "recordSet": [_record_set(split) for split in _splits(dataset)],
         **counts.total.terms(),
+        **({"sovereign:takenBackSince": taken_back} if taken_back else {}),
         "sovereign:languages": [
             {"sovereign:language": language, "sovereign:split": split, **count.terms()}
             for (language, split), count in sorted(counts.languages.items())

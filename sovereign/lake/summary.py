@@ -283,6 +283,7 @@ def _reservations(facts: Facts, asked: Asked) -> Reservations:
         is_code_of_practice_signatory=asked.ask("3.1", said, "is_code_of_practice_signatory"),
         opt_out_policy=asked.ask("3.1", said, "opt_out_policy"),
         left_out=_counts(left_out),
+        taken_back_since=facts.taken_back,
         withdrawals=[
             WithdrawalData(owner=owner["sovereign:owner"], withdrawal=owner["sovereign:withdrawal"])
             for owner in facts.manifest["sovereign:owners"]

@@ -201,6 +201,7 @@ class Reservations(_Part):
     left_out: list[Count] = Field(
         title="Records and documents left out for opt-outs, withdrawals, licences and owners, by reason"
     )
+    taken_back_since: Number = Field(title="Documents of this version that were taken back since it was made")
     withdrawals: list[WithdrawalData] | None = Field(title="How owners take text back")
     comments: str | None = Field(title="Additional comments")
 

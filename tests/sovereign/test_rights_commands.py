@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from sovereign.cli.app import app
@@ -358,3 +359,44 @@ def test_l19_what_may_not_be_meant_is_said(site: Site) -> None:
     assert "whole top-level domain" in say("withdraw", site, "--url", "org")
     assert "still to come" in say("withdraw", site, "--url", "press.org", "--date", "2999-01-01")
     assert "yet" not in say("withdraw", site, "--url", "https://press.org/x")
+
+
+def test_l14_each_document_about_a_version_says_what_was_taken_back_since(site: Site, tmp_path: Path) -> None:
+    """The version stays the newest until it is made again, and must not be taken for one without that text."""
+    assert "taken back" not in say("manifest", site, "--local")
+    say("withdraw", site, "--owner", "Musée")
+    for command, *arguments in (
+        ("manifest",), ("card", "--out", tmp_path / "card"), ("summary", "--html", tmp_path / "s.html"), ("record",),
+        ("show",), ("mix",),
+    ):  # fmt: skip
+        done = CliRunner().invoke(app, ["lake", command, str(site.root), "--local", *map(str, arguments)])
+        said = " ".join(done.output.split())
+        assert "2 documents of this version were taken back since it was made" in said, (command, said)
+    manifest = json.loads(site.manifest_file.read_bytes())
+    assert manifest["sovereign:takenBackSince"] == 2
+    assert "were taken back since this version was made" in (tmp_path / "card" / "README.md").read_text()
+    assert "taken back since it was made" in (tmp_path / "s.html").read_text()
+    make(site, "curate")
+    assert "taken back" not in say("manifest", site, "--local")
+    assert "sovereign:takenBackSince" not in json.loads(site.manifest_file.read_bytes())
+
+
+def test_l14_l12_where_nothing_is_left_the_reason_says_what_to_change(tmp_path: Path) -> None:
+    text = "La rivière traverse la vieille ville et ses ponts, que les habitants connaissent tous depuis toujours. " * 4
+    (tmp_path / "a.txt").write_text(text)
+    entry = f"{{name: only, path: {tmp_path / 'a.txt'}, owner: Archives, licence: CC-BY-4.0, language: LANGUAGE}}"
+    for language, reason, hint in (
+        ("en", "language fr (1 documents)", "`language`"),
+        ("fr", "withdrawn owner", "readmit"),
+    ):
+        corpus = f"corpus:\n  cleaning: {{language: {{}}}}\n  sources: [{entry.replace('LANGUAGE', language)}]\n"
+        rest = yaml.safe_load(find_profile(Path("ci")).read_text())
+        profile = tmp_path / f"{language}.yaml"
+        profile.write_text(corpus + yaml.safe_dump({key: value for key, value in rest.items() if key != "corpus"}))
+        made = init_site(tmp_path / f"site-{language}", profile)
+        if language == "fr":
+            say("withdraw", made, "--owner", "Archives")
+        with pytest.raises(StageError, match="no document is left to train on") as caught:
+            make(made, "corpus", "curate")
+        assert reason in str(caught.value.got) and hint in str(caught.value.hint)
+        assert "relax" not in str(caught.value.hint)
