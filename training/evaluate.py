@@ -12,6 +12,8 @@ Writes evaluation.json, contamination.jsonl, the tasks (tasks/), the model card 
                     documents of the training shards, in part (training/contamination.py); contamination.jsonl has a
                     line for each of them
     memorisation    trained, heldout: how often the model goes on exactly as a document does (training/memorisation.py)
+    generation      strategy (greedy: the most likely token at each place, for questions, memorisation and tasks), and
+                    ignored_settings: what the model's generation_config.json says beside it
     tasks           {<task>: {samples, version, <metric>}} of lm-evaluation-harness, where the profile names tasks
 """
 
@@ -90,6 +92,7 @@ def _measure(
     """All measures; leaves contamination.jsonl in `folder`."""
     from training import measures
     from training.memorisation import memorisation
+    from training.scoring import ignored_settings
     from training.shards import Shard
 
     recipe, length = context.plan.recipe, context.plan.model.sequence_length
@@ -126,6 +129,7 @@ def _measure(
         "questions": questions,
         "contamination": counts,
         "memorisation": recited,
+        "generation": {"strategy": "greedy", "ignored_settings": ignored_settings(model)},
         "tasks": results,
     }
 
@@ -296,6 +300,6 @@ evaluate = Stage(
     needs=("curate", "tokenize", "train"),
     config=_config,
     prefix="models/{dataset}/evaluate/",
-    version=5,
+    version=6,
     external_inputs=_external_inputs,
 )

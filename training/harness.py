@@ -119,8 +119,15 @@ def run_tasks(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, tasks
         import lm_eval
         from lm_eval.models.huggingface import HFLM
 
-        judge = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE)
-        found = lm_eval.evaluate(lm=judge, task_dict=tasks.loaded, bootstrap_iters=0, log_samples=False)
+        from training.scoring import neutral_generation
+
+        split, tokenizer.split_special_tokens = tokenizer.split_special_tokens, True  # what a task asks is text
+        try:
+            with neutral_generation(model, int(tokenizer.eos_token_id)):
+                judge = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE)
+                found = lm_eval.evaluate(lm=judge, task_dict=tasks.loaded, bootstrap_iters=0, log_samples=False)
+        finally:
+            tokenizer.split_special_tokens = split
     return {name: _row(found, name) for name in sorted(found["results"])}
 
 

@@ -24,6 +24,7 @@ from sovereign.store import Store
 from training import environment
 from training.mixing import Tally, encode, forecast, refuse_another_tokenizer
 from training.shards import Shard, ShardWriter
+from training.token_ids import control_marks, text_tokenizer
 from training.tokenizer import (
     END_OF_TEXT,
     SAMPLE_BYTES,
@@ -139,7 +140,7 @@ def _decode(sample: Mapping[str, Sequence[bytes]]) -> dict[str, list[str]]:
 def make_tokenizer(
     context: StageContext, paths: Sequence[Path], folder: Path
 ) -> tuple[Tokenizer, int, dict[str, list[bytes]]]:
-    """The tokenizer, its end-of-text mark, and the sample that it was trained on: the base's, or trained here.
+    """The tokenizer for text, its end-of-text mark, and the sample it was trained on: the base's, or trained here.
 
     It is saved in `folder`. What the profile's mix does not take at all is not in the sample.
 
@@ -164,10 +165,10 @@ def make_tokenizer(
 
         saved = save_base_tokenizer(context, balanced(sample), folder)
         assert isinstance(saved.eos_token_id, int)
-        return saved.backend_tokenizer, saved.eos_token_id, sample
+        return text_tokenizer(saved.backend_tokenizer, control_marks(saved)), saved.eos_token_id, sample
     tokenizer = train_tokenizer(balanced(sample), context.plan.model.vocab_size)
     save_tokenizer(tokenizer, folder, context.plan.model.sequence_length)
-    return tokenizer, tokenizer.get_vocab()[END_OF_TEXT], sample
+    return text_tokenizer(tokenizer), tokenizer.get_vocab()[END_OF_TEXT], sample
 
 
 def _write_shards(
@@ -259,6 +260,6 @@ tokenize = Stage(
     needs=("curate",),
     config=_config,
     prefix="models/{dataset}/tokens/",
-    version=3,
+    version=4,
     external_inputs=_external_inputs,
 )
