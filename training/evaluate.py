@@ -1,6 +1,7 @@
 """Stage `evaluate`: what the trained model knows, measured on documents and questions that it was not trained on.
 
 Writes evaluation.json, contamination.jsonl, the tasks (tasks/), the model card and its plots. evaluation.json holds
+    languages       those of the training shards, measured or not
     bits_per_byte   by_language, by_domain (of the document's source), by_domain_and_language, overall; a row
                     has documents, bytes, tokens and bits per byte of `model`, `untrained` (as training began: random
                     weights, or the base), `unigram` and `uniform` (baselines on the same tokenizer) and, for real
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
     from training.shards import Shard
 
-FORMAT = "sovereign/evaluation/v2"
+FORMAT = "sovereign/evaluation/v3"
 _SPLITS = ("train", "heldout")
 
 
@@ -125,6 +126,7 @@ def _measure(
         context.progress(f"running {', '.join(one.loaded['tasks'])}")
         results |= run_tasks(model, tokenizer, one)
     return {
+        "languages": sorted({language for shard in trained for language in shard.by_language(shard.lengths)}),
         "bits_per_byte": bits,
         "questions": questions,
         "contamination": counts,
