@@ -65,7 +65,7 @@ def _settle_marks(model: PreTrainedModel, tokens: BaseTokens) -> None:
     """
     from transformers import GenerationConfig
 
-    generation = model.generation_config or GenerationConfig()
+    generation = model.generation_config
     try:
         generation.validate(strict=True)
     except ValueError:  # transformers loads such settings, but does not save them

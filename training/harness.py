@@ -24,6 +24,7 @@ from sovereign.files import write_atomic
 from training.contamination import UNDETERMINED, Item
 from training.pages import render_page
 from training.task_files import check_names, own_task
+from training.task_rows import check_rows, half_loaded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
@@ -84,7 +85,8 @@ def load_tasks(folder: Path, names: Sequence[str], cache: Path) -> Tasks:
         cache: folder for the data as the harness keeps it.
 
     Raises:
-        TrainingError: a task is not there or cannot be loaded, or two names mean the same one.
+        TrainingError: a task is not there or cannot be loaded, a row of its data cannot be scored, or two names mean
+            the same task.
     """
     check_names(folder, names)
     loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}, "group_map": {}}
@@ -93,17 +95,34 @@ def load_tasks(folder: Path, names: Sequence[str], cache: Path) -> Tasks:
 
         manager = TaskManager(include_path=str(folder), include_defaults=False)
         for name in names:
-            with _told(f"task {name} ({manager.task_index[name].yaml_path or folder})"):
-                found = manager.load([name])
+            what = f"task {name} ({manager.task_index[name].yaml_path or folder})"
+            with _told(what):
+                found = _load(manager, name, what)
                 for task in found["tasks"].values():
                     if task.get_config("num_fewshot") is None:
                         task.set_config(key="num_fewshot", value=0)
                     task.set_fewshot_seed(seed=0)
+                for own, task in found["tasks"].items():
+                    check_rows(what if own == name else f"task {own} of {what}", task)
             if twice := sorted(loaded["tasks"].keys() & found["tasks"].keys()):
                 raise TrainingError("evaluation.tasks names a task twice", got=f"{', '.join(twice)}, again by {name}")
             for kind, ones in loaded.items():
                 ones.update(found[kind])
     return Tasks(folder, cache, loaded)
+
+
+def _load(manager: Any, name: str, what: str) -> Any:
+    """What the harness loads under a name.
+
+    Raises:
+        TrainingError: the harness fails at the first row of a task, which is named.
+    """
+    try:
+        return manager.load([name])
+    except Exception as error:
+        if (task := half_loaded(error.__traceback__)) is not None:
+            check_rows(what, task)
+        raise
 
 
 def run_tasks(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, tasks: Tasks) -> dict[str, Any]:
@@ -158,10 +177,13 @@ def _told(what: str) -> Iterator[None]:
     """Whatever the harness raises becomes a TrainingError: templates and Python of the site run in it."""
     try:
         yield
+    except TrainingError:
+        raise
     except Exception as error:
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise TrainingError(
-            f"{what} cannot be run: {type(error).__name__}: {error}",
-            hint="nothing is fetched from the internet: the data of tasks must lie in the folder",
+            f"{what} cannot be run: {reason}",
+            hint="nothing is fetched from the internet: the data of tasks must lie in the folder, and not be empty",
         ) from error
 
 

@@ -174,7 +174,7 @@ def neutral_generation(model: Qwen3ForCausalLM, end: int) -> Iterator[None]:
 def ignored_settings(model: Qwen3ForCausalLM) -> dict[str, Any]:
     """What the model's own settings for generation say and no measure here applies, by name; JSON values."""
     marks = ("bos_token_id", "eos_token_id", "pad_token_id", "transformers_version")
-    said = (model.generation_config or GenerationConfig()).to_diff_dict()
+    said = model.generation_config.to_diff_dict()
     neutral = {"do_sample": False}
     return {name: value for name, value in sorted(said.items()) if name not in marks and neutral.get(name) != value}
 

@@ -86,12 +86,11 @@ def text_tokenizer(tokenizer: Tokenizer, control: Iterable[str] = ()) -> Tokeniz
     copy: Tokenizer = Tokenizer.from_str(json.dumps(document))
     copy.encode_special_tokens = True
     special = [token["content"] for token in document["added_tokens"] if token["special"]]
-    numbers = {copy.token_to_id(text) for text in special}
     for text in special:
-        if found := numbers.intersection(copy.encode(text, add_special_tokens=False).ids):
+        if found := set(copy.encode(text, add_special_tokens=False).tokens).intersection(special):
             raise StageError(
                 "the tokenizer makes control tokens of plain text",
-                got=f"{text!r} becomes {', '.join(str(copy.id_to_token(number)) for number in sorted(found))}",
+                got=f"{text!r} becomes {', '.join(sorted(found))}",
                 expected="control tokens that no text can be cut into",
                 hint="take a base whose control tokens are not words of its vocabulary",
             )

@@ -68,7 +68,12 @@ UNMEASURED: dict[str, Any] = {
 
 @pytest.mark.parametrize("case", UNMEASURED)
 def test_t14_one_limit_covers_every_language_of_the_corpus(case: str) -> None:
-    limits = {"min_accuracy": 0.5, "max_bits_per_byte": 9, "max_contamination": 1, "max_memorisation": 1}
+    limits: dict[str, Any] = {
+        "min_accuracy": 0.5,
+        "max_bits_per_byte": 9,
+        "max_contamination": 1,
+        "max_memorisation": 1,
+    }
     assert why_not_champion(MEASURED, make_profile(**limits).evaluation) is None
     reason = why_not_champion(MEASURED | UNMEASURED[case], make_profile(**limits).evaluation)
     assert reason is not None and reason.count("of fr w") == 1 and "not measured" in reason
