@@ -23,7 +23,7 @@ from sovereign.errors import TrainingError
 from sovereign.files import write_atomic
 from training.contamination import UNDETERMINED, Item
 from training.pages import render_page
-from training.task_files import check_names, own_task
+from training.task_files import check_names, empty_data, own_task
 from training.task_rows import check_rows, half_loaded
 
 if TYPE_CHECKING:
@@ -115,8 +115,11 @@ def _load(manager: Any, name: str, what: str) -> Any:
     """What the harness loads under a name.
 
     Raises:
-        TrainingError: the harness fails at the first row of a task, which is named.
+        TrainingError: the data are empty, or the harness fails at the first row of a task: which is named.
     """
+    path = manager.task_index[name].yaml_path
+    if path is not None and (empty := empty_data(Path(path))):
+        raise TrainingError(f"{what} cannot be run: it has no questions", got=f"nothing in {', '.join(empty)}")
     try:
         return manager.load([name])
     except Exception as error:
@@ -183,7 +186,7 @@ def _told(what: str) -> Iterator[None]:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise TrainingError(
             f"{what} cannot be run: {reason}",
-            hint="nothing is fetched from the internet: the data of tasks must lie in the folder, and not be empty",
+            hint="nothing is fetched from the internet: the data of tasks must lie in the folder",
         ) from error
 
 

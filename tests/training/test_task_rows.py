@@ -70,7 +70,7 @@ def test_t19_gold_as_a_column(gold: int | None, tmp_path: Path) -> None:
         (CHOICE | {"doc_to_target": 7}, [GOOD], r"row 1 of split test, doc_to_target: 7"),
         (CHOICE | {"doc_to_target": "{{[gold, 4]}}"}, [GOOD], r"row 1 of split test, doc_to_target: 4"),
         ({"output_type": "loglikelihood"}, [GOOD, GOOD | {"gold": ""}], "row 2 of split test, doc_to_target: ''"),
-        (CHOICE, [], r"task own"),
+        (CHOICE, [], r"own.yaml\) cannot be run: it has no questions\n  got: nothing in d.jsonl"),
     ],
 )
 def test_t19_other_faults(config: dict[str, Any], rows: list[dict[str, Any]], message: str, tmp_path: Path) -> None:
@@ -88,3 +88,14 @@ def test_t19_good_rows_are_loaded(tmp_path: Path) -> None:
     assert [item.text for item in load(tmp_path / "named", named, **CHOICE).items()] == ["Which? b"] * 3
     several = load(tmp_path / "several", [GOOD, GOOD], **CHOICE | {"doc_to_target": "{{[0, gold]}}"})
     assert len(several.items()) == 2
+
+
+def test_t19_a_table_of_a_header_only(tmp_path: Path) -> None:
+    folder = tmp_path / "tasks"
+    load(folder, [GOOD], output_type="generate_until")
+    (folder / "d.csv").write_text("q,gold\n")
+    task = json.loads((folder / "own.yaml").read_text())
+    task |= {"dataset_path": "csv", "dataset_kwargs": {"data_files": {"test": "d.csv"}}}
+    (folder / "own.yaml").write_text(json.dumps(task))
+    with pytest.raises(TrainingError, match='own.yaml.* cannot be run: .*"test" corresponds to no data'):
+        load_tasks(folder, ["own"], tmp_path / "cache")

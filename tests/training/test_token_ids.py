@@ -17,6 +17,7 @@ from sovereign.lake.documents import Document, read_documents
 from tests.training.conftest import Start, events
 from tests.training.special_tokens import END, TURN, TURN_END, WORD, save_base
 from tests.training.test_base import TIMEOUT_S, TRAIN, prepare
+from tests.training.test_mixing import WORDS, make_site, run
 from tests.training.tiny import make_tokenizer
 from training.export import export
 from training.extend import extend_tokenizer
@@ -207,3 +208,15 @@ def test_t3_a_tokenizer_whose_words_are_control_tokens_is_refused() -> None:
     backend = Tokenizer.from_str(json.dumps(document).replace("<|endoftext|>", "STOP"))
     with pytest.raises(StageError, match=r"control tokens of plain text\n  got: 'STOP' becomes STOP"):
         text_tokenizer(backend)
+
+
+def test_t3_documents_with_control_tokens_through_the_stages(tmp_path: Path) -> None:
+    lines = [{"text": f"{number} {WRITTEN} {' '.join(WORDS[20 * number : 20 * number + 90])}"} for number in range(60)]
+    source = tmp_path / "notes.jsonl"
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    cleaning = {"language": None, "quality": None, "near_duplicates": None, "heldout_fraction": 0.1}
+    named = {"name": "notes", "path": str(source), "owner": "A", "licence": "CC0-1.0", "language": "en"}
+    model = {"parameters": 1e5, "vocab_size": 512, "sequence_length": 64}
+    site = make_site(tmp_path / "made", corpus={"sources": [named], "cleaning": cleaning}, model=model)
+    run(site, "tokenize")
+    check_shards(site.data_dir, 0)
