@@ -97,5 +97,5 @@ def test_t19_a_table_of_a_header_only(tmp_path: Path) -> None:
     task = json.loads((folder / "own.yaml").read_text())
     task |= {"dataset_path": "csv", "dataset_kwargs": {"data_files": {"test": "d.csv"}}}
     (folder / "own.yaml").write_text(json.dumps(task))
-    with pytest.raises(TrainingError, match='own.yaml.* cannot be run: .*"test" corresponds to no data'):
+    with pytest.raises(TrainingError, match=r'own.yaml.* cannot be run: .*"test" corresponds to no data'):
         load_tasks(folder, ["own"], tmp_path / "cache")
