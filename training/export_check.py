@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sovereign.errors import TrainingError
+from training.token_ids import text_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -77,7 +78,7 @@ class Reference:
         from transformers import AutoConfig
 
         self._python, self._tokenizer = python, tokenizer
-        self._ids: list[list[int]] = tokenizer(list(PROBES), add_special_tokens=False)["input_ids"]
+        self._ids: list[list[int]] = text_ids(tokenizer, PROBES)
         length = int(AutoConfig.from_pretrained(folder, local_files_only=True).max_position_embeddings)
         self._tokens = [ids[:length] for ids in self._ids]
         self._logits = _transformers(folder, self._tokens)

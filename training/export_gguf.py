@@ -51,6 +51,7 @@ def write_gguf(
         writer.add_string("sovereign.model_digest", digest)
         _add_shape(writer, source)
         _add_tokenizer(writer, tokenizer, int(source.config["vocab_size"]))
+        _add_turn_ends(writer, source.folder / "generation_config.json", int(str(tokenizer.eos_token_id)))
         matrices = gguf.GGMLQuantizationType[kind]
         writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -113,10 +114,20 @@ def _add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerFast, vocab
     begin = cutting.first if cutting.first is not None else tokenizer.bos_token_id
     writer.add_bos_token_id(end if begin is None else begin)  # without any, llama.cpp assumes token 11
     writer.add_eos_token_id(end)
-    writer.add_pad_token_id(end)
+    writer.add_pad_token_id(end if tokenizer.pad_token_id is None else int(str(tokenizer.pad_token_id)))
     writer.add_add_bos_token(cutting.first is not None)
     if tokenizer.chat_template is not None:
         writer.add_chat_template(str(tokenizer.chat_template))
+
+
+def _add_turn_ends(writer: GGUFWriter, generation_config: Path, end: int) -> None:
+    """Other tokens at which an answer ends; the format has places for two."""
+    if not generation_config.is_file():
+        return
+    ends = json.loads(generation_config.read_text(encoding="utf-8")).get("eos_token_id")
+    others = [one for one in (ends if isinstance(ends, list) else [ends]) if one is not None and one != end]
+    for add, other in zip((writer.add_eot_token_id, writer.add_eom_token_id), others, strict=False):
+        add(other)
 
 
 def _add_info(writer: GGUFWriter, tensor: Tensor, matrices: GGMLQuantizationType) -> None:

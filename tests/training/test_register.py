@@ -38,6 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def evaluation(**accuracy: float) -> dict[str, Any]:
     return {
         "questions": {"by_language": {name: {"heldout": {"accuracy": share}} for name, share in accuracy.items()}},
+        "languages": sorted(accuracy),
         "bits_per_byte": {"by_language": {}},
         "contamination": {"overall": {"share": None}},
         "memorisation": {"trained": {"rate": None}},
