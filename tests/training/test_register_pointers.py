@@ -113,7 +113,7 @@ def is_served(root: Path) -> Champion:
     """The champion, after its files were fetched as a serving pod does."""
     found = champion(tracking_uri(root), "tiny")
     into = root / "hub"
-    snapshot = fetch_model(FolderStore(root), found.store_prefix, found.digest, into, "sovereign/tiny")
+    snapshot = fetch_model(FolderStore(root), found.store_prefix, found.digest, into)
     assert sha256_file(snapshot / "model.safetensors") in found.files.values()
     shutil.rmtree(into)
     return found
@@ -135,7 +135,7 @@ def test_sec1_an_accepted_model_leaves_the_files_of_the_champion_before(lake: Ca
     receipt = run_register(FolderStore(root))
     assert is_served(root).digest == receipt.metrics["digest"]
     # Pods that were deployed with the earlier digest can start again.
-    fetch_model(FolderStore(root), before.store_prefix, before.digest, root / "hub", "sovereign/tiny")
+    fetch_model(FolderStore(root), before.store_prefix, before.digest, root / "hub")
     # A person can roll back, and the next run of the unchanged stage does not undo that.
     open_client(tracking_uri(root)).set_registered_model_alias("tiny", "champion", "1")
     run_register(FolderStore(root))
@@ -157,7 +157,7 @@ def test_sec1_killed_at_any_change_of_the_store(lake: Callable[[str], Path], pro
             is_served(root)  # whichever it is, it can be served
             for version in open_client(tracking_uri(root)).search_model_versions("name = 'tiny'"):
                 prefix, digest = version.tags["store_prefix"], version.tags["digest"]
-                fetch_model(FolderStore(root), prefix, digest, root / "hub", "sovereign/tiny")
+                fetch_model(FolderStore(root), prefix, digest, root / "hub")
             receipt = run_register(FolderStore(root), profile)  # the same command
         assert is_served(root).digest == (before.digest if profile is REFUSED else receipt.metrics["digest"])
         client = open_client(tracking_uri(root))
