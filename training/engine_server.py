@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 
 class Generator:
@@ -36,8 +36,9 @@ class Generator:
         """Args: `folder`, a Hugging Face folder."""
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        end = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True).eos_token_id
         ends = self._model.generation_config.eos_token_id
-        self._ends = frozenset(ends if isinstance(ends, list) else [ends])
+        self._ends = frozenset([end, *(ends if isinstance(ends, list) else [ends])])
         self._computing = threading.Lock()
         """Held for a token, so that answers of several clients take turns."""
 
