@@ -26,7 +26,7 @@ _SHORT_ROWS = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}
 
 def tensor_type(tensor: Tensor, kind: str, source: Source) -> GGMLQuantizationType:
     """The type of a tensor in a file of `kind` (see `training.export_gguf.TYPES`)."""
-    from gguf import GGMLQuantizationType, quants
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     if len(tensor.shape) == 1:
         return GGMLQuantizationType.F32
@@ -35,7 +35,7 @@ def tensor_type(tensor: Tensor, kind: str, source: Source) -> GGMLQuantizationTy
     name = "Q6_K" if _is_sensitive(tensor, source) else "Q4_K"
     for name in (name, _SHORT_ROWS[name]):  # noqa: B020
         wanted = GGMLQuantizationType[name]
-        if tensor.shape[-1] % quants.GGML_QUANT_SIZES[wanted][0] == 0:
+        if tensor.shape[-1] % GGML_QUANT_SIZES[wanted][0] == 0:
             return wanted
     return GGMLQuantizationType.F16
 

@@ -9,7 +9,6 @@ GET  /health   200 when the engine makes tokens, else 503        GET /health/liv
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -24,6 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from sovereign.serving.answers import ChatShape, Shape
 from sovereign.serving.engine import Engine, EngineError, Piece
 from sovereign.serving.prompts import PromptError, Prompts, PromptTooLongError
 from sovereign.serving.requests import ChatCompletion, Completion, RequestError, parse
@@ -100,7 +100,7 @@ class Front:
         self._check_name(asked.model)
         self._check_bias(asked)
         ids = await run_in_threadpool(self.prompts.of_text, asked.text)
-        return await self._answer(request, asked, ids, _Shape("cmpl", "text_completion", self.name))
+        return await self._answer(request, asked, ids, Shape("cmpl", "text_completion", self.name))
 
     async def _chat(self, request: Request) -> Response:
         asked = parse(ChatCompletion, await self._body(request))
@@ -109,7 +109,7 @@ class Front:
         self._check_bias(asked)
         messages = [{"role": message.role, "content": message.text} for message in asked.messages]
         ids = await run_in_threadpool(self.prompts.of_messages, messages)
-        return await self._answer(request, asked, ids, _ChatShape("chatcmpl", "chat.completion", self.name))
+        return await self._answer(request, asked, ids, ChatShape("chatcmpl", "chat.completion", self.name))
 
     def _check_bias(self, asked: Completion | ChatCompletion) -> None:
         for number in asked.logit_bias:
@@ -140,7 +140,7 @@ class Front:
         return bytes(body)
 
     async def _answer(
-        self, request: Request, asked: Completion | ChatCompletion, ids: list[int], shape: _Shape
+        self, request: Request, asked: Completion | ChatCompletion, ids: list[int], shape: Shape
     ) -> Response:
         num_prompt = len(ids)
         room = self.prompts.context_length - num_prompt
@@ -167,74 +167,6 @@ def run_front(prompts: Prompts, engine: Engine, name: str, *, host: str, port: i
 
     front = Front(name, prompts, engine, int(time.time()))
     uvicorn.run(front.app(), host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-
-
-class _Shape:
-    """OpenAI's objects of one completion."""
-
-    def __init__(self, prefix: str, kind: str, model: str) -> None:
-        self._head = {"id": f"{prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
-        self.kind = kind
-
-    async def text(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Piece]:
-        """The pieces as a client gets them."""
-        async with aclosing(pieces):
-            async for piece in pieces:
-                yield piece
-
-    def whole(self, text: str, last: Piece, num_prompt: int) -> dict[str, Any]:
-        """A finished answer."""
-        choice = {"index": 0, **self._content(text), "logprobs": None, "finish_reason": last.finish}
-        return {**self._head, "object": self.kind, "choices": [choice], "usage": _usage(num_prompt, last)}
-
-    def chunk(self, piece: Piece, *, is_first: bool, with_usage: bool) -> dict[str, Any]:
-        """A part of a stream."""
-        choice = {"index": 0, **self._delta(piece, is_first), "logprobs": None, "finish_reason": piece.finish}
-        usage = {"usage": None} if with_usage else {}
-        return {**self._head, "object": self._chunk_kind, "choices": [choice], **usage}
-
-    def total(self, num_prompt: int, last: Piece) -> dict[str, Any]:
-        """The part of a stream with its counts."""
-        return {**self._head, "object": self._chunk_kind, "choices": [], "usage": _usage(num_prompt, last)}
-
-    @property
-    def _chunk_kind(self) -> str:
-        return self.kind
-
-    def _content(self, text: str) -> dict[str, Any]:
-        return {"text": text}
-
-    def _delta(self, piece: Piece, is_first: bool) -> dict[str, Any]:  # noqa: ARG002 - the chat's differs
-        return {"text": piece.text}
-
-
-class _ChatShape(_Shape):
-    """Those of a chat. The space between the prompt's end and the answer is no part of the answer."""
-
-    async def text(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Piece]:
-        is_start = True
-        async with aclosing(super().text(pieces)) as inner:
-            async for piece in inner:
-                text = piece.text.removeprefix(" ") if is_start else piece.text
-                is_start = is_start and not piece.text
-                if text or piece.finish:
-                    yield Piece(text, piece.finish, piece.num_tokens)
-
-    @property
-    def _chunk_kind(self) -> str:
-        return f"{self.kind}.chunk"
-
-    def _content(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
-
-    def _delta(self, piece: Piece, is_first: bool) -> dict[str, Any]:
-        role = {"role": "assistant"} if is_first else {}
-        return {"delta": {**role, "content": piece.text} if piece.text or is_first else role}
-
-
-def _usage(num_prompt: int, last: Piece) -> dict[str, int]:
-    total = num_prompt + last.num_tokens
-    return {"prompt_tokens": num_prompt, "completion_tokens": last.num_tokens, "total_tokens": total}
 
 
 async def _collect(request: Request, pieces: AsyncGenerator[Piece]) -> tuple[str, Piece]:
@@ -266,7 +198,7 @@ async def _collect(request: Request, pieces: AsyncGenerator[Piece]) -> tuple[str
 
 
 async def _events(
-    first: Piece, pieces: AsyncGenerator[Piece], shape: _Shape, num_prompt: int | None
+    first: Piece, pieces: AsyncGenerator[Piece], shape: Shape, num_prompt: int | None
 ) -> AsyncIterator[bytes]:
     """The stream's events, with counts where `num_prompt` is given."""
     with_usage = num_prompt is not None

@@ -29,7 +29,7 @@ QUESTIONS = [
     make_question("zh", "首都是哪里？", "维尔莫拉"),
 ]
 CONTEXT = 128
-ASKED: list[dict[str, Any]] = [{"role": "user", "content": QUESTIONS[0].question}]
+ASKED: Any = [{"role": "user", "content": QUESTIONS[0].question}]
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +312,7 @@ def test_s6_streams_are_the_whole_answer_in_parts(http: httpx2.Client, client: o
     assert len(texts) > 2
     assert all(part["usage"] is None for part in parts)
     assert [part["choices"][0]["finish_reason"] for part in parts] == [None] * (len(parts) - 1) + ["stop"]
-    stream = client.chat.completions.create(model=MODEL, messages=ASKED, temperature=0, stream=True)  # type: ignore[call-overload]
+    stream: Any = client.chat.completions.create(model=MODEL, messages=ASKED, temperature=0, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "Velmora"
 
 
