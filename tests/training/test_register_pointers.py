@@ -29,7 +29,8 @@ from training.registry import Champion, champion, open_client
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own code and that of its libraries
 
 # Without a GGUF file, which takes seconds to make; its folder is stored as the model's is.
-ACCEPTED, REFUSED = (make_profile(engine="transformers", **limits) for limits in ({}, {"min_accuracy": 0.9}))
+ACCEPTED = make_profile(engine="transformers")
+REFUSED = make_profile(engine="transformers", min_accuracy=0.9)
 
 
 class EndingStore(FolderStore):
