@@ -16,10 +16,11 @@ import argparse
 import io
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -29,15 +30,19 @@ from typing import Any, TextIO
 
 from sovereign.errors import SovereignError, StageError
 from sovereign.files import room_hint, sha256_bytes, sha256_file
+from sovereign.identity import code_digest, code_version, environment_digest
+from sovereign.locks import refuse_second
 from sovereign.plan import Plan, plan
 from sovereign.profile import Profile, load_profile
-from sovereign.receipts import Receipt, code_version, config_digest, made_by, now, stage_key
-from sovereign.store import Store, fetch_checked, open_store
+from sovereign.receipts import Receipt, config_digest, made_by, now, stage_key
+from sovereign.store import FolderStore, Store, fetch_checked, open_store
 
 STAGES = ("corpus", "curate", "tokenize", "train", "evaluate", "register")
 """The stages in their order."""
 CHECKS = ("preflight",)
 """Stages beside the way, which run when they are asked for."""
+LOCK = "running.lock"
+"""In the work folder of a stage's process, which holds it."""
 
 
 class Progress:
@@ -65,8 +70,12 @@ class Progress:
             "unit": unit,
             "metrics": dict(metrics or {}),
         }
-        self.stream.write(json.dumps(event) + "\n")
-        self.stream.flush()
+        try:
+            self.stream.write(json.dumps(event) + "\n")
+            self.stream.flush()
+        except BrokenPipeError:  # whoever started this stage is gone: end as if asked to, with what is done kept
+            self.stream = io.StringIO()
+            signal.raise_signal(signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -141,8 +150,8 @@ class Stage:
     """Which outputs (a shell pattern of keys, e.g. `models/{dataset}/register/*/*`) something may point to for good:
     a later result of the stage never deletes them. Their keys hold a digest, so that it does not change them either."""
     publish: Callable[[StageContext, Receipt], None] | None = None
-    """Points readers outside the store at the result (an alias), after its receipt is stored. Repeated until it has
-    succeeded once for this receipt, so it must give the same when it runs again."""
+    """What only a stored result with its receipt allows: to point readers outside the store at it (an alias), to delete
+    what it replaces. Repeated until it has succeeded once for this receipt, so it must give the same each time."""
 
 
 def load_stage(name: str) -> Stage:
@@ -268,6 +277,8 @@ def run_stage(stage: Stage, profile: Profile, store: Store, workdir: Path, strea
         seconds=round(time.monotonic() - start, 3),
         made_by=made_by(),
         code_version=code_version(),
+        code_digest=code_digest(),
+        environment_digest=environment_digest(),
     )
     if not rank:
         _store_result(store, stage, profile, output, receipt)
@@ -301,6 +312,23 @@ def _clear_scratch(store: Store, stage: Stage, profile: Profile) -> None:
             store.delete(key)
 
 
+@contextmanager
+def _alone(name: str, profile: Profile, store: Store, workdir: Path) -> Iterator[None]:
+    """No other process of this machine runs the stage in the same work folder, or on the same store in a folder.
+
+    Raises:
+        LockedError: one does; the message names it.
+    """
+    with ExitStack() as held:
+        if os.environ.get("RANK", "0") == "0":  # the other ranks are one run with it
+            stage = f"{name} of {profile.name}"
+            held.enter_context(refuse_second(workdir / LOCK, f"the work folder {workdir}", stage=stage))
+            if isinstance(store, FolderStore):
+                lock = store.root / ".running" / f"{profile.name}-{name}.lock"
+                held.enter_context(refuse_second(lock, f"stage {stage} in {store.url}", stage=stage))
+        yield
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """A stage's process; exit code 0, the error's (told on stderr; 143 when it was asked to stop) or 2 (arguments)."""
     parser = argparse.ArgumentParser(prog="python -m sovereign.stages", description="Run one stage.")
@@ -315,7 +343,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with redirect_stdout(sys.stderr):  # libraries print; stdout is for progress only
             profile, store = load_profile(options.profile), open_store(options.store)
-            run_stage(load_stage(options.name), profile, store, options.workdir, stream)
+            with _alone(options.name, profile, store, options.workdir):
+                run_stage(load_stage(options.name), profile, store, options.workdir, stream)
     except SovereignError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

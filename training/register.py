@@ -28,7 +28,9 @@ from sovereign.receipts import Receipt
 from sovereign.serving.fetch import model_digest
 from sovereign.stages import Stage, StageContext, StageOutput, receipt_key
 from training.gate import LIMITS, why_not_champion
-from training.registry import CANDIDATE, CHAMPION, open_client
+from training.manifest import METRICS
+from training.registry import CANDIDATE, CHAMPION, experiment_id, open_client
+from training.tracking import send_missing
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -197,6 +199,7 @@ def _register(
     name = context.dataset
     try:
         run_id = _training_run(client, context)
+        _send_missing_metrics(client, context, run_id)
         client.log_artifacts(run_id, str(folder), artifact_path)
         for path in _adapter(context):
             client.log_artifact(run_id, str(path), f"adapter-{tags['digest'][:12]}")
@@ -215,11 +218,23 @@ def _training_run(client: MlflowClient, context: StageContext) -> str:
     run_id = receipt.metrics.get("mlflow_run_id")
     if run_id is not None and client.search_runs(_experiments(client), f"attributes.run_id = '{run_id}'"):
         return str(run_id)
-    experiment = client.get_experiment_by_name(context.dataset)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(context.dataset)
-    run = client.create_run(experiment_id, run_name=f"{context.dataset} registration", tags={"receipt": receipt.key})
+    run = client.create_run(
+        experiment_id(client, context.dataset),
+        run_name=f"{context.dataset} registration",
+        tags={"receipt": receipt.key},
+    )
     client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
+
+
+def _send_missing_metrics(client: MlflowClient, context: StageContext, run_id: str) -> None:
+    """The numbers of training that MLflow did not take while it ran."""
+    receipt = Receipt.from_bytes(context.store.get_bytes(f"models/{context.dataset}/train/receipt.json"))
+    key = f"models/{context.dataset}/train/{METRICS}"
+    if receipt.metrics.get("mlflow_complete") or key not in context.inputs:
+        return
+    context.progress("sending training's numbers to MLflow")
+    send_missing(client, run_id, [json.loads(line) for line in context.fetch(key).read_text().splitlines()])
 
 
 def _experiments(client: MlflowClient) -> list[str]:

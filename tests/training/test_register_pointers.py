@@ -7,18 +7,22 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from sovereign.cli.app import app
+from sovereign.cli.base import name_base, settle_base
 from sovereign.cli.export import fetch_registered
 from sovereign.errors import TrainingError
 from sovereign.files import sha256_file
 from sovereign.plan import plan
 from sovereign.receipts import Receipt
 from sovereign.serving.fetch import fetch_model
+from sovereign.site import init_site
 from sovereign.stages import StageOutput, is_current, run_stage
 from sovereign.store import FolderStore
 from tests.training.lake import make_lake, make_profile, store_output, write_receipt
@@ -131,6 +135,19 @@ def test_sec1_a_refused_model_leaves_the_champion(lake: Callable[[str], Path]) -
     assert fetch_registered(FolderStore(root), "tiny", root / "export") == 2
 
 
+def test_sec1_the_champion_is_still_a_base_after_a_refused_model(lake: Callable[[str], Path], tmp_path: Path) -> None:
+    root = lake("lake")
+    run_register(FolderStore(root), REFUSED)
+    source = tmp_path / "fork.yaml"
+    source.write_text(ACCEPTED.model_dump_json(exclude_unset=True))
+    site = init_site(tmp_path / "site", source)
+    name_base(site, "models:/tiny@champion")
+    settle_base(site, FolderStore(root), lambda: nullcontext(tracking_uri(root)))
+    base = site.profile.base
+    assert base is not None and base.known is not None
+    assert base.known.digest == champion(tracking_uri(root), "tiny").digest
+
+
 def test_sec1_an_accepted_model_leaves_the_files_of_the_champion_before(lake: Callable[[str], Path]) -> None:
     root = lake("lake")
     before = is_served(root)
@@ -221,3 +238,23 @@ def test_sec1_prune_refuses_another_registry(lake: Callable[[str], Path], tmp_pa
     root = lake("lake")
     with pytest.raises(TrainingError, match="no version of model tiny"):
         find_unnamed(FolderStore(root), f"sqlite:///{tmp_path}/other.db", "tiny", ())
+
+
+def test_sec1_the_command_lists_and_then_deletes(first: Path, tmp_path: Path) -> None:
+    source = tmp_path / "tiny.yaml"
+    source.write_text(ACCEPTED.model_dump_json(exclude_unset=True))
+    site = init_site(tmp_path / "site", source)
+    shutil.copytree(first, site.data_dir)
+    store, key = FolderStore(site.data_dir), "models/tiny/register/" + "0" * 64 + "/config.json"
+    store.put_bytes(key, b"{}")
+    for options, deleted in (([], False), (["--delete"], True)):
+        done = CliRunner().invoke(app, ["prune", str(site.root), "--local", "--json", *options])
+        assert done.exit_code == 0, done.output
+        found = json.loads(done.stdout)
+        assert (found["deleted"], found["models"][0]["digest"], found["models"][0]["keys"]) == (
+            deleted,
+            "0" * 64,
+            [key],
+        )
+        assert store.exists(key) is not deleted
+    is_served(site.data_dir)
