@@ -269,8 +269,8 @@ class Evaluation(Section):
 class Serving(Section):
     """How the champion is served."""
 
-    engine: Literal["transformers", "vllm"] = "transformers"
-    """transformers on CPU nodes, vllm on GPU nodes."""
+    engine: Literal["llama.cpp", "transformers", "vllm"] = "llama.cpp"
+    """llama.cpp on CPU nodes (transformers for a model that cannot be a GGUF file), vllm on GPU nodes."""
     replicas: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Number of servers."""
 

@@ -17,7 +17,7 @@ from sovereign.runtime import Runtime
 
 NAMESPACES = ("training", "lake", "serving")
 BUCKETS = ("raw", "curated", "catalog", "models", "mlflow")
-PORTS: Mapping[str, int] = {"s3": 7070, "mlflow": 5000, "model": 8000, "rendezvous": 29500}
+PORTS: Mapping[str, int] = {"s3": 7070, "mlflow": 5000, "model": 8000, "engine": 8001, "rendezvous": 29500}
 S3_ACCESS_KEY = "sovereign"
 """Name of the store's root key; the key itself is the site's (stacks.resolve.s3_secret_key)."""
 QUEUE = "training"
@@ -33,6 +33,24 @@ HOST_IMAGE = "sovereign.local/host:1"
 """The embedded node's empty image, into which the host's folders are mounted."""
 RUNTIME_PYTHON = "python"
 """The interpreter in a cluster's runtime image, on its PATH, with the kit installed."""
+
+
+SERVER_SLOTS = 4
+"""Answers that llama.cpp computes together; others wait."""
+LLAMA_BATCH = 512
+"""Tokens of prompts that it computes at a time."""
+LLAMA_BASE_MB = 200
+"""Its process without a model, measured: 60 MB with one of 1M parameters."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A registered model to serve."""
+
+    digest: str
+    """As registered."""
+    gguf_digest: str | None = None
+    """Digest of the folder with its GGUF file, which llama.cpp loads; None: it has none."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +139,9 @@ def database_ports(profile: Profile) -> tuple[int, ...]:
     return tuple(sorted(ports))
 
 
-def platform_context(profile: Profile, plan: Plan, runtime: PodRuntime) -> dict[str, Any]:
+def platform_context(
+    profile: Profile, plan: Plan, runtime: PodRuntime, model: ServedModel | None = None
+) -> dict[str, Any]:
     """Variables of every template."""
     return {
         "profile": profile,
@@ -133,18 +153,36 @@ def platform_context(profile: Profile, plan: Plan, runtime: PodRuntime) -> dict[
         "endpoints": ENDPOINTS,
         "queue": QUEUE,
         "storage": {"objects_gb": max(10, math.ceil(plan.estimates.storage_gb * 1.2)), "mlflow_gb": 10},
-        "server": server_context(profile, plan),
+        "server": server_context(profile, plan, model),
     }
 
 
-def server_context(profile: Profile, plan: Plan) -> dict[str, Any]:
-    """Sizes of one model server: memory in GB, GPUs."""
+def server_context(profile: Profile, plan: Plan, model: ServedModel | None) -> dict[str, Any]:
+    """Engine and sizes of one model server: memory in MB, disk in GB, GPUs, context in tokens, answers at a time."""
+    engine = profile.serving.engine
+    if engine == "llama.cpp" and model is not None and model.gguf_digest is None:
+        engine = "transformers"
+    sizes = {"context": plan.model.sequence_length, "slots": SERVER_SLOTS, **_server_sizes(profile, plan, engine)}
+    return {"engine": engine, **sizes}
+
+
+def _server_sizes(profile: Profile, plan: Plan, engine: str) -> dict[str, int]:
     weights_gb = plan.num_parameters * 2 / 1e9
-    if profile.serving.engine == "vllm":
+    if engine == "vllm":
         usable_gb = ACCELERATORS[profile.hardware.accelerator].memory_bytes / 1e9 * 0.7  # the rest holds the KV cache
         gpus = 2 ** max(0, math.ceil(math.log2(weights_gb / usable_gb)))
-        return {"gpus": gpus, "memory_gb": math.ceil(16 + weights_gb), "disk_gb": math.ceil(2 + weights_gb)}
-    return {"gpus": 0, "memory_gb": math.ceil(2.5 + 3 * weights_gb), "disk_gb": math.ceil(1 + 2 * weights_gb)}
+        return {"gpus": gpus, "memory_mb": 1000 * math.ceil(16 + weights_gb), "disk_gb": math.ceil(2 + weights_gb)}
+    if engine == "transformers":
+        return {"gpus": 0, "memory_mb": math.ceil(2500 + 3000 * weights_gb), "disk_gb": math.ceil(1 + 2 * weights_gb)}
+    shape, place_bytes = plan.model, 4  # llama.cpp has weights, keys and values in float32, as what was evaluated
+    cache_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * place_bytes * shape.sequence_length
+    logits_bytes = LLAMA_BATCH * shape.vocab_size * place_bytes
+    total_bytes = place_bytes * plan.num_parameters + SERVER_SLOTS * cache_bytes + 2 * logits_bytes
+    return {
+        "gpus": 0,
+        "memory_mb": LLAMA_BASE_MB + math.ceil(1.1 * total_bytes / 1e6),
+        "disk_gb": math.ceil(1 + place_bytes * plan.num_parameters / 1e9),
+    }
 
 
 def stop_grace_s(plan: Plan) -> int:

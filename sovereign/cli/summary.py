@@ -73,7 +73,8 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
     """What `sovereign up` ended with, for people."""
     rows = []
     if summary.api:
-        body = f'{{"model":"{summary.model}","messages":[{{"role":"user","content":"{summary.question or "…"}"}}]}}'
+        message = f'{{"role":"user","content":"{summary.question or "…"}"}}'
+        body = f'{{"model":"{summary.model}","messages":[{message}],"temperature":0}}'
         rows.append(("API", f"{summary.api}/v1 (OpenAI-compatible)"))
         rows.append(
             ("try it", f"curl -s {summary.api}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
