@@ -13,7 +13,6 @@ from sovereign.errors import StageError
 from sovereign.files import write_atomic
 from sovereign.lake.demonstration import CHAT_TEMPLATE
 from sovereign.profile_base import Base, KnownBase
-from sovereign.serving import RESPONSE_TEMPLATE
 from sovereign.stages import StageContext
 from training.token_ids import added_ids, control_marks, mark_control_tokens, pin_added_tokens
 
@@ -56,8 +55,6 @@ def save_base_tokenizer(context: StageContext, texts: Iterable[str], folder: Pat
     has_own_template = tokenizer.chat_template is not None
     if tokenizer.chat_template is None:  # a base model that was not taught to chat: asked as the kit's own models are
         tokenizer.chat_template = CHAT_TEMPLATE
-        content = RESPONSE_TEMPLATE["fields"]["content"] | {"close": tokenizer.eos_token}
-        tokenizer.response_template = RESPONSE_TEMPLATE | {"fields": {"content": content}}
     tokenizer = _keep_ids(tokenizer, source, folder)
     pieces: dict[int, list[int]] = {}
     if base.new_tokens:

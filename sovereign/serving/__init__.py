@@ -8,17 +8,3 @@
 What computes is upstream's: llama.cpp on CPU nodes (for models that cannot be a GGUF file transformers, behind
 training/engine_server.py), vLLM on GPU nodes. On CPU nodes clients see the front alone.
 """
-
-from __future__ import annotations
-
-from typing import Any
-
-RESPONSE_TEMPLATE: dict[str, Any] = {
-    "start_anchor": "\nA:",
-    "defaults": {"role": "assistant"},
-    "fields": {"content": {"close": "<|endoftext|>", "content": "text"}},
-}
-"""Where the answer is in what a model makes after CHAT_TEMPLATE's prompt; part of the tokenizer's configuration.
-
-Without it, transformers looks for the marks of Qwen's own chat models, finds none, and gives the prompt back as well.
-"""
