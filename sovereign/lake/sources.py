@@ -20,7 +20,7 @@ from sovereign.errors import SourceError
 from sovereign.files import sha256_file
 from sovereign.lake import records, stdlib
 from sovereign.lake.admission import Admission
-from sovereign.lake.archives import read_warc, read_wiki
+from sovereign.lake.archives import read_warc
 from sovereign.lake.database import rows_digest
 from sovereign.lake.documents import Document
 from sovereign.lake.hostfiles import is_warc, read_warc_files
@@ -31,6 +31,7 @@ from sovereign.lake.places import Places
 from sovereign.lake.records import Reader, Record, Report, SourceFile, Unreadable
 from sovereign.lake.tables import read_csv, read_jsonl, read_parquet
 from sovereign.lake.texts import read_html, read_pdf, read_text
+from sovereign.lake.wiki_dumps import read_wiki
 from sovereign.languages import canonical_tag
 from sovereign.owners import owner_name
 from sovereign.profile import POSTGRESQL, S3, STDLIB, Source
@@ -164,7 +165,7 @@ def read_file(file: SourceFile, report: Report) -> Iterator[Record]:
     plain, _ = split_compression(name)
     reader = READERS.get(Path(plain).suffix) or UNCOMPRESSED_READERS.get(Path(name).suffix)
     if reader is None:
-        raise Unreadable("unknown kind of file")
+        raise Unreadable("7z, which is not read" if name.endswith(".7z") else "unknown kind of file")
     yield from reader(file, report)
 
 

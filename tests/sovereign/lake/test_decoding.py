@@ -109,7 +109,7 @@ def test_any_bytes_are_decoded_or_refused(data: bytes, language: str) -> None:
     try:
         decode(data, language).encode()
     except Unreadable as error:
-        assert error.message == "not UTF-8"
+        assert error.message.startswith("not UTF-8")
 
 
 def test_what_the_profile_says_is_taken_as_true() -> None:
