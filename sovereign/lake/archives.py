@@ -1,4 +1,4 @@
-"""WARC: archives of pages as servers sent them; records parsed by warcio."""
+"""WARC and ARC: archives of pages as servers sent them; records parsed by warcio."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sovereign.lake import records
+from sovereign.lake.arc import ARC_LINE, ARC_START, to_warc
 from sovereign.lake.codings import read_content
 from sovereign.lake.decoding import decode
 from sovereign.lake.notices import file_name, read_notice
@@ -20,9 +21,9 @@ from sovereign.urls import parse_address
 
 _BLOCK_BYTES = 2**18
 _MAX_HEADER_BYTES = 2**16
-_MARK = re.compile(rb"\n(WARC/1\.)")
+_MARK = re.compile(rb"\n(WARC/[01]\.)")
 _LENGTH = re.compile(rb"\r?\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r?\n", re.IGNORECASE)
-_HEADER_END = re.compile(rb"\r?\n(?:(\r?\n)|(?=WARC/1\.))")
+_HEADER_END = re.compile(rb"\r?\n(?:(\r?\n)|(?=WARC/[01]\.))")
 """An empty line, or the next record, which a header cannot have in it: what is between two is gone through once."""
 
 
@@ -62,8 +63,11 @@ class _Window:
 
 
 def split_warc(file: io.BufferedReader) -> Iterator[bytes | Unreadable]:
-    """Records, or why one cannot be read; after one whose length is wrong, the next line that begins a record."""
-    window = _Window(file)
+    """Records, or why one cannot be read; after one whose length is wrong, the next line that begins a record.
+
+    Records of ARC files are given as WARC has them.
+    """
+    window, is_arc = _Window(file), False
     while True:
         while window.fill(1) and window.data[:1] in b"\r\n":
             del window.data[: len(window.data) - len(window.data.lstrip(b"\r\n"))]
@@ -71,10 +75,15 @@ def split_warc(file: io.BufferedReader) -> Iterator[bytes | Unreadable]:
             if window.damage is not None:
                 raise window.damage
             return
-        size = _record_size(window)
+        window.fill(_MAX_HEADER_BYTES)
+        is_arc = is_arc or window.data.startswith(ARC_START)
+        size = _arc_size(window) if is_arc else _record_size(window)
         if isinstance(size, Unreadable):
             yield size
-            _skip_to_mark(window)
+            _skip_to_mark(window, ARC_LINE if is_arc else _MARK)
+        elif is_arc:
+            yield to_warc(bytes(window.data[:size]))
+            del window.data[:size]
         else:
             yield bytes(window.data[:size])
             del window.data[:size]
@@ -82,10 +91,9 @@ def split_warc(file: io.BufferedReader) -> Iterator[bytes | Unreadable]:
 
 def _record_size(window: _Window) -> int | Unreadable:
     """Bytes of the record at the window's start, all of which are in the window then."""
-    window.fill(_MAX_HEADER_BYTES)
     end = _HEADER_END.search(window.data, 0, _MAX_HEADER_BYTES)
     length = _LENGTH.search(window.data, 0, end.end()) if end else None
-    if not window.data.startswith(b"WARC/1.") or end is None or end[1] is None or length is None:
+    if not window.data.startswith((b"WARC/1.", b"WARC/0.")) or end is None or end[1] is None or length is None:
         return Unreadable("damaged WARC record")
     size = end.end() + int(length[1])
     if size > records.MAX_FILE_BYTES:
@@ -95,20 +103,40 @@ def _record_size(window: _Window) -> int | Unreadable:
     window.fill(size + 16)
     after = bytes(window.data[size : size + 16])
     rest = after.lstrip(b"\r\n")
-    if rest and not (b"WARC/1.".startswith(rest[:7]) and after[:2] in (b"\r\n", b"\n\n")):
+    if rest and not (
+        rest[:7] in (b"WARC/1."[: len(rest)], b"WARC/0."[: len(rest)]) and after[:2] in (b"\r\n", b"\n\n")
+    ):
         return Unreadable("WARC record with a wrong length")
     return size
 
 
-def _skip_to_mark(window: _Window) -> None:
+def _arc_size(window: _Window) -> int | Unreadable:
+    """The same of a record of an ARC file."""
+    line = ARC_LINE.match(b"\n" + window.data[:_MAX_HEADER_BYTES])
+    if line is None:
+        return Unreadable("damaged ARC record")
+    size = line.end() - 1 + int(line[3])
+    if size > records.MAX_FILE_BYTES:
+        return Unreadable("document too large")
+    if not window.fill(size):
+        return Unreadable("truncated ARC record")
+    window.fill(size + _MAX_HEADER_BYTES)
+    rest = bytes(window.data[size : size + _MAX_HEADER_BYTES]).lstrip(b"\r\n")
+    if rest and not ARC_LINE.match(b"\n" + rest):
+        return Unreadable("ARC record with a wrong length")
+    return size
+
+
+def _skip_to_mark(window: _Window, mark: re.Pattern[bytes]) -> None:
     """Go to the next line that begins a record, or to the end."""
     del window.data[:1]
     while True:
-        found = _MARK.search(window.data)
+        found = mark.search(window.data)
         if found is not None:
             del window.data[: found.start(1)]
             return
-        del window.data[: max(0, len(window.data) - 7)]  # it may begin here
+        keep = 7 if mark is _MARK else _MAX_HEADER_BYTES  # it may begin here
+        del window.data[: max(0, len(window.data) - keep)]
         if not window.fill(len(window.data) + 1):
             window.data.clear()
             return
@@ -147,6 +175,8 @@ def parse_answer(data: bytes, *, only_ok: bool = True) -> Answer | None:
         kind, http = record.rec_type, record.http_headers
         if kind not in ("response", "resource", "conversion"):
             return None
+        if record.rec_headers.get_header("WARC-Segment-Number"):
+            raise Unreadable("WARC record in segments")
         status = None if http is None else http.get_statuscode()
         if status not in (None, "200") and only_ok:
             raise Unreadable("HTTP status other than 200")

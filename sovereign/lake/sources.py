@@ -50,6 +50,7 @@ READERS: dict[str, Reader] = {
     ".tsv": read_csv,
     ".warc": read_warc,
     ".wet": read_warc,
+    ".arc": read_warc,
     ".xml": read_wiki,
 }
 """By the end of a file's name, before that of its compression."""

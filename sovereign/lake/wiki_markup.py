@@ -138,7 +138,9 @@ def _drop(code: Any, prefixes: frozenset[str]) -> None:
             continue
         if isinstance(node, Text):
             node.value = _SWITCH.sub(_without_switch, node.value)
-        kept += [Text("\n")] if tag in ("br", "hr") else [Text("\n"), node, Text("\n")] if tag in _BLOCK_TAGS else [node]
+        kept += (
+            [Text("\n")] if tag in ("br", "hr") else [Text("\n"), node, Text("\n")] if tag in _BLOCK_TAGS else [node]
+        )
         if tag != "nowiki":
             for child in node.__children__():
                 _drop(child, prefixes)
