@@ -85,7 +85,7 @@ def _max_mean(letters: Any, sentences: list[str]) -> float:
     """What all but one of 200 sentences cost less than, and a bit more; less than what other languages cost."""
     costs = [letters.cost(text) for text in sentences[:: max(1, len(sentences) // 4000)]]
     means = sorted(bits / number for bits, number in costs if number > 1)
-    most = means[int(len(means) * 0.995)] + 1
+    most = means[int(len(means) * 0.995)] + 2
     if not letters.is_latin and letters.pairs:  # all letters count, so that means lie close together
         most = min(most, 1.4 * means[len(means) // 2] + 0.5)
     return min(13.5, round(most, 1))

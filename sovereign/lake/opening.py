@@ -44,6 +44,9 @@ class _Zstandard:
         dictionary = _read_dictionary(raw)
         self._stream: Any
         if dictionary is None:
+            head = raw.peek(5)[:5]
+            if head.startswith(_ZSTD_MAGIC) and head[-1] & 3:  # the size of a dictionary's number
+                raise Unreadable("zstd with a dictionary that the file does not hold")
             self._stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
         else:
             # pyarrow takes no dictionaries
@@ -100,8 +103,6 @@ class _Bounded(io.RawIOBase):
         try:
             data = self._expanded.read1(len(buffer))
         except _DAMAGE as error:
-            if "ictionary" in str(error):  # "Dictionary mismatch"
-                raise Unreadable("zstd with a dictionary that the file does not hold") from error
             raise Unreadable(f"truncated or damaged {self._kind}") from error
         except OSError as error:
             if error.errno is not None:  # the disk's error; bz2 raises one without a number for damage

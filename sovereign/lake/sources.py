@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from sovereign.lake.archives import read_warc
 from sovereign.lake.database import rows_digest
 from sovereign.lake.documents import Document
 from sovereign.lake.hostfiles import is_warc, read_warc_files
+from sovereign.lake.mojibake import repair
 from sovereign.lake.notices import HostFile
 from sovereign.lake.opening import split_compression
 from sovereign.lake.optouts import to_utc
@@ -119,6 +120,7 @@ def _read_piece(
         for where, record in piece.read(report):
             try:
                 document = _to_document(source, where, record, places)
+                text, num_repaired = repair(document.text, document.language)
                 if admission and (reason := admission.reason(document, record)):
                     raise Unreadable(reason)
             except Unreadable as error:
@@ -126,9 +128,10 @@ def _read_piece(
                 continue
             report.found += 1
             report.documents += 1
+            report.repaired += num_repaired > 0
             report.without_time += bool(record.get("collected_at")) and document.collected_at is None
             report.without_robots += admission is not None and admission.knows_no_robots(document)
-            yield document
+            yield replace(document, text=text)
     except Unreadable as error:
         report.skip(piece.name, error.message)
     except OSError as error:
