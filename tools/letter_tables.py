@@ -32,6 +32,8 @@ ALIASES = {
 IDEOGRAPHIC = {"zh", "ja", "ko"}
 MIN_COUNT = {"zh": 2, "ja": 2, "ko": 2}
 MAX_SENTENCES = 20_000
+_CANTONESE = "佢哋嘅咗喺嗰啲冇嚟咁乜嘢唔畀係俾噉咪啱攞"
+"""Common in Hong Kong, and in none of the texts."""
 _CEDILLAS = str.maketrans("șțȘȚ", "şţŞŢ")
 
 
@@ -73,6 +75,8 @@ def _table(name: str, sentences: list[str], signs: Counter[str]) -> dict[str, An
     signs.update({char: number for char, number in chars.items() if unicodedata.category(char)[0] not in "LMZ"})
     least, total = MIN_COUNT.get(name, 3), sum(chars.values())
     kept = {char: number for char, number in chars.items() if char > "\x7f" and number >= least}
+    if name == "zh":
+        kept |= {char: kept.get(char, 0) + total // 2**12 for char in _CANTONESE}
     grouped: dict[int, list[str]] = defaultdict(list)
     for one, followers in pairs.items():
         for other, number in followers.items():

@@ -111,7 +111,8 @@ def _read_seven_bit(data: bytes, text: str, language: str) -> str:
         if name == "hz" and spoken != _primary(language):
             continue
         found = _try(data, name)
-        if found is not None and not found.isascii() and _bits(found, spoken) is not None:
+        is_sure = name != "hz"  # ISO 2022 has escapes that nothing else has
+        if found is not None and not found.isascii() and (is_sure or _bits(found, spoken) is not None):
             return found
     found = _try(data, "utf-7")
     if found is not None and not found.isascii() and fits(found, language):

@@ -18,6 +18,8 @@ from typing import Any
 
 _UNSEEN_PAIR, _ASCII = 3, 5
 _UNSEEN_LETTER, _UNSEEN_SIGN = 19, 17
+_UNUSED, _UNUSED_SIGN = frozenset("¤¦¨¯´¸"), 22
+"""Signs of ISO-8859-1 that texts do not use, where later encodings have letters and the euro sign."""
 _IDEOGRAPH = 18
 """Of one that was not seen in a language that has them."""
 _MIXED_CASE, _CAPITALS = 8, 2
@@ -33,6 +35,8 @@ _LOOSE = 6
 _DASHES = frozenset("–—")
 _JOINING = frozenset("’‘ʼ·‧\xad‐‑–—/…\u200c\u200d")
 _BEYOND = re.compile(r"[^\x00-\x7f]+")
+_SIGN_MEAN = 18.0
+"""What a pair with a sign may cost, which is rare in any language."""
 _SLACK = 4.0
 """Bits beyond the most that a text may cost; for short texts."""
 _MIN_OWN = 20
@@ -58,7 +62,9 @@ class Letters:
     def bits(self, text: str) -> float | None:
         """What the text costs; None when it costs more than texts of the language do."""
         bits, number = self.cost(text)
-        if bits > self.max_mean * number + _SLACK:
+        num_signs = sum(char in self.signs for char in text if char > "\x7f")
+        most = self.max_mean * number + max(0.0, _SIGN_MEAN - self.max_mean) * 2 * num_signs + _SLACK
+        if bits > most:
             return None
         if not self.is_latin and number < _ENOUGH_OWN:
             num_latin = sum(char.isascii() and char.isalpha() for char in text)
@@ -80,7 +86,7 @@ class Letters:
         folded = [fold(char) for char in run]
         bits = 0.0
         for one, other in pairwise(folded):
-            known = self.pairs.get(one + other)
+            known = None if other in _UNUSED else self.pairs.get(one + other)
             bits += self._char(other) + _UNSEEN_PAIR if known is None else known
         for one, other in pairwise(run):
             if other.isupper() and other > "\x7f":
@@ -97,11 +103,13 @@ class Letters:
         return bits
 
     def _char(self, char: str) -> int:
-        bits = self.chars.get(char)
+        bits = None if char in _UNUSED else self.chars.get(char)
         if bits is not None:
             return bits
         if char < "\x80":
             return _ASCII
+        if char in _UNUSED:
+            return _UNUSED_SIGN
         if not _is_sign(char):
             return _UNSEEN_LETTER if self.pairs or not "\u3400" <= char <= "\u9fff" else _IDEOGRAPH
         return self.signs.get(char, _UNSEEN_SIGN)
