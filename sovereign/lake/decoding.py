@@ -62,10 +62,11 @@ def decode(data: bytes, language: str, *, encoding: str | None = None, declared:
             raise Unreadable(f"not {encoding}") from error
     marked = next((name for bom, name in _BOMS.items() if data.startswith(bom)), "utf-8")
     is_wide = marked == "utf-8" and 5 * data.count(0) > len(data)
+    has_escapes = b"\x1b$" in data
     with suppress(UnicodeError):
         text = data.decode(marked).removeprefix("\ufeff")
         # UTF-16 without a mark is UTF-8 too, by its bytes.
-        is_wide = is_wide or 20 * len(_C0.findall(text)) > len(text)
+        is_wide = is_wide or (not has_escapes and 20 * len(_C0.findall(text)) > len(text))
         if not is_wide:
             return _read_seven_bit(data, text, language) if text.isascii() else text
     return _choose(data, language, declared, is_wide=is_wide).text

@@ -18,6 +18,8 @@ from typing import Any
 
 _UNSEEN_PAIR, _ASCII = 3, 5
 _UNSEEN_LETTER, _UNSEEN_SIGN = 19, 17
+_EURO = 9
+"""Rarer in the messages of programs that were counted than in other texts."""
 _UNUSED, _UNUSED_SIGN = frozenset("¤¦¨¯´¸"), 22
 """Signs of ISO-8859-1 that texts do not use, where later encodings have letters and the euro sign."""
 _IDEOGRAPH = 18
@@ -35,6 +37,7 @@ _LOOSE = 6
 _DASHES = frozenset("–—")
 _JOINING = frozenset("’‘ʼ·‧\xad‐‑–—/…\u200c\u200d")
 _BEYOND = re.compile(r"[^\x00-\x7f]+")
+_MAX_SIGNS = 3
 _SIGN_MEAN = 18.0
 """What a pair with a sign may cost, which is rare in any language."""
 _SLACK = 4.0
@@ -62,8 +65,9 @@ class Letters:
     def bits(self, text: str) -> float | None:
         """What the text costs; None when it costs more than texts of the language do."""
         bits, number = self.cost(text)
-        num_signs = sum(char in self.signs for char in text if char > "\x7f")
-        most = self.max_mean * number + max(0.0, _SIGN_MEAN - self.max_mean) * 2 * num_signs + _SLACK
+        num_signs = sum(char in self.signs for char in text if char > "\x7f") if self.is_latin else 0
+        most = self.max_mean * number + max(0.0, _SIGN_MEAN - self.max_mean) * 2 * min(num_signs, _MAX_SIGNS)
+        most += _SLACK if self.pairs else 3 * _SLACK  # rare ideographs cost most
         if bits > most:
             return None
         if not self.is_latin and number < _ENOUGH_OWN:
@@ -86,7 +90,7 @@ class Letters:
         folded = [fold(char) for char in run]
         bits = 0.0
         for one, other in pairwise(folded):
-            known = None if other in _UNUSED else self.pairs.get(one + other)
+            known = None if other in _UNUSED or other == "€" else self.pairs.get(one + other)
             bits += self._char(other) + _UNSEEN_PAIR if known is None else known
         for one, other in pairwise(run):
             if other.isupper() and other > "\x7f":
@@ -103,13 +107,15 @@ class Letters:
         return bits
 
     def _char(self, char: str) -> int:
-        bits = None if char in _UNUSED else self.chars.get(char)
+        bits = None if char in _UNUSED or char == "€" else self.chars.get(char)
         if bits is not None:
             return bits
         if char < "\x80":
             return _ASCII
         if char in _UNUSED:
             return _UNUSED_SIGN
+        if char == "€":
+            return _EURO
         if not _is_sign(char):
             return _UNSEEN_LETTER if self.pairs or not "\u3400" <= char <= "\u9fff" else _IDEOGRAPH
         return self.signs.get(char, _UNSEEN_SIGN)

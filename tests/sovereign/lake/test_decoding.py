@@ -176,7 +176,7 @@ def test_codecs_that_are_no_encodings_of_pages_cannot_be_declared(declared: str)
         ("ja", "cp932", "㈱山田商店は、①東京と②大阪に支店があります。"),
         ("ja", "euc_jis_2004", "㈱山田商店は、①東京と②大阪に支店があります。"),
         ("zh", "big5hkscs", "佢哋喺香港嘅屋企，話畀我知。"),
-        ("zh", "big5hkscs", "香港銅鑼灣鰂魚涌嘅街市，有人話佢哋唔識路。"),
+        ("zh", "big5hkscs", "香港鰂魚涌的居民說，這裡的街市已經有很多年的歷史了。"),
         ("zh", "hz", "人人生而自由，在尊严和权利上一律平等。"),
         ("ko", "iso2022_kr", "모든 인간은 태어날 때부터 자유로우며"),
         ("fr", "utf-7", "Où est l'école ? Les élèves ont déjà mangé."),
