@@ -39,7 +39,7 @@ _CEDILLAS = str.maketrans("șțȘȚ", "şţŞŢ")
 
 def main(folder: Path) -> None:
     """Write the table."""
-    from debian_texts import TRAINING, read_packages
+    from debian_texts import TRAINING, read_packages  # type: ignore[import-not-found]
 
     from sovereign.lake.letters import make_letters
 
@@ -92,7 +92,7 @@ def _max_mean(letters: Any, sentences: list[str]) -> float:
     most = means[int(len(means) * 0.995)] + 2
     if not letters.is_latin and letters.pairs:  # all letters count, so that means lie close together
         most = min(most, 1.4 * means[len(means) // 2] + 0.5)
-    return min(13.5, round(most, 1))
+    return float(min(13.5, round(most, 1)))
 
 
 def _bits(number: int, total: int) -> int:

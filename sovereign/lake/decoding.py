@@ -131,16 +131,23 @@ def _choose(data: bytes, language: str, declared: str | None, *, is_wide: bool) 
     """
     label = canonical(declared) if declared else None
     best: dict[str, _Guess] = {}
+    unusual: list[_Guess] = []
+    """Texts that the language has not, one of which may yet be right: with names of other languages."""
     for table, priors in encodings_of(_primary(language)):
         for name in WIDE if is_wide else (*priors, *WIDE[:2], *([label] if label and label not in priors else [])):
             text = _try(data, name, _primary(language))
             bits = None if text is None else _bits(text, table)
+            if text is not None and bits is None and (known := letters(table)) and known.is_latin:
+                unusual.append(_Guess(name, text, 0, known.cost(text)[0]))
             if text is not None and bits is not None:
                 guess = _Guess(name, text, bits + priors.get(name, 0) - (_DECLARED if name == label else 0), bits)
                 best[text] = min(guess, best.get(text, guess), key=lambda one: one.bits)
     guesses = sorted(best.values(), key=lambda guess: guess.bits)
     for other in guesses[1:]:
         if min(other.bits - guesses[0].bits, other.letter_bits - guesses[0].letter_bits) < _MARGIN:
+            raise Unreadable(f"not UTF-8, and as well {guesses[0].encoding} as {other.encoding}")
+    for other in unusual:
+        if guesses and len(other.text) == len(guesses[0].text) and other.letter_bits < guesses[0].letter_bits:
             raise Unreadable(f"not UTF-8, and as well {guesses[0].encoding} as {other.encoding}")
     if guesses:
         return guesses[0]

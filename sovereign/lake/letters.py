@@ -35,7 +35,7 @@ _DIGIT = 8
 _LOOSE = 6
 """A dash with a letter on one side and a space on the other."""
 _DASHES = frozenset("–—")
-_JOINING = frozenset("’‘ʼ·‧\xad‐‑–—/…\u200c\u200d")
+_JOINING = frozenset("’‘ʼ\xad‐‑–—…\u200c\u200d")
 _BEYOND = re.compile(r"[^\x00-\x7f]+")
 _MAX_SIGNS = 3
 _SIGN_MEAN = 18.0
@@ -101,7 +101,7 @@ class Letters:
                 bits += _MIXED_SCRIPTS
         for before, sign, after in zip(run, run[1:], run[2:], strict=False):
             if before.isalpha() and after.isalpha() and _is_sign(sign) and sign not in _JOINING:
-                bits += _IN_WORD
+                bits += 0 if before.lower() + sign in self.pairs else _IN_WORD
             if sign in _DASHES and " " in (before, after) and before.isalpha() != after.isalpha():
                 bits += _LOOSE
         return bits
