@@ -7,6 +7,7 @@ in its language (letters.py). A line that has right letters as well is left: it 
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import cache, partial
 
 from sovereign.lake.codepages import encodings_of
@@ -70,7 +71,7 @@ def _repair_line(line: str, tables: list[Letters]) -> str | None:
 def _decode_runs(line: str, page: str) -> tuple[str, str, bool]:
     """The line with all runs decoded that are UTF-8 in a code page; what is not in one of them; whether one is text.
 
-    A single letter that stands alone is not: `Ã©` between quotes is what a text about encodings has.
+    A single letter between other signs is not: `Ã©` in quotes is what a text about encodings has.
     """
     parts, rest, last, is_text = [], [], 0, False
     for found in _runs(page).finditer(line):
@@ -78,11 +79,15 @@ def _decode_runs(line: str, page: str) -> tuple[str, str, bool]:
             text = _encode(found[0], page).decode()
         except UnicodeError:
             continue
+        if unicodedata.combining(text[0]):
+            continue
         parts += [line[last : found.start()], text]
         rest.append(line[last : found.start()])
         last = found.end()
         beside = line[found.start() - 1 : found.start()] + line[last : last + 1]
-        is_text = is_text or len(text) > 1 or not text.isalpha() or any(map(str.isalnum, beside))
+        is_text = (
+            is_text or len(text) > 1 or not text.isalpha() or all(char.isalnum() or char == " " for char in beside)
+        )
     return "".join([*parts, line[last:]]), "".join([*rest, line[last:]]), is_text
 
 
