@@ -85,9 +85,7 @@ def _decode_runs(line: str, page: str) -> tuple[str, str, bool]:
         rest.append(line[last : found.start()])
         last = found.end()
         beside = line[found.start() - 1 : found.start()] + line[last : last + 1]
-        is_text = (
-            is_text or len(text) > 1 or not text.isalpha() or all(char.isalnum() or char == " " for char in beside)
-        )
+        is_text = is_text or len(text) > 1 or not text.isalpha() or any(map(str.isalnum, beside)) or not beside.strip()
     return "".join([*parts, line[last:]]), "".join([*rest, line[last:]]), is_text
 
 
