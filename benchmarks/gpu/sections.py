@@ -5,7 +5,6 @@ python3 -m benchmarks.gpu.sections NAME --answer FILE [--tiny]
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -222,16 +221,14 @@ SECTIONS: dict[str, Callable[[bool], dict[str, Any]]] = {
 }
 
 
-def main() -> None:
-    """One section's process."""
-    parser = argparse.ArgumentParser(description="Measure one part.")
-    parser.add_argument("section", choices=SECTIONS)
-    parser.add_argument("--answer", type=Path, required=True)
-    parser.add_argument("--tiny", action="store_true")
-    chosen = parser.parse_args()
-    found = SECTIONS[chosen.section](chosen.tiny)
-    chosen.answer.write_text(json.dumps(found, allow_nan=False, default=str))
-
-
-if __name__ == "__main__":
-    main()
+def measure(name: str, answer: Path, log: Path, tiny: bool) -> None:
+    """A section's process, in a session of its own: what it prints goes to `log`, what it measured to `answer`."""
+    os.setsid()
+    with log.open("wb") as output:
+        for descriptor in (1, 2):
+            os.dup2(output.fileno(), descriptor)
+    workdir = log.parent / name
+    workdir.mkdir()
+    os.chdir(workdir)
+    found = SECTIONS[name](tiny)
+    answer.write_text(json.dumps(found, allow_nan=False, default=str))

@@ -17,6 +17,7 @@ from sovereign.profile_training import RateSpan
 from sovereign.resources import data_path
 from tests.training.test_engine import bytes_of_tensors, call
 
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's compiler looks at it
 LENGTH = 1024
 """Above 512 positions, so that attention on CPU keeps no scores, as on a GPU."""
 PROPORTIONS = {  # width, feed-forward width, query heads, key/value heads, head width: a published shape made smaller
