@@ -153,11 +153,12 @@ def share_out(per_rank: float, largest: int, *, is_asked: bool) -> tuple[int, in
     if 2 * divisor >= min(largest, nearest) or (is_asked and nearest == per_rank):
         return divisor, nearest // divisor
     tolerance = _ROUNDING if is_asked else _ROUNDING_OF_RULE
-    for size in range(largest, divisor, -1):
+    moved: list[tuple[float, int, int]] = []
+    for size in range(largest, largest // 2, -1):
         accumulations = max(1, round(per_rank / size))
-        if abs(size * accumulations / per_rank - 1) <= tolerance:
-            return size, accumulations
-    return divisor, nearest // divisor
+        moved.append((abs(size * accumulations / per_rank - 1), size, accumulations))
+    distance, size, accumulations = min(moved, key=lambda one: (round(one[0], 3), -one[1]))
+    return (size, accumulations) if distance <= tolerance else (divisor, nearest // divisor)
 
 
 def _stages(profile: Profile) -> tuple[Literal[0, 1, 2, 3], ...]:

@@ -97,7 +97,10 @@ def _search(profile: Profile, changes: Changes, depth: int, tried: Iterator[int]
 
 
 def _text(changes: Changes) -> str:
-    return " and ".join(f"{place} of {_value(value)}" for place, value in changes.items())
+    return " and ".join(
+        f"{place}: {value}" if isinstance(value, str) else f"{place} of {_value(value)}"
+        for place, value in changes.items()
+    )
 
 
 def _value(value: object) -> str:
