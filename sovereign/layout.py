@@ -27,6 +27,7 @@ _STRETCH = 2
 """A batch from the rule may be so many times as large where the ranks want it: the rule is no sharper than that."""
 _ROUNDING, _ROUNDING_OF_RULE = 1 / 8, 1 / 4
 """How far the batch may move to a number of sequences with a good divisor: one that was asked for, and the rule's."""
+_NEAR = 1 / 16
 _MOST_NODES = 100_000
 
 
@@ -157,7 +158,8 @@ def share_out(per_rank: float, largest: int, *, is_asked: bool) -> tuple[int, in
     for size in range(largest, largest // 2, -1):
         accumulations = max(1, round(per_rank / size))
         moved.append((abs(size * accumulations / per_rank - 1), size, accumulations))
-    distance, size, accumulations = min(moved, key=lambda one: (round(one[0], 3), -one[1]))
+    near = [one for one in moved if one[0] <= _NEAR]  # the largest of these first
+    distance, size, accumulations = near[0] if near else min(moved)
     return (size, accumulations) if distance <= tolerance else (divisor, nearest // divisor)
 
 
