@@ -13,7 +13,7 @@ from sovereign.goodput import (
     time_between_interruptions_s,
 )
 from sovereign.hardware import ACCELERATORS, CPU_RUNTIME_BYTES, GB
-from sovereign.layout import Layout
+from sovereign.layout import MOST_MEMORY_GB, Layout
 from sovereign.obstacles import Changes, Obstacle
 from sovereign.profile import EmbeddedTarget, Profile
 from sovereign.recipe import Recipe
@@ -220,7 +220,8 @@ def _quota_fixes(profile: Profile, layout: Layout) -> Iterator[Changes]:
         needed_gb = max(1, num_pods * pod_memory_gb) if not hardware.gpus_per_node else hardware.nodes
         share = 0.6 if embedded else 0.9 * hardware.nodes
         larger["hardware.memory_gb_per_node"] = math.ceil((needed_gb + 1) / share)
-    if larger.get("hardware.cpus_per_node", 0) <= _MOST_CPUS:
+    is_possible = larger.get("hardware.cpus_per_node", 0) <= _MOST_CPUS
+    if is_possible and larger.get("hardware.memory_gb_per_node", 0) <= MOST_MEMORY_GB:
         yield larger
     pods = min(cpu_m // pod_cpu_m if pod_cpu_m > 0 else 0, memory_gb // pod_memory_gb if pod_memory_gb else 0)
     if not hardware.gpus_per_node and 1 <= pods < num_pods:

@@ -18,6 +18,7 @@ from sovereign.hardware import ACCELERATORS, CPU_RUNTIME_BYTES, GB, USABLE_MEMOR
 from sovereign.memory import Memory, memory_bytes_per_device
 from sovereign.obstacles import Changes, Obstacle, with_changes
 from sovereign.profile import Profile
+from sovereign.profile_training import MIN_VOCAB_SIZE
 from sovereign.shapes import ModelShape, choose_shape, ladder_sizes
 
 _LARGEST_MICRO_BATCH = 64
@@ -28,7 +29,8 @@ _STRETCH = 2
 _ROUNDING, _ROUNDING_OF_RULE = 1 / 8, 1 / 4
 """How far the batch may move to a number of sequences with a good divisor: one that was asked for, and the rule's."""
 _NEAR = 1 / 16
-_MOST_NODES = 100_000
+_MOST_NODES, MOST_MEMORY_GB = 100_000, 10**6
+"""What a profile can ask for."""
 
 
 def checkpoint_copy_bytes(profile: Profile, shape: ModelShape) -> float:
@@ -205,41 +207,52 @@ def check_memory(profile: Profile, shape: ModelShape, layout: Layout) -> None:
     )
 
 
+def _fits(profile: Profile, place: str, value: object) -> bool:
+    changed = with_changes(profile, {place: value})
+    return choose_layout(changed, choose_shape(changed)).fits
+
+
 def _memory_fixes(profile: Profile, layout: Layout) -> Iterator[Changes]:
-    hardware, model = profile.hardware, profile.model
+    yield from _machine_fixes(profile, layout)
+    yield from _model_fixes(profile)
 
-    def fits(**changes: object) -> bool:
-        changed = with_changes(profile, {name.replace("__", "."): value for name, value in changes.items()})
-        return choose_layout(changed, choose_shape(changed)).fits
 
-    free = with_changes(profile, {"training.zero_stage": None})
+def _machine_fixes(profile: Profile, layout: Layout) -> Iterator[Changes]:
+    """Another ZeRO stage, more memory, more machines."""
+    hardware, free = profile.hardware, with_changes(profile, {"training.zero_stage": None})
     if profile.training.zero_stage is not None and (other := choose_layout(free, choose_shape(free))).fits:
         yield {"training.zero_stage": other.zero_stage}
     if not hardware.gpus_per_node:
         pods_per_node = math.ceil(profile.training.pods / hardware.nodes)
-        yield {
-            "hardware.memory_gb_per_node": math.ceil((layout.memory_bytes + CPU_RUNTIME_BYTES) * pods_per_node * 2 / GB)
-        }
+        needed = math.ceil((layout.memory_bytes + CPU_RUNTIME_BYTES) * pods_per_node * 2 / GB)
+        if needed <= MOST_MEMORY_GB:
+            yield {"hardware.memory_gb_per_node": needed}
     elif profile.target.kind != "embedded":
-        nodes = next((nodes for nodes in _larger(hardware.nodes) if fits(hardware__nodes=nodes)), None)
+        nodes = next((nodes for nodes in _larger(hardware.nodes) if _fits(profile, "hardware.nodes", nodes)), None)
         if nodes:
             yield {"hardware.nodes": nodes}
+
+
+def _model_fixes(profile: Profile) -> Iterator[Changes]:
+    """Fewer parameters or adapters, shorter sequences, a smaller vocabulary; at last all of them."""
+    model = profile.model
     if profile.base is None:
         sizes = [size for size in sorted(ladder_sizes(profile), reverse=True) if size < (model.parameters or 0)]
-        size = next((size for size in sizes if fits(model__parameters=float(size))), None)
+        size = next((size for size in sizes if _fits(profile, "model.parameters", float(size))), None)
         if size:
             yield {"model.parameters": _short(size, profile)}
-    elif profile.base.method == "full" and fits(base__method="lora"):
+    elif profile.base.method == "full" and _fits(profile, "base.method", "lora"):
         yield {"base.method": "lora"}
-    length = next((length for length in _halves(model.sequence_length) if fits(model__sequence_length=length)), None)
+    lengths = _halves(model.sequence_length)
+    length = next((length for length in lengths if _fits(profile, "model.sequence_length", length)), None)
     if length:
         yield {"model.sequence_length": length}
     if profile.base is None:
-        rows = next((rows for rows in _smaller(model.vocab_size) if fits(model__vocab_size=rows)), None)
+        rows = next((rows for rows in _smaller(model.vocab_size) if _fits(profile, "model.vocab_size", rows)), None)
         if rows:
             yield {"model.vocab_size": rows}
-        shortest, least = min(64, model.sequence_length), 512
-        yield {"model.parameters": 1e5, "model.vocab_size": least, "model.sequence_length": shortest}
+        shortest = min(64, model.sequence_length)
+        yield {"model.parameters": 1e5, "model.vocab_size": MIN_VOCAB_SIZE, "model.sequence_length": shortest}
 
 
 def _short(size: int, profile: Profile) -> float:
@@ -257,8 +270,8 @@ def _halves(length: int) -> Iterator[int]:
 
 def _smaller(rows: int) -> Iterator[int]:
     """Sizes of a vocabulary: multiples of 512, each about a sixth below the one before."""
-    while rows > 512:
-        rows = max(512, rows * 5 // 6 // 512 * 512)
+    while rows > MIN_VOCAB_SIZE:
+        rows = max(MIN_VOCAB_SIZE, rows * 5 // 6 // 512 * 512)
         yield rows
 
 
