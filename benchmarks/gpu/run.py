@@ -49,9 +49,10 @@ def run_section(name: str, *, tiny: bool, folder: Path, deadline_s: float) -> di
         process.join(deadline_s)
         code = process.exitcode
     finally:
-        for stop in (lambda: os.killpg(process.pid or 0, signal.SIGKILL), process.kill):
+        if process.pid is not None:
             with contextlib.suppress(ProcessLookupError):  # compilers that it started end with it
-                stop()
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.join()
     seconds = round(time.monotonic() - start, 1)
     text = log.read_text(errors="replace")[-_TAIL:] if log.exists() else ""

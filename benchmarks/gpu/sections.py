@@ -103,12 +103,13 @@ def plain(tiny: bool) -> dict[str, Any]:
     resolved = make_plan(tiny=tiny)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high")
-    model = make_model(resolved.model, 0).to(device)
+    model = make_model(resolved.model, 0)
+    torch.nn.Module.to(model, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=resolved.recipe.learning_rate, fused=True)
     compiled = torch.compile(model) if resolved.recipe.compile else model
 
     def step(rows: Any, micro_batch: int) -> None:
-        parts = torch.from_numpy(rows).to(device).split(micro_batch)
+        parts = torch.from_numpy(rows).to(device).split(micro_batch)  # type: ignore[no-untyped-call]
         for part in parts:
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
                 loss = compiled(input_ids=part, labels=part, use_cache=False).loss / len(parts)

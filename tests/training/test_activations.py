@@ -53,7 +53,8 @@ def saved_bytes(shape: ModelShape, *, precision: str, compiled: bool) -> int:
     from training.attention import use_causal_blocks
     from training.model import make_model
 
-    model = make_model(shape, 0).to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    model = make_model(shape, 0)
+    torch.nn.Module.to(model, torch.bfloat16 if precision == "bf16" else torch.float32)
     model.train()
     if compiled:
         use_causal_blocks(model)
