@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sovereign.errors import ProfileError
+from sovereign.errors import PlanError, ProfileError
 from sovereign.files import sqlite_uri
 from sovereign.hardware import ACCELERATORS
 from sovereign.plan import Plan, Quota
@@ -195,27 +195,45 @@ def stop_grace_s(plan: Plan) -> int:
     return 90 + math.ceil(2 * step_s + 2 * 2 * plan.estimates.checkpoint_gb / plan.recipe.world_size)
 
 
+_LARGEST_SIGNAL_S = 65_535
+"""Longest notice that sbatch's --signal takes."""
+
+
 def slurm_context(profile: Profile, plan: Plan, *, python: str, profile_path: Path, data_dir: Path) -> dict[str, Any]:
-    """Variables of `training/slurm.sbatch.j2`.
+    """Variables of `training/slurm.sbatch.j2`; asks for nothing that a machine of the plan does not have.
 
     Args:
         python: the interpreter with the kit, the same on every machine.
         profile_path: what the stage reads.
         data_dir: the lake, a folder that every machine sees.
+
+    Raises:
+        PlanError: a machine has fewer cores than ranks.
+        ProfileError: Slurm cannot write its log below `data_dir`.
     """
     hardware, world_size = profile.hardware, plan.recipe.world_size
-    nodes = max(number for number in range(1, hardware.nodes + 1) if world_size % number == 0)
-    ranks = world_size // nodes
+    ranks = math.ceil(world_size / hardware.nodes)
+    if ranks > hardware.cpus_per_node:
+        raise PlanError(
+            "Slurm gives each training process a core of its own",
+            got=f"{ranks} processes on a machine of {hardware.cpus_per_node} cores",
+            expected=f"training.pods of at most {hardware.cpus_per_node * hardware.nodes}",
+        )
+    log = str(data_dir / "logs")
+    if "\\" in log or "\n" in log:
+        raise ProfileError("Slurm cannot write to a path with a backslash or a line break", got=log)
+    cores = hardware.cpus_per_node // ranks
     stage = ["run", "train", "--profile", str(profile_path), "--store", f"file://{data_dir}"]
     slurm = {
-        "nodes": nodes,
+        "nodes": math.ceil(world_size / ranks),
+        "ranks": world_size,
         "ranks_per_node": ranks,
         "gpus_per_node": hardware.gpus_per_node,
-        "cpus_per_rank": plan.recipe.threads or max(1, hardware.cpus_per_node // ranks),
-        "memory_gb_per_node": math.floor(hardware.memory_gb_per_node * 0.9),
+        "cpus_per_rank": min(plan.recipe.threads or cores, cores),
+        "memory_mib_per_node": max(1, math.floor(hardware.memory_gb_per_node * 0.9 * 1e9 / 2**20)),
         "minutes": 30 + math.ceil(plan.estimates.days * 24 * 60 * 1.5),  # the estimate assumes the speed
-        "grace_s": stop_grace_s(plan),
-        "log": str(data_dir / "logs" / "train-%j.log"),
+        "grace_s": min(stop_grace_s(plan), _LARGEST_SIGNAL_S),
+        "log": log.replace("%", "%%") + "/train-%j.log",
         "tracking_uri": sqlite_uri(data_dir / "mlflow.db"),
         "command": [python, "-m", "training.launch", "slurm", "--", *stage],
     }
