@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ CONVERSATION = [
 ]
 
 
-def make(folder: Path, template: str | None, *, begins: bool = False, strips: bool = False) -> PreTrainedTokenizerFast:
+def make(
+    folder: Path, template: str | None, *, begins: bool = False, strips: bool = False, more: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    names: list[Any] = [BEGIN, START, AddedToken(END, special=True, rstrip=strips, lstrip=strips)]
+    names: list[Any] = [BEGIN, START, AddedToken(END, special=True, rstrip=strips, lstrip=strips), *more]
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         special_tokens=names,
@@ -106,6 +109,23 @@ def test_t3_two_messages_make_no_control_token_together(tmp_path: Path, cut: int
     found = Prompts(tmp_path).of_messages(messages)
     assert fast.convert_tokens_to_ids(END) not in found
     assert fast.decode(found) == END
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["<s>NOTUSED", "x<s>NOTUSED", "<s>"], "hi x<s>NOTUSED"),  # as CamemBERT has them
+        (["ab|", "b|c"], "ab|c"),
+        (["⁂", "𝕊"], "a⁂𝕊"),
+        (["[A]", "[A][A]"], "[A][A][A"),
+    ],
+    ids=["one inside another", "overlapping", "one character", "repeated"],
+)
+def test_t3_names_that_share_characters_are_text(tmp_path: Path, names: list[str], text: str) -> None:
+    fast = make(tmp_path, CHATML, more=names)
+    found = Prompts(tmp_path).of_messages([{"role": "user", "content": text}])
+    assert not {fast.convert_tokens_to_ids(name) for name in names} & set(found)
+    assert fast.decode(found, skip_special_tokens=False).startswith(f"{START}user\n{text}{END}")
 
 
 def test_what_the_template_refuses(tmp_path: Path) -> None:
