@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sovereign.errors import ToolError
+from sovereign.proxies import download_environment
 
 BYTES_PER_CPU_MINUTE = 400_000_000
 """Disk that Go's caches took per CPU-minute of building, all of tools/tools.toml together."""
@@ -176,7 +177,7 @@ def _environment() -> dict[str, str]:
     No debugging information is made, which linking throws away: a tenth less time, a quarter less of Go's cache.
     """
     flags = "-mod=readonly -trimpath -buildvcs=false -gcflags=all=-dwarf=false"
-    return {**os.environ, "GOFLAGS": flags, "GOTOOLCHAIN": "local", "GOWORK": "off", "CGO_ENABLED": "0"}
+    return {**download_environment(), "GOFLAGS": flags, "GOTOOLCHAIN": "local", "GOWORK": "off", "CGO_ENABLED": "0"}
 
 
 def _numbers(version: str) -> tuple[int, ...]:

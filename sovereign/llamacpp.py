@@ -23,6 +23,7 @@ from sovereign.errors import ToolError
 from sovereign.files import write_atomic
 from sovereign.locks import hold
 from sovereign.packages import COMPILER_PACKAGES, ensure_packages
+from sovereign.proxies import download_environment
 from sovereign.resources import cache_dir, data_path
 
 CPU_MINUTES = 12
@@ -129,7 +130,8 @@ def _run(command: Sequence[str], folder: Path, on_line: Callable[[str], None]) -
     Raises:
         ToolError: it failed, with the end of what it wrote.
     """
-    environment = {**os.environ, "CMAKE_ARGS": FLAGS, "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    environment = {**download_environment(), "CMAKE_ARGS": FLAGS}
+    environment["PATH"] = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     environment.pop("PYTHONPATH", None)
     log = folder.with_suffix(".log")
     with (

@@ -27,6 +27,7 @@ from sovereign.errors import SovereignError, StageError
 from sovereign.files import room_hint, sha256_file
 from sovereign.plan import Plan, plan
 from sovereign.profile import Profile, load_profile
+from sovereign.proxies import set_aside
 from sovereign.receipts import Receipt, code_version, config_digest, made_by, now, stage_key
 from sovereign.store import Store, fetch_checked, open_store
 
@@ -266,6 +267,7 @@ def _clear_scratch(store: Store, stage: Stage, profile: Profile) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """A stage's process; exit code 0, the error's (told on stderr; 143 when it was asked to stop) or 2 (arguments)."""
+    set_aside()
     parser = argparse.ArgumentParser(prog="python -m sovereign.stages", description="Run one stage.")
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run")

@@ -25,6 +25,7 @@ from semver import VersionInfo
 
 from sovereign.errors import DeployError, LockedError, ToolError
 from sovereign.files import write_atomic
+from sovereign.proxies import set_aside
 from sovereign.resources import cache_dir
 from sovereign.site import Site
 from sovereign.tools import load_tools
@@ -116,6 +117,7 @@ class Engine:
     """
 
     def __init__(self, site: Site, pulumi: Path) -> None:
+        set_aside()  # the SDK's gRPC reads the environment of this process
         self.site = site
         self.environment = environment(site, pulumi)
         self._command = _Command(pulumi)

@@ -6,6 +6,7 @@ import os
 import sys
 
 from sovereign.errors import SovereignError
+from sovereign.proxies import set_aside
 
 
 def main() -> None:
@@ -15,6 +16,7 @@ def main() -> None:
     from sovereign.cli.app import app
     from sovereign.cli.console import say
 
+    set_aside()
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     if os.environ.pop("KUBECONFIG", None):
         say("warning: KUBECONFIG is ignored; the target is the one that the profile names", "yellow")
