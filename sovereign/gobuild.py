@@ -7,7 +7,6 @@ cache lacks them. Does not know which programs the kit needs: sovereign.tools do
 from __future__ import annotations
 
 import functools
-import os
 import re
 import shutil
 import subprocess

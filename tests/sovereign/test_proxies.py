@@ -62,7 +62,7 @@ class _Site(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"site")
 
-    def log_message(self, format: str, *args: object) -> None:  # the base class's name
+    def log_message(self, *args: object) -> None:
         pass
 
 
@@ -104,7 +104,7 @@ def _without_proxies() -> dict[str, str]:
 def test_k5_nothing_inside_the_site_goes_through_a_proxy(
     names: tuple[str, ...], no_proxy: str | None, proxy: _Proxy, site_url: str
 ) -> None:
-    environment = _without_proxies() | {name: f"http://127.0.0.1:{proxy.server_port}" for name in names}
+    environment = _without_proxies() | dict.fromkeys(names, f"http://127.0.0.1:{proxy.server_port}")
     if no_proxy is not None:
         environment |= {"no_proxy": no_proxy, "NO_PROXY": no_proxy}
     done = subprocess.run(
@@ -149,8 +149,6 @@ def test_k5_every_process_of_the_kit_sets_them_aside(command: str) -> None:
         f"import os, sys\ntry:\n    {command}\nexcept SystemExit:\n    pass\n"
         "sys.exit(str([name for name in os.environ if name.lower().endswith('_proxy')]))"
     )
-    names = {"http_proxy": "http://p:1", "ALL_PROXY": "socks5://p:1", "NO_PROXY": "x"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=_without_proxies() | names, capture_output=True, text=True
-    )
+    environment = _without_proxies() | {"http_proxy": "http://p:1", "ALL_PROXY": "socks5://p:1", "NO_PROXY": "x"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == "['NO_PROXY']"
