@@ -189,7 +189,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, int]]:
             for dimension in tensor["shape"]:
                 elements *= dimension
             yield name, elements
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise UnusableBaseError(f"{path} is damaged: {error}", hint="copy it again") from error
 
 

@@ -48,7 +48,7 @@ def read_runtime(folder: Path) -> Runtime:
     hint = "run `make setup`, then the `sovereign` whose path it prints"
     try:
         description = json.loads((folder / RUNTIME_FILE).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         raise ToolError("this Python is not a runtime that pods can use", got=folder, hint=hint) from None
     folders = [Path("/usr"), Path(description["python_prefix"]), Path(description["env"]), folder]
     missing = [path for path in folders if not path.is_dir()]

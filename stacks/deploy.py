@@ -94,7 +94,7 @@ def deploy(
     """
     build = _build_progress(report)
     deployment = resolve(site, profile, plan, champion=champion or served(site), runtime=runtime, build=build)
-    engine = Engine(site, deployment.programs["pulumi"])
+    engine = Engine(site, deployment.programs["pulumi"], report)
     results = []
     for stack in _ordered(stacks):
         _prepare(stack, deployment.target)
@@ -115,7 +115,7 @@ def preview(
     """What `deploy` would do; works before there is a cluster. Arguments and errors as there."""
     build = _build_progress(report)
     deployment = resolve(site, profile, plan, champion=champion or served(site), runtime=runtime, build=build)
-    engine = Engine(site, deployment.programs["pulumi"])
+    engine = Engine(site, deployment.programs["pulumi"], report)
     results = tuple(_operate(engine, "preview", stack, deployment, report) for stack in _ordered(stacks))
     return DeployResult(results)
 
@@ -141,7 +141,7 @@ def destroy(
     """
     wanted = _ordered(stacks)
     deployment = resolve(site, profile, plan, runtime=runtime, build=_build_progress(report))
-    engine = Engine(site, deployment.programs["pulumi"])
+    engine = Engine(site, deployment.programs["pulumi"], report)
     node = deployment.target.node
     if "cluster" in wanted:
         if others := [stack for stack in STACKS if stack not in wanted and read_state(site, stack).deployed]:

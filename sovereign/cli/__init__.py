@@ -25,6 +25,11 @@ def main() -> None:
     except SovereignError as error:
         say(f"error: {error}", "red")
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        say(f"error: {error.strerror}: {error.filename}", "red")  # a folder of another user, a full disk
+        sys.exit(1)
     except TyperException as error:
         if message := error.format_message():  # none where the help was shown
             command = getattr(error, "ctx", None)

@@ -11,6 +11,7 @@ import json
 import platform
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -158,7 +159,9 @@ class LayerCache:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._known: dict[str, list[Any]] = json.loads(file.read_text()) if file.exists() else {}
+        self._known: dict[str, list[Any]] = {}
+        with suppress(FileNotFoundError, ValueError):  # a damaged cache is made again
+            self._known = dict(json.loads(file.read_text()))
 
     def archive(self, image: Image) -> Archive:
         key = image.key()
