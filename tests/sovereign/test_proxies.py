@@ -38,7 +38,7 @@ server.stop(0)
 """
 
 
-class _Proxy(ThreadingHTTPServer):
+class Proxy(ThreadingHTTPServer):
     """Records every connection's first line and refuses it."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class _Proxy(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Proxy
+    server: Proxy
 
     def handle_one_request(self) -> None:
         self.server.requests.append(self.rfile.readline(65537).decode(errors="replace").strip())
@@ -67,8 +67,8 @@ class _Site(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def proxy() -> Iterator[_Proxy]:
-    with _Proxy() as server:
+def proxy() -> Iterator[Proxy]:
+    with Proxy() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -102,7 +102,7 @@ def _without_proxies() -> dict[str, str]:
     [("http_proxy",), ("https_proxy",), ("HTTP_PROXY", "HTTPS_PROXY"), ("all_proxy", "ALL_PROXY"), ("grpc_proxy",)],
 )
 def test_k5_nothing_inside_the_site_goes_through_a_proxy(
-    names: tuple[str, ...], no_proxy: str | None, proxy: _Proxy, site_url: str
+    names: tuple[str, ...], no_proxy: str | None, proxy: Proxy, site_url: str
 ) -> None:
     environment = _without_proxies() | dict.fromkeys(names, f"http://127.0.0.1:{proxy.server_port}")
     if no_proxy is not None:
