@@ -70,7 +70,7 @@ def image_runtime(target: KubeconfigTarget) -> PodRuntime:
 
 
 def stage_folders(profile: Profile, stage: str) -> tuple[Path, ...]:
-    """Folders of this machine that a stage reads because the profile names them, or files in them."""
+    """Folders and files of this machine that a stage reads because the profile names them; nothing beside a file."""
     tasks = profile.evaluation.task_folder
     opt_outs = profile.corpus.rights.opt_outs
     read: dict[str, list[str | Path | None]] = {
@@ -81,12 +81,11 @@ def stage_folders(profile: Profile, stage: str) -> tuple[Path, ...]:
         "curate": [*profile.corpus.cleaning.files.values(), opt_outs.file],
         "evaluate": [tasks],
     }
-    paths = [Path(path) for path in read.get(stage, ()) if path is not None]
-    return _outermost(path.parent if path.is_file() else path for path in paths)
+    return _outermost(Path(path) for path in read.get(stage, ()) if path is not None)
 
 
 def source_folders(profile: Profile) -> tuple[Path, ...]:
-    """Folders of this machine that any stage reads, for pods of the embedded node."""
+    """Folders and files of this machine that any stage reads, for pods of the embedded node."""
     return _outermost(folder for stage in ("corpus", "curate", "evaluate") for folder in stage_folders(profile, stage))
 
 

@@ -40,8 +40,8 @@ def test_curate_sees_the_files_of_its_rules(tmp_path: Path) -> None:
     document = json.loads(profile(["/data/a"], None).model_dump_json(exclude_unset=True))
     document["corpus"]["cleaning"] = {"evaluation_sets": [{"name": "exam", "path": str(exam)}]}
     found = parse_profile(json.dumps(document))
-    assert stage_folders(found, "curate") == (exam.parent,)
-    assert source_folders(found) == (Path("/data/a"), exam.parent)
+    assert stage_folders(found, "curate") == (exam,)
+    assert source_folders(found) == (Path("/data/a"), exam)
 
 
 def test_the_node_binds_the_folders_of_all_stages_once() -> None:
@@ -49,7 +49,13 @@ def test_the_node_binds_the_folders_of_all_stages_once() -> None:
     assert source_folders(profile(["python-stdlib"], None)) == ()
 
 
-def test_the_folder_of_a_file_is_what_is_seen(tmp_path: Path) -> None:
+def test_sec16_nothing_beside_a_source_that_is_one_file_is_seen(tmp_path: Path) -> None:
     file = tmp_path / "text.txt"
     file.write_text("text")
-    assert stage_folders(profile([str(file)], None), "corpus") == (tmp_path,)
+    (tmp_path / "secret").write_text("secret")
+    found = profile([str(file)], None)
+    assert stage_folders(found, "corpus") == (file,)
+    assert source_folders(found) == (file,)
+    context = job_context(found, plan(found), RUNTIME, name="job", stage="corpus", key="k", profile_text="")
+    assert context["job"]["sources"] == [str(file)]
+    assert stage_folders(profile([str(file), str(tmp_path)], None), "corpus") == (tmp_path,)
