@@ -10,6 +10,7 @@ from typing import Any
 
 from sovereign.errors import ProfileError
 from sovereign.hardware import ACCELERATORS
+from sovereign.job_inputs import JobInputs
 from sovereign.plan import Plan, Quota
 from sovereign.profile import POSTGRESQL, KubeconfigTarget, Profile
 from sovereign.runtime import Runtime
@@ -197,7 +198,7 @@ def job_context(
     name: str,
     stage: str,
     key: str,
-    profile_text: str,
+    inputs: JobInputs,
     num_pods: int | None = None,
     priority: str = "normal",
 ) -> dict[str, Any]:
@@ -207,7 +208,7 @@ def job_context(
         name: name of the Job, its ConfigMap and its Service; a DNS label of at most 50 characters.
         stage: stage to run; only `train` and `curate` run on several pods, only `train` and `preflight` on GPUs.
         key: what the stage makes, see `sovereign.receipts.stage_key`.
-        profile_text: the profile file's text, which the pod reads.
+        inputs: objects of the store that the pod reads before the stage.
         num_pods: pods of the Job, each one rank on CPU, `plan.quota.pod_gpus` ranks on GPUs; by default the plan's for
             training and for curation, else one.
         priority: a WorkloadPriorityClass, `normal` or `urgent`.
@@ -222,7 +223,7 @@ def job_context(
         "stage": stage,
         "asks_databases": stage == "corpus" and bool(database_ports(profile)),
         "key": key,
-        "profile_text": profile_text,
+        "inputs": inputs.arguments(),
         "num_pods": num_pods or {"train": quota.num_pods, "curate": quota.curation_pods}.get(stage, 1),
         "priority": priority,
         "gpus": gpus,

@@ -54,7 +54,7 @@ def read_warc_files(path: Path, name: str, *, is_sources: bool = True) -> Iterat
                         raise
     except (Unreadable, OSError) as error:
         if not is_sources:
-            raise SourceError(f"cannot read {path}: {error}", hint="make it again, or take it away") from error
+            raise SourceError(f"cannot read {name}: {error}", hint="make it again, or take it away") from error
 
 
 def _read(record: bytes | Unreadable, *, is_sources: bool) -> HostFile | None:

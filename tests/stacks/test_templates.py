@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from sovereign.errors import ProfileError
+from sovereign.job_inputs import JobInputs, StoredInput
 from sovereign.plan import plan
 from sovereign.profile import EmbeddedTarget, Profile, Source
 from sovereign.profile_curation import Curation
@@ -27,9 +28,15 @@ Object = dict[str, Any]
 
 def job(name: str, stage: str, profile: Profile | None = None) -> list[Object]:
     profile = profile or shipped_profile(name)
-    text = "apiVersion: sovereign/v1\nname: a profile's text, ÿ\n"
+    inputs = JobInputs(StoredInput(f"raw/{name}/inputs/0", "0"))
     context = job_context(
-        profile, plan(profile), pod_runtime(profile), name=f"{name}-{stage}", stage=stage, key="abc", profile_text=text
+        profile,
+        plan(profile),
+        pod_runtime(profile),
+        name=f"{name}-{stage}",
+        stage=stage,
+        key="abc",
+        inputs=inputs,
     )
     return render_template("training/job", context)
 
@@ -207,7 +214,13 @@ def test_curation_has_a_pod_for_each_rank_that_fits(name: str, ranks: int, pods:
     corpus = profile.corpus.model_copy(update={"curation": Curation(ranks=ranks)})
     profile = profile.model_copy(update={"corpus": corpus})
     context = job_context(
-        profile, plan(profile), pod_runtime(profile), name="c", stage="curate", key="k", profile_text=""
+        profile,
+        plan(profile),
+        pod_runtime(profile),
+        name="c",
+        stage="curate",
+        key="k",
+        inputs=inputs,
     )
     found = next(item for item in render_template("training/job", context) if item["kind"] == "Job")["spec"]
     container = found["template"]["spec"]["containers"][0]
