@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from sovereign.errors import ProfileError
 from sovereign.hardware import ACCELERATORS
 from sovereign.job_inputs import JobInputs
 from sovereign.plan import Plan, Quota
-from sovereign.profile import POSTGRESQL, KubeconfigTarget, Profile
+from sovereign.profile import POSTGRESQL, EmbeddedTarget, KubeconfigTarget, Profile
 from sovereign.runtime import Runtime
 
 NAMESPACES = ("training", "lake", "serving")
@@ -130,10 +131,21 @@ def platform_context(profile: Profile, plan: Plan, runtime: PodRuntime) -> dict[
         "buckets": list(BUCKETS),
         "ports": PORTS,
         "endpoints": ENDPOINTS,
+        "mlflow_address": mlflow_address(profile),
         "queue": QUEUE,
         "storage": {"objects_gb": max(10, math.ceil(plan.estimates.storage_gb * 1.2)), "mlflow_gb": 10},
         "server": server_context(profile, plan),
     }
+
+
+def mlflow_address(profile: Profile) -> str | None:
+    """Fixed address of MLflow's Service on the embedded node, by which this machine reaches it; None elsewhere.
+
+    MLflow answers to hosts that it knows only. Kubernetes gives the low addresses of a range to Services that ask for
+    one; DNS has the tenth.
+    """
+    target = profile.target
+    return str(IPv4Network(target.service_cidr)[11]) if isinstance(target, EmbeddedTarget) else None
 
 
 def server_context(profile: Profile, plan: Plan) -> dict[str, Any]:
