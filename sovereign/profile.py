@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from sovereign import strict_yaml
 from sovereign.errors import ProfileError
@@ -68,13 +68,16 @@ class EmbeddedTarget(Section):
         return self
 
 
+HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
+
+
 class KubeconfigTarget(Section):
     """An existing Kubernetes cluster, named by file and context, never guessed from the environment."""
 
     kind: Literal["kubeconfig"]
     """Use an existing cluster."""
-    path: Path
-    """The kubeconfig file."""
+    path: HomePath
+    """The kubeconfig file; `~` is the home of who runs the command. A relative path is that of the command's folder."""
     context: str
     """The context in it."""
     image: str

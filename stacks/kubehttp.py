@@ -26,6 +26,7 @@ from sovereign.errors import ClusterError, TemporaryClusterError
 from stacks.fields import Object
 
 MAX_CONNECTIONS = 32
+_MISSING = "correct target.path in the profile; an embedded node writes its own when it is deployed (sovereign deploy)"
 _MAX_CAUSE = 400  # characters
 _TIMEOUT_S = (5.0, 60.0)  # to connect, to read
 _STREAM_TIMEOUT_S = (5.0, 120.0)
@@ -84,7 +85,7 @@ class Session:
             load_kube_config_from_dict(config, context, client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
             self._api = ApiClient(configuration)
         except FileNotFoundError as error:
-            raise ClusterError(f"no kubeconfig at {kubeconfig}", hint="is the cluster stack deployed?") from error
+            raise ClusterError(f"no kubeconfig at {kubeconfig}", hint=_MISSING) from error
         except (ConfigException, AttributeError, TypeError, ValueError) as error:
             raise ClusterError(f"the kubeconfig {kubeconfig} cannot be used", got=error) from error
 

@@ -44,10 +44,12 @@ def run_preview(site: Site, names: list[str] | None, *, as_json: bool) -> None:
 def run_deploy(site: Site, names: list[str] | None, *, as_json: bool) -> None:
     """Deploy."""
     from stacks.deploy import deploy
+    from stacks.doctor import refuse_unfit
     from stacks.objects import STACKS
 
     profile = site.profile
     with site.lock("deploy"), Board() as board:
+        refuse_unfit(site, profile)
         result = deploy(site, profile, plan(profile), names or STACKS, board.deployment)
     _show(result, as_json=as_json, nothing="nothing to change")
 

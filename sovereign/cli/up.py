@@ -56,6 +56,9 @@ def _up_local(site: Site, profile: Profile) -> Summary:
 
 def _up(site: Site, profile: Profile, resolved: Plan) -> Summary:
     seconds: dict[str, float] = {}
+    from stacks.doctor import refuse_unfit
+
+    refuse_unfit(site, profile, installs=True)
     with Board() as board:
         if isinstance(profile.target, EmbeddedTarget):
             prepare_machine(board)
