@@ -24,6 +24,8 @@ from sovereign.resources import data_path
 
 Object: TypeAlias = dict[str, Any]
 SUFFIX = ".yaml.j2"
+STACKS_AND_JOBS = ("cluster", "datalake", "serving", "training")
+"""Folders whose templates are rendered."""
 MAX_CHARS = 16_000_000
 """A template may render to so much; an API server takes objects of 1.5 MB."""
 _RAW = "Braces of another template language, such as Go's, stand between {% raw %} and {% endraw %}."
@@ -111,6 +113,8 @@ def _roots(overlays: Sequence[Path]) -> str:
 
 @functools.cache  # templates are compiled once; Jinja2 itself sees files that change
 def _environment(overlays: tuple[Path, ...]) -> jinja2.Environment:
+    for root in overlays:
+        _refuse_unread(root)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([*overlays, data_path("templates")]),
         undefined=jinja2.StrictUndefined,
@@ -121,6 +125,24 @@ def _environment(overlays: tuple[Path, ...]) -> jinja2.Environment:
     )
     environment.filters |= {"to_yaml": _to_yaml, "quote": _quote, "shell": shlex.quote}
     return environment
+
+
+def _refuse_unread(root: Path) -> None:
+    """Raises: ProfileError: a file of the overlays would not be read, as its name or folder is not one of ours."""
+    shipped = data_path("templates")
+    for path in sorted(root.rglob("*")):
+        place = path.relative_to(root)
+        if path.is_dir() or any(part.startswith((".", "README")) for part in place.parts):
+            continue
+        expected = None
+        if path.suffix != ".j2":
+            expected = f"a name that ends in {SUFFIX} (or .j2 for what templates import)"
+        elif path.name.endswith(SUFFIX) and (len(place.parts) != 2 or place.parts[0] not in STACKS_AND_JOBS):
+            expected = f"a place in {', '.join(STACKS_AND_JOBS)}"
+        elif place.parts[0] == "training" and path.name.endswith(SUFFIX) and not (shipped / place).exists():
+            expected = f"one of {', '.join(sorted(each.name for each in (shipped / 'training').glob('*' + SUFFIX)))}"
+        if expected is not None:
+            raise ProfileError(f"the overlay {path} would not be read", got=place, expected=expected)
 
 
 def _to_yaml(value: Any) -> str:

@@ -18,6 +18,7 @@ from sovereign.profile import Profile
 from sovereign.runtime import Runtime
 from sovereign.site import Site
 from stacks.engine import Engine, Events, Report, run
+from stacks.kinds import check_objects
 from stacks.kube import Cluster
 from stacks.node import lifecycle, mounts
 from stacks.node.spec import NodeSpec
@@ -94,6 +95,7 @@ def deploy(
     """
     build = _build_progress(report)
     deployment = resolve(site, profile, plan, champion=champion or served(site), runtime=runtime, build=build)
+    check_objects(deployment.platform)
     engine = Engine(site, deployment.programs["pulumi"], report)
     results = []
     for stack in _ordered(stacks):
@@ -115,6 +117,7 @@ def preview(
     """What `deploy` would do; works before there is a cluster. Arguments and errors as there."""
     build = _build_progress(report)
     deployment = resolve(site, profile, plan, champion=champion or served(site), runtime=runtime, build=build)
+    check_objects(deployment.platform)
     engine = Engine(site, deployment.programs["pulumi"], report)
     results = tuple(_operate(engine, "preview", stack, deployment, report) for stack in _ordered(stacks))
     return DeployResult(results)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sovereign import __version__
 from sovereign.cli.catalog import catalog_file
 from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.cli.sites import peek
+from sovereign.errors import ToolError
 from sovereign.plan import plan
 from sovereign.site import Site
 
@@ -28,6 +31,19 @@ def prepare_machine(board: Board) -> None:
     if any(tool.path is None for tool in list_tools()):
         with board.task("tools"):
             build_all(lambda text, fraction: board.update("tools", text, fraction))
+
+
+def versions() -> dict[str, object]:
+    """Versions of the kit, of the runtime that pods use (None in a developer's environment), of Python and programs."""
+    from sovereign.runtime import current_runtime
+    from sovereign.tools import load_tools
+
+    try:
+        runtime = current_runtime().digest
+    except ToolError:
+        runtime = None
+    programs = {name: tool.version for name, tool in load_tools().items()}
+    return {"version": __version__, "runtime": runtime, "python": platform.python_version()} | programs
 
 
 def run_preview(site: Site, names: list[str] | None, *, as_json: bool) -> None:
