@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
@@ -25,6 +25,9 @@ MAX_ALIASED_CHARS = 1_000_000
 
 Path = tuple[str | int, ...]
 """Keys and indices from the document to a value in it."""
+
+_Event: TypeAlias = Any
+"""An event of PyYAML; its types lack half of the attributes."""
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _WORDS = {
@@ -105,7 +108,7 @@ class _Reader:
         except (yaml.YAMLError, UnicodeError) as error:
             raise YamlError(" ".join(str(error).split())) from None
 
-    def _node(self, event: yaml.Event, path: Path) -> _Node:
+    def _node(self, event: _Event, path: Path) -> _Node:
         if len(path) > MAX_DEPTH:
             raise YamlError(f"nested more than {MAX_DEPTH} levels deep", _line(event))
         self.lines[path] = _line(event)
@@ -121,7 +124,7 @@ class _Reader:
             self.anchors[event.anchor] = node
         return node
 
-    def _aliased(self, event: yaml.AliasEvent) -> _Node:
+    def _aliased(self, event: _Event) -> _Node:
         if (node := self.anchors.get(event.anchor)) is None:
             raise YamlError(f"no anchor &{event.anchor} before *{event.anchor}", _line(event))
         self.num_aliased += node.num_chars
@@ -156,7 +159,7 @@ class _Reader:
                 own[key] = node.value
         return _Node(merged | own, num_chars)
 
-    def _key(self, event: yaml.Event) -> str:
+    def _key(self, event: _Event) -> str:
         key = self._scalar(event) if isinstance(event, yaml.ScalarEvent) else None
         if not isinstance(key, str):
             found = f"{event.value!r:.80}: quote it" if isinstance(event, yaml.ScalarEvent) else "something else"
@@ -165,7 +168,7 @@ class _Reader:
             self.anchors[event.anchor] = _Node(key, len(key) + 1)
         return key
 
-    def _scalar(self, event: yaml.ScalarEvent) -> Any:
+    def _scalar(self, event: _Event) -> Any:
         if not _is_plain(event):
             if event.tag not in (_STRING_TAG, "!", None):
                 self._refuse_tag(event)
@@ -190,13 +193,13 @@ class _Reader:
             return number
         return float(text.lower().replace(".", "", 1)) if _SPECIAL_FLOAT.fullmatch(text) else text
 
-    def _refuse_tag(self, event: yaml.NodeEvent) -> None:
+    def _refuse_tag(self, event: _Event) -> None:
         tag = getattr(event, "tag", None)
         if tag not in (None, "!", *self.tags):
             raise YamlError(f"tags such as {tag!r:.80} are not read here", _line(event))
 
 
-def _is_plain(event: yaml.Event) -> bool:
+def _is_plain(event: _Event) -> bool:
     return isinstance(event, yaml.ScalarEvent) and not event.style and event.tag is None
 
 
@@ -208,5 +211,5 @@ def _merged(value: Any, line: int) -> dict[str, Any]:
     return {key: item for each in reversed(found) for key, item in each.items()}
 
 
-def _line(event: yaml.Event) -> int:
+def _line(event: _Event) -> int:
     return int(event.start_mark.line) + 1

@@ -123,6 +123,6 @@ def test_k8_init_in_a_folder_that_takes_no_files_is_an_error(tmp_path: Path) -> 
         (tmp_path / ("x" * 300), "File name too long"),
     ):
         (tmp_path / "file").touch()
-        done = sovereign("init", str(folder), "--profile", "ci")
+        done = sovereign("init", str(folder), "--profile", "site")
         assert done.returncode == 1 and done.stderr.startswith("error: ") and words in done.stderr, done.stderr
         assert "Traceback" not in done.stderr

@@ -22,11 +22,10 @@ CRD = (
 
 def definition(kind: str) -> Object:
     """What Kueue brings of the kind."""
-    names = {"group": "kueue.x-k8s.io", "names": {"kind": kind}}
+    spec = {"group": "kueue.x-k8s.io", "names": {"kind": kind}}
     metadata = {"name": kind.lower()}
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": metadata, "spec": names,
-    }  # fmt: skip
+    version = "apiextensions.k8s.io/v1"
+    return {"apiVersion": version, "kind": "CustomResourceDefinition", "metadata": metadata, "spec": spec}
 
 
 def check(folder: Path, text: str, name: str = "demo", place: str = "cluster/own.yaml.j2") -> None:
