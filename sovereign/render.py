@@ -113,8 +113,6 @@ def _roots(overlays: Sequence[Path]) -> str:
 
 @functools.cache  # templates are compiled once; Jinja2 itself sees files that change
 def _environment(overlays: tuple[Path, ...]) -> jinja2.Environment:
-    for root in overlays:
-        _refuse_unread(root)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([*overlays, data_path("templates")]),
         undefined=jinja2.StrictUndefined,
@@ -127,7 +125,7 @@ def _environment(overlays: tuple[Path, ...]) -> jinja2.Environment:
     return environment
 
 
-def _refuse_unread(root: Path) -> None:
+def check_overlays(root: Path) -> None:
     """Raises: ProfileError: a file of the overlays would not be read, as its name or folder is not one of ours."""
     shipped = data_path("templates")
     for path in sorted(root.rglob("*")):

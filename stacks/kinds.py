@@ -14,7 +14,7 @@ from kubernetes import client
 
 from sovereign.errors import ProfileError
 from sovereign.profile import EmbeddedTarget
-from sovereign.render import Object
+from sovereign.render import Object, check_overlays
 from stacks.objects import STACKS, Platform, objects_for
 
 _OWN_GROUPS = re.compile(r"([a-z]+|[a-z0-9.-]+\.k8s\.io)")
@@ -24,7 +24,14 @@ _GIVEN_NAMESPACES = {"default", "kube-system", "kube-public", "kube-node-lease"}
 
 
 def check_objects(platform: Platform) -> None:
-    """Raises: ProfileError: an object is of a kind that does not exist, or in a namespace that nothing makes."""
+    """Look at what the site's overlays make.
+
+    Raises:
+        ProfileError: one would not be read, an object is of a kind that does not exist, or in a namespace that nothing
+            makes.
+    """
+    for root in platform.overlays:
+        check_overlays(root)
     objects = [item for stack in STACKS for item in objects_for(stack, platform)]
     is_embedded = isinstance(platform.profile.target, EmbeddedTarget)
     defined = {
