@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign.errors import ProfileError
+from sovereign.files import sqlite_uri
 from sovereign.hardware import ACCELERATORS
 from sovereign.job_inputs import JobInputs
 from sovereign.plan import Plan, Quota
@@ -189,7 +190,7 @@ def slurm_context(profile: Profile, plan: Plan, *, python: str, profile_path: Pa
         "minutes": 30 + math.ceil(plan.estimates.days * 24 * 60 * 1.5),  # the estimate assumes the speed
         "grace_s": stop_grace_s(plan),
         "log": str(data_dir / "logs" / "train-%j.log"),
-        "tracking_uri": f"sqlite:///{data_dir / 'mlflow.db'}",
+        "tracking_uri": sqlite_uri(data_dir / "mlflow.db"),
         "command": [python, "-m", "training.launch", "slurm", "--", *stage],
     }
     return {"profile": profile, "plan": plan, "slurm": slurm}

@@ -119,7 +119,7 @@ def refuse_empty(languages: Iterable[str], sizes: Mapping[str, int]) -> None:
             f"no text to train on in: {', '.join(empty)}",
             got=", ".join(f"{language}: {size} bytes" for language, size in sizes.items()),
             expected="at least one document in each language of the profile",
-            hint="correct the source's folder or language, or relax corpus.cleaning",
+            hint="correct the source's folder or language; `sovereign lake rejected SITE` shows what was set aside",
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from sovereign.cli.sites import site_of
 from sovereign.cli.where import record_export
 from sovereign.cli.work import runner_of
 from sovereign.errors import StageError
-from sovereign.files import sha256_file
+from sovereign.files import json_object, sha256_file
 from sovereign.receipts import now
 from sovereign.serving.fetch import model_digest
 from sovereign.site import Site
@@ -74,7 +73,10 @@ def fetch_registered(store: Store, name: str, folder: Path) -> int:
     key = f"models/{name}/register/registration.json"
     if not store.exists(key):
         raise StageError(f"model {name} is not registered yet", hint="sovereign stage register PROFILE")
-    registration = json.loads(store.get_bytes(key))
+    hint = f"delete {key} in the store and run the stage `register` again"
+    registration = json_object(store.get_bytes(key), key, StageError, hint=hint)
+    if missing := {"store_prefix", "digest", "version"} - registration.keys():
+        raise StageError(f"{key} is damaged", got=f"no {', '.join(sorted(missing))}", hint=hint)
     fetch_folder(store, registration["store_prefix"], folder)
     files = {path.relative_to(folder).as_posix(): sha256_file(path) for path in folder.rglob("*") if path.is_file()}
     if (found := model_digest(files)) != registration["digest"]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sovereign import __version__
 from sovereign.cli.catalog import catalog_file
 from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.cli.sites import peek
@@ -34,7 +32,8 @@ def prepare_machine(board: Board) -> None:
 
 
 def versions() -> dict[str, object]:
-    """Versions of the kit, of the runtime that pods use (None in a developer's environment), of Python and programs."""
+    """What this kit is, the runtime that pods use (None in a developer's environment), and its upstream programs."""
+    from sovereign.identity import identity
     from sovereign.runtime import current_runtime
     from sovereign.tools import load_tools
 
@@ -43,7 +42,7 @@ def versions() -> dict[str, object]:
     except ToolError:
         runtime = None
     programs = {name: tool.version for name, tool in load_tools().items()}
-    return {"version": __version__, "runtime": runtime, "python": platform.python_version()} | programs
+    return {**identity(), "runtime": runtime, "programs": programs}
 
 
 def run_preview(site: Site, names: list[str] | None, *, as_json: bool) -> None:

@@ -84,11 +84,11 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
     rows.append(("MLflow", summary.mlflow))
     train, evaluate = summary.metrics.get("train", {}), summary.metrics.get("evaluate", {})
     for label, metrics, names in (
-        ("bits per byte", train, ("bits_per_byte_before", "bits_per_byte_after")),
+        ("bits per byte", evaluate, ("bits_per_byte_before", "bits_per_byte_after")),
         ("tokens/s", train, ("tokens_per_s",)),
     ):
         values = [
-            f"{metrics[name]:,.3f}" if metrics[name] < 100 else f"{metrics[name]:,.0f}"
+            f"{metrics[name]:,.4f}" if metrics[name] < 100 else f"{metrics[name]:,.0f}"
             for name in names
             if name in metrics
         ]
@@ -97,6 +97,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
     accuracy = evaluate.get("accuracy", {})
     if accuracy:
         rows.append(("accuracy", ", ".join(f"{language} {share:.1%}" for language, share in sorted(accuracy.items()))))
+    rows += [("warning", str(metrics["warning"])) for metrics in summary.metrics.values() if metrics.get("warning")]
     rows.append(("time", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary.seconds.items())))
     rows.append(("files", summary.site))
     rows.append(("remove", summary.remove))

@@ -160,8 +160,9 @@ class LayerCache:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._known: dict[str, list[Any]] = {}
-        with suppress(FileNotFoundError, ValueError):  # a damaged cache is made again
-            self._known = dict(json.loads(file.read_text()))
+        with suppress(OSError, ValueError):  # without it, or where it is damaged, the layers are read again
+            known = json.loads(file.read_bytes())
+            self._known = known if isinstance(known, dict) else {}
 
     def archive(self, image: Image) -> Archive:
         key = image.key()

@@ -59,7 +59,7 @@ def receipt(live: LiveSite, stage: str) -> Receipt:
 
 def test_way_ends_with_a_model_that_learned_and_answers(live: LiveSite, summary: dict[str, Any]) -> None:
     train, evaluate = summary["metrics"]["train"], summary["metrics"]["evaluate"]
-    assert train["bits_per_byte_after"] < 0.7 * train["bits_per_byte_before"]
+    assert train["heldout_bits_per_byte_after"] < 0.7 * train["heldout_bits_per_byte_before"]
     assert set(evaluate["accuracy"]) == {"en", "fr", "ar", "zh"}
     assert summary["answer"] and summary["expected"]
     assert not summary["unchanged"]
@@ -156,7 +156,7 @@ def test_two_pods_train_one_model(live: LiveSite, summary: dict[str, Any]) -> No
     pods = live.cluster.find("v1", "Pod", "training", labelSelector="batch.kubernetes.io/job-name=ci-train")
     assert len(pods) == 2 and "loss" in log
     metrics = receipt(live, "train").metrics
-    assert metrics["bits_per_byte_after"] < 0.8 * metrics["bits_per_byte_before"]
+    assert metrics["heldout_bits_per_byte_after"] < 0.8 * metrics["heldout_bits_per_byte_before"]
     live.edit(training={"pods": 1, "threads_per_pod": 2, "tokens": 300_000})
 
 

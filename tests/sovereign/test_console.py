@@ -97,8 +97,8 @@ def sovereign(*words: str) -> subprocess.CompletedProcess[str]:
 def test_k12_the_version_is_told() -> None:
     assert sovereign("--version").stdout == f"sovereign {__version__}\n"
     found = json.loads(sovereign("version", "--json").stdout)
-    assert found["version"] == __version__ and found["pulumi"] and found["python"] and "runtime" in found
-    assert sovereign("version").stdout.startswith(f"sovereign {__version__}\n  runtime ")
+    assert found["version"] == __version__ and found["programs"]["pulumi"] and "runtime" in found
+    assert sovereign("version").stdout.startswith(f"sovereign {__version__}\n")
 
 
 def test_k12_a_shell_can_complete() -> None:
