@@ -46,9 +46,8 @@ def show_version(as_json: JsonOption = False) -> None:
     if as_json:
         write_json(found)
     else:
-        lines(
-            f"sovereign {found['version']}", [(name, str(value)) for name, value in found.items() if name != "version"]
-        )
+        texts = {name: value for name, value in {**found, **found["programs"]}.items() if isinstance(value, str)}
+        lines(f"sovereign {texts.pop('version')}", list(texts.items()))
 
 
 @app.command()

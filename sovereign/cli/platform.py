@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sovereign.cli.catalog import catalog_file
 from sovereign.cli.console import Board, lines, say, write_json
@@ -31,7 +31,7 @@ def prepare_machine(board: Board) -> None:
             build_all(lambda text, fraction: board.update("tools", text, fraction))
 
 
-def versions() -> dict[str, object]:
+def versions() -> dict[str, Any]:
     """What this kit is, the runtime that pods use (None in a developer's environment), and its upstream programs."""
     from sovereign.identity import identity
     from sovereign.runtime import current_runtime
