@@ -37,7 +37,7 @@ def test_k5_preview_works_with_proxies_in_the_environment(site: Site, proxy: Pro
 
 def test_k8_an_interrupt_is_one_line(site: Site) -> None:
     """A terminal sends SIGINT to the command, its plugin and the engine alike."""
-    command = [SOVEREIGN, "preview", site.root]
+    command = [str(SOVEREIGN), "preview", str(site.root)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stderr is not None
         while "starting" not in process.stderr.readline():
