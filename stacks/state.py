@@ -10,6 +10,7 @@ from typing import Any
 from sovereign.errors import SiteError
 from sovereign.files import write_atomic
 from sovereign.site import Site
+from sovereign.workload import ServedModel
 
 PROJECT = "sovereign"
 
@@ -117,3 +118,9 @@ def _parse(data: bytes) -> StackState:
 
 def _is_secret(value: Any) -> bool:
     return isinstance(value, dict) and "4dabf18193072939515e22adb298388d" in value
+
+
+def served(site: Site) -> ServedModel | None:
+    """The model that the serving stack was last deployed with."""
+    outputs = read_state(site, "serving").outputs
+    return ServedModel(outputs["champion"], outputs.get("gguf")) if outputs.get("champion") else None

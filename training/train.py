@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from training.engine import StepResult
     from training.session import Say, Session
 
-VERSION = 5
+VERSION = 6
 LOGGED_STEPS = 1000
 """Lines in metrics.jsonl, about, however long the run."""
 _REPORT_EVERY_S = 1.0

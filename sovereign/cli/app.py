@@ -201,7 +201,7 @@ def export(
     source: Annotated[
         Path, typer.Argument(metavar="PROFILE|MODELFOLDER", help="Whose registered model, or a folder with a model.")
     ],
-    kind: Annotated[str, typer.Option("--format", help="gguf-f16, gguf-q8_0 or gguf-q4_k.")],
+    kind: Annotated[str, typer.Option("--format", help="gguf-f32, gguf-f16, gguf-q8_0 or gguf-q4_k.")],
     out: Annotated[Path, typer.Option(help="The file to write.")],
     site_dir: SiteOption = None,
     local: LocalOption = False,
@@ -381,12 +381,3 @@ def tools_build() -> None:
     with Board() as board:
         prepare_machine(board)
     say("all programs are there")
-
-
-@tools_app.command("llama")
-def tools_llama() -> None:
-    """Build llama.cpp, which q4_k and the comparison of exports need; about 12 CPU-minutes, once."""
-    from sovereign.llamacpp import ensure_llama
-
-    with Board() as board, board.task("llama.cpp"):
-        ensure_llama(lambda text, done: board.update("llama.cpp", text, done))

@@ -100,16 +100,17 @@ def slurm_script(site: Site) -> str:
     """The batch script of the site's training, after the stages that it needs were run here.
 
     Raises:
+        PlanError, ProfileError: Slurm cannot run it, see `slurm_context`.
         StageError: a stage failed.
         TrainingError: a task of the evaluation is missing.
     """
     refuse_missing_tasks(site)
-    run_until(site, STAGES[STAGES.index("train") - 1], local=True)
     profile = site.profile
-    (site.data_dir / "logs").mkdir(exist_ok=True)
     context = slurm_context(
         profile, plan(profile), python=sys.executable, profile_path=site.resolved_profile(), data_dir=site.data_dir
     )
+    run_until(site, STAGES[STAGES.index("train") - 1], local=True)
+    (site.data_dir / "logs").mkdir(exist_ok=True)
     return render_text("training/slurm.sbatch.j2", context, [site.overlays_dir])
 
 

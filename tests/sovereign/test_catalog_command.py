@@ -277,8 +277,8 @@ def test_l16_a_long_query_ends_when_asked_to_and_leaves_nothing(
         text=True,
         env=os.environ | {"TMPDIR": str(tmp_path)},
     ) as process:
-        runs = lambda: any(tmp_path.glob("sovereign-query-*" if sql == ENDLESS else "sovereign-query-*/*"))  # noqa: E731
-        while not runs():
+        made_for_it = "sovereign-query-*" if sql == ENDLESS else "sovereign-query-*/*"
+        while not any(tmp_path.glob(made_for_it)):
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(0.2)
         with pytest.raises(subprocess.TimeoutExpired):
