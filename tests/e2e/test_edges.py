@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sovereign import strict_yaml
-from sovereign.resources import data_path
+from sovereign.resources import cache_dir, data_path
 from sovereign.site import Site, init_site
 from tests.sovereign.test_proxies import Proxy, proxy
 
@@ -80,7 +80,7 @@ def test_k12_a_kubeconfig_that_is_missing_is_said_at_once(tmp_path: Path) -> Non
     profile = tmp_path / "site.yaml"
     profile.write_text(json.dumps(document))
     made = init_site(tmp_path / "site", profile)
-    environment = os.environ | {"HOME": str(tmp_path)}
+    environment = os.environ | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(cache_dir().parent)}
     for command in ("deploy", "preview", "status"):
         done = subprocess.run([SOVEREIGN, command, made.root], env=environment, capture_output=True, text=True)
         assert done.returncode == 1, command

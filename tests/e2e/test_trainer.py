@@ -25,7 +25,7 @@ def pod(**more: Any) -> dict[str, Any]:
 
 
 def job(spec: dict[str, Any], kind: str = "Job") -> dict[str, Any]:
-    body = {"template": {"spec": spec}}
+    body: dict[str, Any] = {"template": {"spec": spec}}
     metadata = {"name": "made-by-a-trainer", "namespace": "training"}
     if kind == "Pod":
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
