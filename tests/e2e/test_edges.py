@@ -81,7 +81,7 @@ def test_k12_a_kubeconfig_that_is_missing_is_said_at_once(tmp_path: Path) -> Non
     profile.write_text(json.dumps(document))
     made = init_site(tmp_path / "site", profile)
     environment = os.environ | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(cache_dir().parent)}
-    for command in ("deploy", "preview", "status"):
+    for command in ("deploy", "preview"):
         done = subprocess.run([SOVEREIGN, command, made.root], env=environment, capture_output=True, text=True)
         assert done.returncode == 1, command
         assert f"no kubeconfig at {tmp_path}/nowhere/config" in done.stderr, done.stderr
