@@ -1,0 +1,279 @@
+"""The text of a PDF file from its lines: paragraphs, without what stands on every page, in the order of reading.
+
+A PDF file says where letters stand, not what they make up. What is done about it here: words divided at a line's end
+are joined, lines become paragraphs, leaders and running heads go, ligatures and the shapes of Arabic letters become
+letters, spaces between Han characters go, right-to-left text that comes out reversed is turned, and pages whose fonts
+do not say their letters are left out. docs/readers.md has what was measured.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+_HYPHEN = "\ufffe"
+_RTL = re.compile(r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
+_HAN = r"\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+_HAN_SPACE = re.compile(rf"(?<=[{_HAN}]) +(?=[{_HAN}])")
+_HAN_END = re.compile(rf"[{_HAN}]$")
+_HAN_START = re.compile(rf"[{_HAN}]")
+_LEADERS = re.compile(r"(?:\s*[.·․‥…_]){4,}\s*|(?:\s[.·․‥…]){3,}\s*")
+_SHAPES = re.compile(r"[\ufb00-\ufb06\ufb13-\ufb17\ufb1d-\ufdcf\ufdf0-\ufdfc\ufe70-\ufefc\u2e80-\u2fdf]+")
+"""Ligatures, shapes of letters, and radicals that stand for Han characters."""
+_MARK_AFTER_SPACE = re.compile(r" ([\u0610-\u061a\u064b-\u065f\u0670\u05b0-\u05bd\u05bf\u05c1\u05c2]+)(?! )")
+_MARK_BETWEEN_SPACES = re.compile(r" ([\u0610-\u061a\u064b-\u065f\u0670\u05b0-\u05bd\u05bf\u05c1\u05c2]+) ")
+_INVISIBLE = re.compile(r"[\u00ad\ufeff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_BULLETS = {0xF0B7: "•", 0xF0A7: "•", 0xF0D8: "•", 0xF076: "•", 0xF0FC: "✓", 0xF02D: "-"}
+"""Of the fonts Symbol and Wingdings, which have no other letters."""
+_CID = re.compile(r"\(cid:[0-9]+\)")
+_MAX_GARBAGE = 0.05
+"""Share of a page's characters that are none of any script."""
+_PAGE_NUMBER = re.compile(r"\W*(?:\d{1,5}|[ivxlc]{1,7})(?:\s*/\s*\d{1,5})?\W*", re.IGNORECASE)
+"""A line with nothing else."""
+_EDGE_LINES = 2
+_ENDS = ".!?:;؟。！？：…։।॥”»"
+_ITEM = re.compile(r"^(?:[•◦▪‣●○■–—*-]\s|\(?[0-9]{1,3}[.)]\s|\(?[a-z][.)]\s)")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a page; places in points, from the page's left and bottom."""
+
+    text: str
+    left: float
+    right: float
+    middle: float
+    height: float
+    size: float
+    """Of the font of its first letter."""
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What a file says."""
+
+    text: str
+    pages_without_letters: int
+    """Left out, since their fonts do not say which letters they show."""
+    words_left_out: int
+    """Of running heads and page numbers."""
+
+
+def is_right_to_left(text: str) -> bool:
+    """Whether most letters of the text are of a script that is written from right to left."""
+    rtl = len(_RTL.findall(text))
+    return rtl > 0 and 2 * rtl >= sum(map(str.isalpha, text))
+
+
+def extract(pages: list[list[Line]]) -> Extracted:
+    """The text of the pages."""
+    readable = [page for page in pages if not is_garbage(page)]
+    clean = [[replace(line, text=_clean(line.text)) for line in page] for page in readable]
+    clean = [[line for line in page if line.text] for page in clean]
+    kept, left_out = _without_running(clean)
+    if _is_reversed(line.text for page in kept for line in page):
+        kept = [[replace(line, text=_turn(line.text)) for line in page] for page in kept]
+    paragraphs = _paragraphs(kept)
+    text = "\n\n".join(_joined(paragraphs))
+    return Extracted(text, len(pages) - len(readable), left_out)
+
+
+def is_garbage(page: list[Line]) -> bool:
+    """Whether the page's fonts do not say which letters it shows."""
+    text = "".join(line.text for line in page)
+    cids = _CID.findall(text)
+    num_bad = sum(map(len, cids)) + sum(map(_is_no_letter, text))
+    return num_bad > _MAX_GARBAGE * len(text.replace(" ", ""))
+
+
+def _is_no_letter(char: str) -> bool:
+    code = ord(char)
+    if code < 0x20 or 0x7F <= code < 0xA0 or char == "\ufffd":
+        return char not in "\t\n\r"
+    return unicodedata.category(char) in ("Co", "Cn") and char != _HYPHEN and code not in _BULLETS
+
+
+def _clean(text: str) -> str:
+    """A line without leaders, shapes of letters, and characters that are none."""
+    text = _CID.sub("", text).translate(_BULLETS)
+    text = "".join(char for char in text if not _is_no_letter(char))
+    text = _SHAPES.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
+    text = _INVISIBLE.sub("", text)
+    text = _LEADERS.sub(" ", text)
+    text = _MARK_BETWEEN_SPACES.sub(r"\1 ", text)
+    text = _MARK_AFTER_SPACE.sub(r"\1 ", text)
+    return _HAN_SPACE.sub("", re.sub(r"[ \t\u00a0]+", " ", text)).strip()
+
+
+# --- what stands on every page ---------------------------------------------------------------------------------------
+
+
+def _without_running(pages: list[list[Line]]) -> tuple[list[list[Line]], int]:
+    """The pages without running heads and page numbers; how many words went."""
+    if len(pages) < 2:
+        return pages, 0
+    edges = [_edges(page) for page in pages]
+    offset = _offset(edges)
+    heights = Counter(_height(line) for page in edges for line in page)
+    seen = Counter(
+        one for number, page in enumerate(edges) for one in {_signature(line, number, offset) for line in page}
+    )
+    least = 2 if len(pages) < 6 else 3
+    kept, num_left_out = [], 0
+    for number, (page, edge) in enumerate(zip(pages, edges, strict=True)):
+        gone = set()
+        for line in edge:
+            is_often_here = sum(heights[_height(line) + shift] for shift in (-1, 0, 1)) >= least
+            has_number = offset is not None and number + offset in _numbers(line.text)
+            is_numbered = is_often_here and (has_number or bool(_PAGE_NUMBER.fullmatch(line.text)))
+            if is_numbered or seen[_signature(line, number, offset)] >= least:
+                gone.add(id(line))
+                num_left_out += len(line.text.split())
+        kept.append([line for line in page if id(line) not in gone])
+    return kept, num_left_out
+
+
+def _height(line: Line) -> int:
+    return round(line.middle / 4)
+
+
+def _edges(page: list[Line]) -> list[Line]:
+    """The highest and lowest lines."""
+    by_height = sorted(page, key=lambda line: line.middle)
+    return by_height if len(page) <= 2 * _EDGE_LINES else by_height[:_EDGE_LINES] + by_height[-_EDGE_LINES:]
+
+
+def _signature(line: Line, number: int, offset: int | None) -> tuple[str, int]:
+    """The same for lines that differ in the number of their page only and stand at one height."""
+    text = line.text.casefold()
+    if offset is not None:
+        text = re.sub(r"\d+", lambda found: "#" if int(found[0][:9]) == number + offset else found[0], text)
+    return text, round(line.middle / 8)
+
+
+def _numbers(text: str) -> set[int]:
+    """Numbers at the start and end of a line, in the digits of any script."""
+    found = re.findall(r"^\W*(\d{1,5})\b|\b(\d{1,5})\W*$", text)
+    return {int(number) for pair in found for number in pair if number}
+
+
+def _offset(edges: list[list[Line]]) -> int | None:
+    """What is to be added to a page's place to get its printed number, where at least half of the pages have one."""
+    offsets = Counter(
+        number - place for place, page in enumerate(edges) for number in {n for line in page for n in _numbers(line.text)}
+    )
+    if not offsets:
+        return None
+    offset, count = offsets.most_common(1)[0]
+    return offset if count >= 2 and 2 * count >= len(edges) else None
+
+
+# --- the order of reading --------------------------------------------------------------------------------------------
+
+_ONLY_AT_END = frozenset("ךםןףץ" "ةى" "ےں")
+"""Letters that Hebrew, Arabic and Urdu write at the end of a word only."""
+_FREQUENT = frozenset("في من على إلى أن التي هذا است در به از این که را با برای کے کی میں ہے اور של את על לא הוא זה עם".split())
+_MIN_SIGNS = 5
+
+
+def _is_reversed(lines: Iterable[str]) -> bool:
+    """Whether right-to-left words come out with their last letter first."""
+    signs = Counter[bool]()
+    for line in lines:
+        if not _RTL.search(line):
+            continue
+        for word in re.findall(r"[\u0590-\u06ff]{2,}", line):
+            backward = word[::-1]
+            signs[True] += (word[0] in _ONLY_AT_END) + (backward in _FREQUENT) + (len(word) > 3 and word.endswith("لا"))
+            signs[False] += (word[-1] in _ONLY_AT_END) + (word in _FREQUENT) + (len(word) > 3 and word.startswith("ال"))
+    return signs[True] >= _MIN_SIGNS and signs[True] > 3 * signs[False]
+
+
+_LTR_RUN = re.compile(r"[^\u0590-\u08ff\s]*[0-9A-Za-z\u0660-\u0669\u06f0-\u06f9\u00c0-\u024f](?:[^\u0590-\u08ff\n]*[0-9A-Za-z\u0660-\u0669\u06f0-\u06f9\u00c0-\u024f])?")
+_MIRRORED = str.maketrans("()[]{}<>«»", ")(][}{><»«")
+
+
+def _turn(line: str) -> str:
+    """A reversed line in the order of reading: numbers and words of other scripts keep theirs."""
+    if not _RTL.search(line):
+        return line
+    turned = line[::-1].translate(_MIRRORED)
+    turned = _LTR_RUN.sub(lambda found: found[0][::-1].translate(_MIRRORED), turned)
+    # A mark follows its letter in either order of the line.
+    return re.sub(r"([\u064b-\u065f\u0670\u05b0-\u05c2]+)([\u05d0-\u05ea\u0620-\u064a\u066e-\u06d3])", r"\2\1", turned)
+
+
+# --- paragraphs ------------------------------------------------------------------------------------------------------
+
+
+def _paragraphs(pages: list[list[Line]]) -> list[list[str]]:
+    """The lines of each paragraph."""
+    gaps = [
+        above.middle - below.middle
+        for page in pages
+        for above, below in zip(page, page[1:], strict=False)
+        if 0 < above.middle - below.middle < 4 * above.height
+    ]
+    leading = statistics.median(gaps) if gaps else 0.0
+    found: list[list[str]] = []
+    before: Line | None = None
+    for page in pages:
+        left = min((line.left for line in page), default=0.0)
+        right = max((line.right for line in page), default=0.0)
+        is_first = True
+        for line in page:
+            if before is None or _starts_paragraph(before, line, leading, left, right, is_first=is_first):
+                found.append([])
+            found[-1].append(line.text)
+            before, is_first = line, False
+    return found
+
+
+def _starts_paragraph(before: Line, line: Line, leading: float, left: float, right: float, *, is_first: bool) -> bool:
+    """Whether a line begins a paragraph; `is_first` on its page."""
+    if _ITEM.match(line.text) or abs(line.size - before.size) > 0.15 * max(line.size, before.size):
+        return True
+    if is_first:
+        return before.text[-1] in _ENDS or line.text[0].isupper() != before.text[-1].isupper() and line.text[0].isupper()
+    gap = before.middle - line.middle
+    if gap > 1.3 * leading:
+        return True
+    if gap < 0:
+        return before.text[-1] in _ENDS  # the next column
+    width = max(right - left, 1.0)
+    if is_right_to_left(line.text):
+        is_short, is_indented = before.left - left > 0.2 * width, before.right - line.right > 0.8 * line.size
+    else:
+        is_short, is_indented = right - before.right > 0.2 * width, line.left - before.left > 0.8 * line.size
+    return (is_short and before.text[-1] in _ENDS) or (is_indented and not _ITEM.match(before.text) and before.text[-1] in _ENDS)
+
+
+def _joined(paragraphs: list[list[str]]) -> list[str]:
+    """Each paragraph as one line."""
+    whole = []
+    for lines in paragraphs:
+        text = lines[0]
+        for line in lines[1:]:
+            text += line if _HAN_END.search(text) and _HAN_START.match(line) else f" {line}"
+        whole.append(text)
+    known = Counter(re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", "\n".join(whole)))
+    return [_HYPHENATED.sub(lambda found: _without_hyphen(found, known), text).replace(_HYPHEN, "-") for text in whole]
+
+
+_HYPHENATED = re.compile(rf"([^\W\d_]+)(?:{_HYPHEN}|[-\u2010] (?=[^\W\d_]))([^\W\d_]+)")
+
+
+def _without_hyphen(found: re.Match[str], known: Counter[str]) -> str:
+    """A word that was divided at a line's end: with its hyphen where the text has it so in a line, or a capital follows."""
+    joined, hyphenated = found[1] + found[2], f"{found[1]}-{found[2]}"
+    if found[0].isascii() and " " in found[0] and joined not in known:
+        return found[0] if hyphenated not in known else hyphenated
+    if joined in known:
+        return joined
+    if hyphenated in known or (found[2][0].isupper() and not found[1].isupper()):
+        return hyphenated
+    return joined
