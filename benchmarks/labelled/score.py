@@ -47,9 +47,15 @@ def words(text: str) -> list[str]:
 
 
 def score(label: str, given: str) -> Score:
-    """How well `given` has the label's words: the longest common subsequence."""
-    wanted, got = words(label), words(given)
-    return Score(len(wanted), len(got), _common(wanted, got))
+    """How well `given` has the label's words: the longest common subsequence.
+
+    Persian's break without a space (U+200C) may have been kept, lost, or become a space: PDF files do not have it.
+    """
+    scores = []
+    for substitute in ("", " ") if "\u200c" in label else ("",):
+        wanted, got = words(label.replace("\u200c", substitute)), words(given.replace("\u200c", substitute))
+        scores.append(Score(len(wanted), len(got), _common(wanted, got)))
+    return max(scores, key=lambda one: one.recall)
 
 
 def _common(left: list[str], right: list[str]) -> int:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-from sovereign.lake.pdftext import Line, is_right_to_left
+from sovereign.lake.pdforder import Letter, is_right_to_left, reading_order
+from sovereign.lake.pdftext import Line
 from sovereign.lake.records import Unreadable
 
-_NO_LETTER = 0xFFFD
-_MIN_SPACE = 0.12
-"""Of the font's size: a narrower gap in a line of Arabic script is between two letters of a word."""
+_NO_LETTER, _HYPHEN = 0xFFFD, 0xFFFE
+"""What PDFium cannot tell; what it puts for a hyphen at a line's end."""
+_SAMPLE = 16
 
 
 def read_pages(data: bytes) -> Iterator[tuple[int, int, list[Line]]]:
@@ -68,17 +70,30 @@ class _PageReader:
         self._box = pdfium.FS_RECTF()
 
     def read(self) -> list[Line]:
-        get, page = self._pdfium.FPDFText_GetUnicode, self._page
-        has_error = self._pdfium.FPDFText_HasUnicodeMapError  # the font does not say which letter it is
-        places = range(self._pdfium.FPDFText_CountChars(page))
-        codes = [get(page, place) if has_error(page, place) != 1 else _NO_LETTER for place in places]
+        codes = self._codes()
         lines, start = [], 0
         for place, code in enumerate([*codes, 10]):
-            if code in (10, 13):
-                if place > start and (line := self._line(codes, start, place)):
+            if code in (10, 13, _HYPHEN):  # behind a hyphen PDFium goes on with the next line, or the page number
+                if line := self._line(codes, start, place + (code == _HYPHEN)):
                     lines.append(line)
                 start = place + 1
         return lines
+
+    def _codes(self) -> list[int]:
+        """The page's characters; U+FFFD where the font does not say which one it is."""
+        get, page, num_chars = self._pdfium.FPDFText_GetUnicode, self._page, self._pdfium.FPDFText_CountChars(self._page)
+        buffer = (ctypes.c_ushort * (num_chars + 1))()
+        num_units = self._pdfium.FPDFText_GetText(page, 0, num_chars, buffer) - 1
+        codes = buffer[:num_chars] if num_units == num_chars else [get(page, place) for place in range(num_chars)]
+        has_error = self._pdfium.FPDFText_HasUnicodeMapError  # a call for each character would take most of the time
+        firsts = {code: place for place, code in reversed(list(enumerate(codes)))}
+        sample = {*firsts.values(), *range(0, num_chars, _SAMPLE)}
+        doubtful = {codes[place] for place in sample if has_error(page, place) == 1}
+        if not doubtful:
+            return codes
+        return [
+            _NO_LETTER if code in doubtful and has_error(page, place) == 1 else code for place, code in enumerate(codes)
+        ]
 
     def _line(self, codes: list[int], start: int, stop: int) -> Line | None:
         while start < stop and codes[start] <= 32:
@@ -90,7 +105,7 @@ class _PageReader:
         text = bytes_to_text(codes[start:stop])
         rtl = is_right_to_left(text)
         if rtl and len(text) == stop - start:
-            text = self._without_narrow_spaces(text, start)
+            text = self._reordered(text, start)
         first, last = self._rectangle(start), self._rectangle(stop - 1)
         size = self._pdfium.FPDFText_GetFontSize(self._page, start)
         height = max(first[3] - first[2], 1.0)
@@ -102,17 +117,21 @@ class _PageReader:
         self._pdfium.FPDFText_GetLooseCharBox(self._page, place, ctypes.byref(box))
         return box.left, box.right, box.bottom, box.top
 
-    def _without_narrow_spaces(self, text: str, start: int) -> str:
-        """A line of Arabic or Hebrew script without spaces that PDFium saw in the gap between two letters of a word."""
-        narrow = set()
-        for place in range(1, len(text) - 1):
-            if text[place] == " ":
-                before, after = self._rectangle(start + place - 1), self._rectangle(start + place + 1)
-                gap = max(before[0] - after[1], after[0] - before[1])
-                size = self._pdfium.FPDFText_GetFontSize(self._page, start + place - 1)
-                if gap < _MIN_SPACE * size and before[1] > before[0] and after[1] > after[0]:
-                    narrow.add(place)
-        return "".join(char for place, char in enumerate(text) if place not in narrow)
+    def _reordered(self, text: str, start: int) -> str:
+        letters = []
+        for place, char in enumerate(text, start):
+            left, right, bottom, top = self._rectangle(place)
+            if unicodedata.combining(char):
+                left, right = self._drawn(place)
+            letters.append(Letter(char, left, right, top - bottom))
+        return reading_order(letters)
+
+    def _drawn(self, place: int) -> tuple[float, float]:
+        """Left and right of what is drawn: the place that a mark takes in a line says nothing of the mark."""
+        left, right, bottom, top = (ctypes.c_double() for _ in range(4))
+        pointers = map(ctypes.byref, (left, right, bottom, top))
+        self._pdfium.FPDFText_GetCharBox(self._page, place, *pointers)
+        return left.value, right.value
 
 
 def bytes_to_text(codes: list[int]) -> str:

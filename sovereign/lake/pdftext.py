@@ -15,8 +15,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from sovereign.lake.pdforder import RTL, is_right_to_left, turned
+
 _HYPHEN = "\ufffe"
-_RTL = re.compile(r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
+_RTL = re.compile(f"[{RTL}]")
 _HAN = r"\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
 _HAN_SPACE = re.compile(rf"(?<=[{_HAN}]) +(?=[{_HAN}])")
 _HAN_END = re.compile(rf"[{_HAN}]$")
@@ -24,12 +26,15 @@ _HAN_START = re.compile(rf"[{_HAN}]")
 _LEADERS = re.compile(r"(?:\s*[.·․‥…_]){4,}\s*|(?:\s[.·․‥…]){3,}\s*")
 _SHAPES = re.compile(r"[\ufb00-\ufb06\ufb13-\ufb17\ufb1d-\ufdcf\ufdf0-\ufdfc\ufe70-\ufefc\u2e80-\u2fdf]+")
 """Ligatures, shapes of letters, and radicals that stand for Han characters."""
-_MARK_AFTER_SPACE = re.compile(r" ([\u0610-\u061a\u064b-\u065f\u0670\u05b0-\u05bd\u05bf\u05c1\u05c2]+)(?! )")
-_MARK_BETWEEN_SPACES = re.compile(r" ([\u0610-\u061a\u064b-\u065f\u0670\u05b0-\u05bd\u05bf\u05c1\u05c2]+) ")
+_POINTS = "\u0610-\u061a\u064b-\u065f\u0670\u05b0-\u05bd\u05bf\u05c1\u05c2"
+_MARK_AFTER_SPACE = re.compile(rf" ([{_POINTS}]+) ?")
 _INVISIBLE = re.compile(r"[\u00ad\ufeff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _BULLETS = {0xF0B7: "•", 0xF0A7: "•", 0xF0D8: "•", 0xF076: "•", 0xF0FC: "✓", 0xF02D: "-"}
 """Of the fonts Symbol and Wingdings, which have no other letters."""
 _CID = re.compile(r"\(cid:[0-9]+\)")
+_NO_LETTER = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufdd0-\ufdef\ufffd\uffff\U000f0000-\U0010ffff]"
+)
 _MAX_GARBAGE = 0.05
 """Share of a page's characters that are none of any script."""
 _PAGE_NUMBER = re.compile(r"\W*(?:\d{1,5}|[ivxlc]{1,7})(?:\s*/\s*\d{1,5})?\W*", re.IGNORECASE)
@@ -63,12 +68,6 @@ class Extracted:
     """Of running heads and page numbers."""
 
 
-def is_right_to_left(text: str) -> bool:
-    """Whether most letters of the text are of a script that is written from right to left."""
-    rtl = len(_RTL.findall(text))
-    return rtl > 0 and 2 * rtl >= sum(map(str.isalpha, text))
-
-
 def extract(pages: list[list[Line]]) -> Extracted:
     """The text of the pages."""
     readable = [page for page in pages if not is_garbage(page)]
@@ -86,25 +85,17 @@ def is_garbage(page: list[Line]) -> bool:
     """Whether the page's fonts do not say which letters it shows."""
     text = "".join(line.text for line in page)
     cids = _CID.findall(text)
-    num_bad = sum(map(len, cids)) + sum(map(_is_no_letter, text))
+    num_bad = sum(map(len, cids)) + len(_NO_LETTER.findall(text.translate(_BULLETS)))
     return num_bad > _MAX_GARBAGE * len(text.replace(" ", ""))
-
-
-def _is_no_letter(char: str) -> bool:
-    code = ord(char)
-    if code < 0x20 or 0x7F <= code < 0xA0 or char == "\ufffd":
-        return char not in "\t\n\r"
-    return unicodedata.category(char) in ("Co", "Cn") and char != _HYPHEN and code not in _BULLETS
 
 
 def _clean(text: str) -> str:
     """A line without leaders, shapes of letters, and characters that are none."""
     text = _CID.sub("", text).translate(_BULLETS)
-    text = "".join(char for char in text if not _is_no_letter(char))
+    text = _NO_LETTER.sub("", text)
     text = _SHAPES.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
     text = _INVISIBLE.sub("", text)
     text = _LEADERS.sub(" ", text)
-    text = _MARK_BETWEEN_SPACES.sub(r"\1 ", text)
     text = _MARK_AFTER_SPACE.sub(r"\1 ", text)
     return _HAN_SPACE.sub("", re.sub(r"[ \t\u00a0]+", " ", text)).strip()
 
@@ -128,7 +119,8 @@ def _without_running(pages: list[list[Line]]) -> tuple[list[list[Line]], int]:
         gone = set()
         for line in edge:
             is_often_here = sum(heights[_height(line) + shift] for shift in (-1, 0, 1)) >= least
-            has_number = offset is not None and number + offset in _numbers(line.text)
+            is_outermost = line in (edge[0], edge[-1])
+            has_number = is_outermost and offset is not None and number + offset in _numbers(line.text)
             is_numbered = is_often_here and (has_number or bool(_PAGE_NUMBER.fullmatch(line.text)))
             if is_numbered or seen[_signature(line, number, offset)] >= least:
                 gone.add(id(line))
@@ -156,8 +148,8 @@ def _signature(line: Line, number: int, offset: int | None) -> tuple[str, int]:
 
 
 def _numbers(text: str) -> set[int]:
-    """Numbers at the start and end of a line, in the digits of any script."""
-    found = re.findall(r"^\W*(\d{1,5})\b|\b(\d{1,5})\W*$", text)
+    """Numbers at the start and end of a line, in the digits of any script; the first one of `3 / 17` and `3 of 17`."""
+    found = re.findall(r"^\W*(\d{1,5})\b|\b(\d{1,5})(?:\s*(?:/|\w{1,4})\s*\d{1,5})?\W*$", text)
     return {int(number) for pair in found for number in pair if number}
 
 
@@ -193,18 +185,12 @@ def _is_reversed(lines: Iterable[str]) -> bool:
     return signs[True] >= _MIN_SIGNS and signs[True] > 3 * signs[False]
 
 
-_LTR_RUN = re.compile(r"[^\u0590-\u08ff\s]*[0-9A-Za-z\u0660-\u0669\u06f0-\u06f9\u00c0-\u024f](?:[^\u0590-\u08ff\n]*[0-9A-Za-z\u0660-\u0669\u06f0-\u06f9\u00c0-\u024f])?")
-_MIRRORED = str.maketrans("()[]{}<>«»", ")(][}{><»«")
-
-
 def _turn(line: str) -> str:
-    """A reversed line in the order of reading: numbers and words of other scripts keep theirs."""
+    """A reversed line in the order of reading."""
     if not _RTL.search(line):
         return line
-    turned = line[::-1].translate(_MIRRORED)
-    turned = _LTR_RUN.sub(lambda found: found[0][::-1].translate(_MIRRORED), turned)
     # A mark follows its letter in either order of the line.
-    return re.sub(r"([\u064b-\u065f\u0670\u05b0-\u05c2]+)([\u05d0-\u05ea\u0620-\u064a\u066e-\u06d3])", r"\2\1", turned)
+    return re.sub(rf"([{_POINTS}]+)([\u05d0-\u05ea\u0620-\u064a\u066e-\u06d3])", r"\2\1", turned(line[::-1]))
 
 
 # --- paragraphs ------------------------------------------------------------------------------------------------------
@@ -235,6 +221,8 @@ def _paragraphs(pages: list[list[Line]]) -> list[list[str]]:
 
 def _starts_paragraph(before: Line, line: Line, leading: float, left: float, right: float, *, is_first: bool) -> bool:
     """Whether a line begins a paragraph; `is_first` on its page."""
+    if before.text[-1] == _HYPHEN:
+        return False
     if _ITEM.match(line.text) or abs(line.size - before.size) > 0.15 * max(line.size, before.size):
         return True
     if is_first:
@@ -258,22 +246,25 @@ def _joined(paragraphs: list[list[str]]) -> list[str]:
     for lines in paragraphs:
         text = lines[0]
         for line in lines[1:]:
-            text += line if _HAN_END.search(text) and _HAN_START.match(line) else f" {line}"
+            if text[-1] in "-\u2010" and text[-2:-1].isalpha() and line[0].isalpha():
+                text = text[:-1] + _HYPHEN
+            is_close = text[-1] == _HYPHEN or (_HAN_END.search(text) and _HAN_START.match(line))
+            text += line if is_close else f" {line}"
         whole.append(text)
     known = Counter(re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", "\n".join(whole)))
     return [_HYPHENATED.sub(lambda found: _without_hyphen(found, known), text).replace(_HYPHEN, "-") for text in whole]
 
 
-_HYPHENATED = re.compile(rf"([^\W\d_]+)(?:{_HYPHEN}|[-\u2010] (?=[^\W\d_]))([^\W\d_]+)")
+_HYPHENATED = re.compile(rf"([^\W\d_]+){_HYPHEN}([^\W\d_]+)")
+_AND = frozenset("und oder bzw sowie and or et ou y o e u och eller og en of ja tai i a".split())
+"""After a hyphen that stands for the rest of a word: Rede- und Glaubensfreiheit."""
 
 
 def _without_hyphen(found: re.Match[str], known: Counter[str]) -> str:
-    """A word that was divided at a line's end: with its hyphen where the text has it so in a line, or a capital follows."""
+    """A word that was divided at a line's end; its hyphen stays where the text has it elsewhere, or a capital follows."""
     joined, hyphenated = found[1] + found[2], f"{found[1]}-{found[2]}"
-    if found[0].isascii() and " " in found[0] and joined not in known:
-        return found[0] if hyphenated not in known else hyphenated
-    if joined in known:
-        return joined
-    if hyphenated in known or (found[2][0].isupper() and not found[1].isupper()):
+    if found[2] in _AND and joined not in known:
+        return f"{found[1]}- {found[2]}"
+    if joined not in known and (hyphenated in known or (found[2][0].isupper() and not found[1].isupper())):
         return hyphenated
     return joined
