@@ -64,7 +64,7 @@ def libreoffice(site: Site) -> Path:
 
 
 def ghostscript(site: Site) -> Path:
-    """LibreOffice's file through PostScript and back."""
+    """LibreOffice's file through PostScript and back, which loses what its letters are."""
     made = libreoffice(site).rename(site.folder / "first.pdf")
     site.run("pdftops", made, "book.ps")
     site.run("gs", "-q", "-dBATCH", "-dNOPAUSE", "-sDEVICE=pdfwrite", "-sOutputFile=book.pdf", "book.ps")
@@ -167,7 +167,7 @@ def main() -> None:
                     print(f"{producer}, {language}: no file", file=sys.stderr)
                     continue
                 label = "\n".join(text.label for text in own)
-                line = {"producer": producer, "language": language, "file": str(made), "label": label}
+                line = {"producer": producer, "language": language, "file": str(made), "label": label, "letters": producer != "Ghostscript"}
                 index.write(json.dumps(line, ensure_ascii=False) + "\n")
                 index.flush()
             print(producer, flush=True)

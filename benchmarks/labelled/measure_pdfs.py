@@ -66,21 +66,26 @@ def main() -> None:
     files = {line["file"]: line for line in lines}
     readers = options.only or list(READERS)
     scores: dict[str, dict[str, Score]] = {name: defaultdict(Score) for name in readers}
-    seconds = dict.fromkeys(readers, 0.0)
+    seconds, refused = dict.fromkeys(readers, 0.0), dict.fromkeys(readers, 0)
     for file, line in files.items():
         for name in readers:
             start = _seconds()
             text = READERS[name](options.pdfs.parent / file)
             seconds[name] += _seconds() - start
+            if not line["letters"]:
+                refused[name] += not text
+                continue
             one = score(line["label"], text)
             for key in (f"{line['language']}, {line['producer']}", f"language {line['language']}", line["producer"], "all"):
                 scores[name][key].add(one)
     result = {
         "files": len(files),
+        "files without letters": sum(not line["letters"] for line in files.values()),
         "versions": {name: importlib.metadata.version(name) for name in ("pypdfium2", "pypdf")},
         "readers": {
             name: {
                 "seconds": round(seconds[name], 2),
+                "refused without letters": refused[name],
                 "scores": {
                     key: {"recall": round(one.recall, 4), "surplus": round(one.surplus, 4), "words": one.label}
                     for key, one in sorted(scores[name].items())

@@ -17,9 +17,8 @@ from sovereign.lake.codings import read_content
 from sovereign.lake.decoding import decode
 from sovereign.lake.notices import file_name, read_notice
 from sovereign.lake.opening import open_expanded
-from sovereign.lake.pdf import pdf_text
 from sovereign.lake.records import NOTICE, Record, Report, SourceFile, Unreadable
-from sovereign.lake.texts import html_text
+from sovereign.lake.texts import html_text, pdf_document
 from sovereign.urls import parse_address
 
 _BLOCK_BYTES = 2**18
@@ -215,7 +214,7 @@ def _page_text(content: bytes, content_type: str, file: SourceFile, report: Repo
         case "text/plain":
             return decode(content, source.language, encoding=source.encoding, declared=charset)
         case "application/pdf":
-            return pdf_text(content)
+            return pdf_document(content, file.name, report)
         case _:
             raise Unreadable("WARC record that is no text")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import cache
 
 RTL = "\u0590-\u065f\u066a-\u06ef\u06fa-\u08ff\ufb1d-\ufdff\ufe70-\ufeff"
 """Letters and marks of scripts that are written from right to left, for a set of a regular expression."""
@@ -42,6 +43,8 @@ class Letter:
 
 def is_right_to_left(text: str) -> bool:
     """Whether most letters of the text are of a script that is written from right to left."""
+    if text.isascii():
+        return False
     rtl = len(_RTL_LETTER.findall(text))
     return rtl > 0 and 2 * rtl >= sum(map(str.isalpha, text))
 
@@ -99,6 +102,7 @@ def _is_between_runs(first: Letter, before: Letter, after: Letter) -> bool:
     return distance > _JUMP * (before.right - before.left + after.right - after.left) + 0.1 * before.height
 
 
+@cache
 def _kind(char: str) -> str:
     """The direction of a letter; empty for a character that has none, which is a run of its own."""
     if _RTL_LETTER.match(char):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import unicodedata
 from collections.abc import Iterator
 from typing import Any
@@ -11,9 +12,11 @@ from sovereign.lake.pdforder import Letter, is_right_to_left, reading_order
 from sovereign.lake.pdftext import Line
 from sovereign.lake.records import Unreadable
 
-_NO_LETTER, _HYPHEN = 0xFFFD, 0xFFFE
-"""What PDFium cannot tell; what it puts for a hyphen at a line's end."""
-_SAMPLE = 16
+_NO_LETTER = "\ufffd"
+_SAMPLE = 64
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LINE = re.compile("[^\r\n\ufffe]+\ufffe?")
+"""U+FFFE is what PDFium puts for a hyphen at a line's end."""
 
 
 def read_pages(data: bytes) -> Iterator[tuple[int, int, list[Line]]]:
@@ -70,45 +73,39 @@ class _PageReader:
         self._box = pdfium.FS_RECTF()
 
     def read(self) -> list[Line]:
-        codes = self._codes()
-        lines, start = [], 0
-        for place, code in enumerate([*codes, 10]):
-            if code in (10, 13, _HYPHEN):  # behind a hyphen PDFium goes on with the next line, or the page number
-                if line := self._line(codes, start, place + (code == _HYPHEN)):
-                    lines.append(line)
-                start = place + 1
-        return lines
+        text = self._text()
+        # After a hyphen PDFium continues with the next line, or with the page number.
+        return [line for found in _LINE.finditer(text) if (line := self._line(found[0], found.start()))]
 
-    def _codes(self) -> list[int]:
-        """The page's characters; U+FFFD where the font does not say which one it is."""
-        get, page, num_chars = self._pdfium.FPDFText_GetUnicode, self._page, self._pdfium.FPDFText_CountChars(self._page)
+    def _text(self) -> str:
+        """A character for each of PDFium's; U+FFFD where the font does not say which one it is."""
+        page, num_chars = self._page, self._pdfium.FPDFText_CountChars(self._page)
         buffer = (ctypes.c_ushort * (num_chars + 1))()
         num_units = self._pdfium.FPDFText_GetText(page, 0, num_chars, buffer) - 1
-        codes = buffer[:num_chars] if num_units == num_chars else [get(page, place) for place in range(num_chars)]
+        text = bytes(buffer)[: 2 * num_units].decode("utf-16-le", "surrogatepass")
+        if len(text) != num_chars:
+            text = "".join(chr(self._pdfium.FPDFText_GetUnicode(page, place)) for place in range(num_chars))
         has_error = self._pdfium.FPDFText_HasUnicodeMapError  # a call for each character would take most of the time
-        firsts = {code: place for place, code in reversed(list(enumerate(codes)))}
-        sample = {*firsts.values(), *range(0, num_chars, _SAMPLE)}
-        doubtful = {codes[place] for place in sample if has_error(page, place) == 1}
+        sample = {*map(text.index, set(text)), *range(0, num_chars, _SAMPLE)}
+        doubtful = {text[place] for place in sample if has_error(page, place) == 1}
         if not doubtful:
-            return codes
-        return [
-            _NO_LETTER if code in doubtful and has_error(page, place) == 1 else code for place, code in enumerate(codes)
-        ]
+            return text
+        return "".join(
+            _NO_LETTER if char in doubtful and has_error(page, place) == 1 else char for place, char in enumerate(text)
+        )
 
-    def _line(self, codes: list[int], start: int, stop: int) -> Line | None:
-        while start < stop and codes[start] <= 32:
-            start += 1
-        while stop > start and codes[stop - 1] <= 32:
-            stop -= 1
-        if start == stop:
+    def _line(self, text: str, start: int) -> Line | None:
+        start += len(text) - len(text.lstrip())
+        text = text.strip()
+        if not text:
             return None
-        text = bytes_to_text(codes[start:stop])
-        rtl = is_right_to_left(text)
-        if rtl and len(text) == stop - start:
+        first, last = self._rectangle(start), self._rectangle(start + len(text) - 1)
+        if is_right_to_left(text):
             text = self._reordered(text, start)
-        first, last = self._rectangle(start), self._rectangle(stop - 1)
         size = self._pdfium.FPDFText_GetFontSize(self._page, start)
         height = max(first[3] - first[2], 1.0)
+        if _SURROGATE.search(text):
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         return Line(text, min(first[0], last[0]), max(first[1], last[1]), (first[2] + first[3]) / 2, height, size)
 
     def _rectangle(self, place: int) -> tuple[float, float, float, float]:
@@ -132,10 +129,3 @@ class _PageReader:
         pointers = map(ctypes.byref, (left, right, bottom, top))
         self._pdfium.FPDFText_GetCharBox(self._page, place, *pointers)
         return left.value, right.value
-
-
-def bytes_to_text(codes: list[int]) -> str:
-    """The text of UTF-16 code units or code points, as PDFium gives them."""
-    if not any(0xD800 <= code < 0xE000 for code in codes):
-        return "".join(map(chr, codes))
-    return "".join(map(chr, codes)).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -23,6 +23,7 @@ _HAN = r"\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U0002
 _HAN_SPACE = re.compile(rf"(?<=[{_HAN}]) +(?=[{_HAN}])")
 _HAN_END = re.compile(rf"[{_HAN}]$")
 _HAN_START = re.compile(rf"[{_HAN}]")
+_DOTS = re.compile(r"[.·․‥…_]\s?[.·․‥…_]")
 _LEADERS = re.compile(r"(?:\s*[.·․‥…_]){4,}\s*|(?:\s[.·․‥…]){3,}\s*")
 _SHAPES = re.compile(r"[\ufb00-\ufb06\ufb13-\ufb17\ufb1d-\ufdcf\ufdf0-\ufdfc\ufe70-\ufefc\u2e80-\u2fdf]+")
 """Ligatures, shapes of letters, and radicals that stand for Han characters."""
@@ -37,9 +38,12 @@ _NO_LETTER = re.compile(
 )
 _MAX_GARBAGE = 0.05
 """Share of a page's characters that are none of any script."""
+_MAX_NOTHING = 0.3
+"""Share of those that the font has no picture for."""
 _PAGE_NUMBER = re.compile(r"\W*(?:\d{1,5}|[ivxlc]{1,7})(?:\s*/\s*\d{1,5})?\W*", re.IGNORECASE)
 """A line with nothing else."""
 _EDGE_LINES = 2
+_MAX_RUNNING_CHARS = 200
 _ENDS = ".!?:;؟。！？：…։।॥”»"
 _ITEM = re.compile(r"^(?:[•◦▪‣●○■–—*-]\s|\(?[0-9]{1,3}[.)]\s|\(?[a-z][.)]\s)")
 
@@ -71,8 +75,7 @@ class Extracted:
 def extract(pages: list[list[Line]]) -> Extracted:
     """The text of the pages."""
     readable = [page for page in pages if not is_garbage(page)]
-    clean = [[replace(line, text=_clean(line.text)) for line in page] for page in readable]
-    clean = [[line for line in page if line.text] for page in clean]
+    clean = [[replace(line, text=text) for line in page if (text := _clean(line.text))] for page in readable]
     kept, left_out = _without_running(clean)
     if _is_reversed(line.text for page in kept for line in page):
         kept = [[replace(line, text=_turn(line.text)) for line in page] for page in kept]
@@ -85,19 +88,21 @@ def is_garbage(page: list[Line]) -> bool:
     """Whether the page's fonts do not say which letters it shows."""
     text = "".join(line.text for line in page)
     cids = _CID.findall(text)
-    num_bad = sum(map(len, cids)) + len(_NO_LETTER.findall(text.translate(_BULLETS)))
+    num_nothing = text.count("\0")  # what a font has no picture for: the page shows nothing there either
+    num_bad = sum(map(len, cids)) + len(_NO_LETTER.findall(text.translate(_BULLETS))) - num_nothing
+    if num_nothing > _MAX_NOTHING * len(text):
+        return True
     return num_bad > _MAX_GARBAGE * len(text.replace(" ", ""))
 
 
 def _clean(text: str) -> str:
     """A line without leaders, shapes of letters, and characters that are none."""
-    text = _CID.sub("", text).translate(_BULLETS)
-    text = _NO_LETTER.sub("", text)
-    text = _SHAPES.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
-    text = _INVISIBLE.sub("", text)
-    text = _LEADERS.sub(" ", text)
-    text = _MARK_AFTER_SPACE.sub(r"\1 ", text)
-    return _HAN_SPACE.sub("", re.sub(r"[ \t\u00a0]+", " ", text)).strip()
+    text = _NO_LETTER.sub("", _CID.sub("", text).translate(_BULLETS))
+    if not text.isascii():
+        text = _SHAPES.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
+        text = _MARK_AFTER_SPACE.sub(r"\1 ", _INVISIBLE.sub("", text))
+        text = _HAN_SPACE.sub("", text)
+    return " ".join((_LEADERS.sub(" ", text) if _DOTS.search(text) else text).split())
 
 
 # --- what stands on every page ---------------------------------------------------------------------------------------
@@ -126,7 +131,7 @@ def _without_running(pages: list[list[Line]]) -> tuple[list[list[Line]], int]:
                 gone.add(id(line))
                 num_left_out += len(line.text.split())
         kept.append([line for line in page if id(line) not in gone])
-    return kept, num_left_out
+    return (kept, num_left_out) if any(kept) else (pages, 0)
 
 
 def _height(line: Line) -> int:

@@ -57,6 +57,8 @@ class Report:
     """Documents whose `collected_at` is not ISO 8601, and null in the lake."""
     extraction: Counter[str] = field(default_factory=Counter)
     """What readers of pages and PDF files kept and left out: words of pages, words and pages of PDF files."""
+    watch: Callable[[str, int, int, str], None] | None = field(default=None, compare=False)
+    """Called by a reader that is long at one file: its name, how much was done, of how much, of what."""
 
     def skip(self, where: str, reason: str, count: int = 1) -> None:
         """Count `count` records that cannot be read."""

@@ -38,9 +38,27 @@ def read_html(file: SourceFile, report: Report) -> Iterator[Record]:
     yield file.name, {"text": text, NOTICE: read_notice((), data)}
 
 
-def read_pdf(file: SourceFile, _report: Report) -> Iterator[Record]:
+def read_pdf(file: SourceFile, report: Report) -> Iterator[Record]:
     """A PDF file."""
-    yield file.name, {"text": pdf_text(read_whole(file.path, file.name, records.MAX_FILE_BYTES))}
+    data = read_whole(file.path, file.name, records.MAX_FILE_BYTES)
+    yield file.name, {"text": pdf_document(data, file.name, report)}
+
+
+def pdf_document(data: bytes, name: str, report: Report) -> str:
+    """The text of a PDF file; the report counts the pages and words that were kept and left out.
+
+    Args: `name` is the file's, for people.
+
+    Raises:
+        Unreadable, SourceError: see `pdf_text`.
+    """
+    watch = report.watch
+    found = pdf_text(data, None if watch is None else lambda done, total: watch(name, done, total, "pages"))
+    report.extraction["PDF pages kept"] += found.num_pages - found.pages_without_letters
+    report.extraction["PDF pages left out, without letters"] += found.pages_without_letters
+    report.extraction["PDF words kept"] += found.num_words
+    report.extraction["PDF words left out"] += found.words_left_out
+    return found.text
 
 
 def html_text(
