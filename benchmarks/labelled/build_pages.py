@@ -56,7 +56,9 @@ class Site:
         return done.stdout
 
     def pandoc(self, text: Text, to: str, *options: str, with_title: bool = True) -> str:
-        return self.run("pandoc", "-f", "html", "-t", to, "--wrap=auto", *options, stdin=text.to_html(with_title=with_title))
+        return self.run(
+            "pandoc", "-f", "html", "-t", to, "--wrap=auto", *options, stdin=text.to_html(with_title=with_title)
+        )
 
     def write(self, name: str, content: str) -> Path:
         path = self.folder / name
@@ -97,7 +99,9 @@ def sphinx(site: Site, theme: str) -> Made:
     names = "\n   ".join(text.name for text in site.texts)
     site.write("index.rst", f"Handbook\n========\n\n.. toctree::\n\n   {names}\n")
     language = {"zh": "zh_CN"}.get(site.language, site.language)
-    site.write("conf.py", f"project = 'Handbook'\nauthor = 'A. Author'\nlanguage = '{language}'\nhtml_theme = '{theme}'\n")
+    site.write(
+        "conf.py", f"project = 'Handbook'\nauthor = 'A. Author'\nlanguage = '{language}'\nhtml_theme = '{theme}'\n"
+    )
     site.run("sphinx-build", "-q", ".", "out")
     for text in site.texts:
         yield text.name, site.folder / "out" / f"{text.name}.html"
@@ -108,7 +112,10 @@ def mkdocs(site: Site, theme: str) -> Made:
         site.write(f"docs/{text.name}.md", site.pandoc(text, "gfm"))
     site.write("docs/index.md", "# Handbook\n")
     language = f"\n  language: {site.language}" if theme == "material" else ""
-    site.write("mkdocs.yml", f"site_name: Handbook\ncopyright: Copyright 2020 A. Author\ntheme:\n  name: {theme}{language}\nuse_directory_urls: false\n")
+    site.write(
+        "mkdocs.yml",
+        f"site_name: Handbook\ncopyright: Copyright 2020 A. Author\ntheme:\n  name: {theme}{language}\nuse_directory_urls: false\n",
+    )
     site.run("mkdocs", "build", "-q", "-d", "out")
     for text in site.texts:
         yield text.name, site.folder / "out" / f"{text.name}.html"
@@ -119,7 +126,10 @@ def pelican(site: Site, theme: str) -> Made:
         head = f"Title: {text.title}\nDate: 2020-01-02\nCategory: News\nTags: one, two\nSlug: {text.name}\n\n"
         site.write(f"content/{text.name}.md", head + site.pandoc(text, "gfm", with_title=False))
     links = "LINKS = (('Python', 'https://example.org/'),)\nSOCIAL = (('Feed', 'https://example.org/feed'),)\n"
-    site.write("conf.py", f"AUTHOR = 'A. Author'\nSITENAME = 'Our weblog'\nPATH = 'content'\nTHEME = '{theme}'\nDEFAULT_LANG = '{site.language}'\n{links}")
+    site.write(
+        "conf.py",
+        f"AUTHOR = 'A. Author'\nSITENAME = 'Our weblog'\nPATH = 'content'\nTHEME = '{theme}'\nDEFAULT_LANG = '{site.language}'\n{links}",
+    )
     site.run("pelican", "content", "-o", "out", "-s", "conf.py", "-q")
     for text in site.texts:
         yield text.name, site.folder / "out" / f"{text.name}.html"
@@ -141,7 +151,10 @@ def hexo(site: Site) -> Made:
     names = [path.name for kind in ("theme", "renderer", "generator") for path in site.node.glob(f"hexo-{kind}-*")]
     site.write("package.json", json.dumps({"hexo": {"version": ""}, "dependencies": dict.fromkeys(names, "*")}))
     (site.folder / "node_modules").symlink_to(site.node)
-    site.write("_config.yml", f"title: Our weblog\nauthor: A. Author\nlanguage: {site.language}\nurl: http://example.org\ntheme: landscape\npermalink: :title/\n")
+    site.write(
+        "_config.yml",
+        f"title: Our weblog\nauthor: A. Author\nlanguage: {site.language}\nurl: http://example.org\ntheme: landscape\npermalink: :title/\n",
+    )
     for text in site.texts:
         head = f"---\ntitle: {json.dumps(text.title)}\ndate: 2020-01-02\ntags: [one, two]\ncategories: news\n---\n\n"
         site.write(f"source/_posts/{text.name}.md", head + site.pandoc(text, "gfm", with_title=False))
@@ -165,7 +178,11 @@ def vitepress(site: Site) -> Made:
 
 def asciidoctor(site: Site) -> Made:
     for text in site.texts:
-        path = site.write(f"{text.name}.adoc", f"= {text.title}\nA. Author <a@example.org>\n:toc:\n\n" + site.pandoc(text, "asciidoctor", with_title=False))
+        path = site.write(
+            f"{text.name}.adoc",
+            f"= {text.title}\nA. Author <a@example.org>\n:toc:\n\n"
+            + site.pandoc(text, "asciidoctor", with_title=False),
+        )
         site.run("asciidoctor", path)
         yield text.name, path.with_suffix(".html")
 
@@ -182,7 +199,9 @@ def groff(site: Site) -> Made:
     if site.language == "ko":
         return
     for text in site.texts:
-        path = site.write(f"{text.name}.1", site.pandoc(text, "man", "-s", "-M", f"title={text.name}", "-M", "section=1"))
+        path = site.write(
+            f"{text.name}.1", site.pandoc(text, "man", "-s", "-M", f"title={text.name}", "-M", "section=1")
+        )
         yield text.name, site.write(f"{text.name}.html", site.run("groff", "-Dutf8", "-Kutf8", "-Thtml", "-man", path))
 
 
@@ -192,7 +211,14 @@ def libreoffice(site: Site) -> Made:
         site.run("pandoc", source, "-o", f"{text.name}.odt")
         source.unlink()
     profile = f"-env:UserInstallation=file://{site.folder}/profile"
-    site.run("soffice", profile, "--headless", "--convert-to", "html:HTML (StarWriter):EmbedImages,UTF8", *[f"{text.name}.odt" for text in site.texts])
+    site.run(
+        "soffice",
+        profile,
+        "--headless",
+        "--convert-to",
+        "html:HTML (StarWriter):EmbedImages,UTF8",
+        *[f"{text.name}.odt" for text in site.texts],
+    )
     for text in site.texts:
         yield text.name, site.folder / f"{text.name}.html"
 
@@ -217,8 +243,18 @@ def mediawiki(site: Site, skin: str) -> Made:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         server = f"127.0.0.1:{probe.getsockname()[1]}"
-    options = ["--dbtype=sqlite", f"--dbpath={site.folder}/db", f"--confpath={site.folder}", f"--server=http://{server}"]
-    options += ["--scriptpath=", "--pass=a long passphrase 1", "--skins=Vector,MonoBook,Timeless", f"--lang={site.language}"]
+    options = [
+        "--dbtype=sqlite",
+        f"--dbpath={site.folder}/db",
+        f"--confpath={site.folder}",
+        f"--server=http://{server}",
+    ]
+    options += [
+        "--scriptpath=",
+        "--pass=a long passphrase 1",
+        "--skins=Vector,MonoBook,Timeless",
+        f"--lang={site.language}",
+    ]
     site.run("php", root / "maintenance/install.php", *options, "Our wiki", "Admin")
     with settings.open("a") as file:
         file.write(f"$wgDefaultSkin = '{skin}'; $wgMainCacheType = CACHE_NONE; $wgUseInstantCommons = false;\n")
@@ -252,7 +288,10 @@ def _fetch(address: str) -> str:
 def doxygen(site: Site) -> Made:
     for text in site.texts:
         site.write(f"{text.name}.md", site.pandoc(text, "gfm"))
-    site.write("Doxyfile", "PROJECT_NAME=Handbook\nINPUT=.\nFILE_PATTERNS=*.md\nGENERATE_LATEX=NO\nGENERATE_TREEVIEW=YES\nQUIET=YES\nWARNINGS=NO\n")
+    site.write(
+        "Doxyfile",
+        "PROJECT_NAME=Handbook\nINPUT=.\nFILE_PATTERNS=*.md\nGENERATE_LATEX=NO\nGENERATE_TREEVIEW=YES\nQUIET=YES\nWARNINGS=NO\n",
+    )
     site.run("doxygen")
     for text in site.texts:
         name = text.name.replace("_", "__").replace("-", "_")

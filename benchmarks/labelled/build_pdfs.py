@@ -45,7 +45,9 @@ def chromium(site: Site) -> Path:
     page = site.write("book.html", _book(site))
     out = site.folder / "book.pdf"
     profile = f"--user-data-dir={site.folder}/profile"
-    site.run("chromium", "--headless=new", "--no-sandbox", "--disable-gpu", profile, f"--print-to-pdf={out}", page.as_uri())
+    site.run(
+        "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", profile, f"--print-to-pdf={out}", page.as_uri()
+    )
     return out
 
 
@@ -95,8 +97,15 @@ def _tex(site: Site, engine: str) -> Path:
         setup = f"\\usepackage{{fontspec}}\\setmainfont{{{font}}}\\usepackage[{names[site.language]}]{{babel}}"
     else:
         setup = f'\\usepackage{{fontspec}}\\setmainfont{{{font}}}\\XeTeXlinebreaklocale "{site.language}"\\XeTeXlinebreakskip=0pt plus 1pt'
-    extra = "\\usepackage{hyperref}\\usepackage{longtable,booktabs,array,calc}\\usepackage{xcolor}" if site.language not in RIGHT_TO_LEFT else ""
-    site.write("book.tex", f"\\documentclass{{book}}{setup}{extra}\\begin{{document}}\\tableofcontents\n{body}\\end{{document}}")
+    extra = (
+        "\\usepackage{hyperref}\\usepackage{longtable,booktabs,array,calc}\\usepackage{xcolor}"
+        if site.language not in RIGHT_TO_LEFT
+        else ""
+    )
+    site.write(
+        "book.tex",
+        f"\\documentclass{{book}}{setup}{extra}\\begin{{document}}\\tableofcontents\n{body}\\end{{document}}",
+    )
     for _ in range(2):
         site.run(engine, "-interaction=nonstopmode", "book.tex", check=False)
     return site.folder / "book.pdf"
@@ -112,7 +121,8 @@ def groff(site: Site) -> Path:
 def fop(site: Site) -> Path:
     """DocBook by the XSL stylesheets and Apache FOP, with its own fonts."""
     chapters = "".join(
-        f"<chapter>{site.pandoc(text, 'docbook4', '--top-level-division=chapter').partition('>')[2]}" for text in site.texts
+        f"<chapter>{site.pandoc(text, 'docbook4', '--top-level-division=chapter').partition('>')[2]}"
+        for text in site.texts
     )
     site.write("book.xml", f'<?xml version="1.0"?><book lang="{site.language}"><title>Book</title>{chapters}</book>')
     sheet = "/usr/share/xml/docbook/stylesheet/docbook-xsl/fo/docbook.xsl"
@@ -167,7 +177,13 @@ def main() -> None:
                     print(f"{producer}, {language}: no file", file=sys.stderr)
                     continue
                 label = "\n".join(text.label for text in own)
-                line = {"producer": producer, "language": language, "file": str(made), "label": label, "letters": producer != "Ghostscript"}
+                line = {
+                    "producer": producer,
+                    "language": language,
+                    "file": str(made),
+                    "label": label,
+                    "letters": producer != "Ghostscript",
+                }
                 index.write(json.dumps(line, ensure_ascii=False) + "\n")
                 index.flush()
             print(producer, flush=True)

@@ -76,7 +76,12 @@ def main() -> None:
                 refused[name] += not text
                 continue
             one = score(line["label"], text)
-            for key in (f"{line['language']}, {line['producer']}", f"language {line['language']}", line["producer"], "all"):
+            for key in (
+                f"{line['language']}, {line['producer']}",
+                f"language {line['language']}",
+                line["producer"],
+                "all",
+            ):
                 scores[name][key].add(one)
     result = {
         "files": len(files),

@@ -31,6 +31,11 @@ _NAVIGATION_NAMES = frozenset(
     "headerlink editlink lastupdated sourcelink".split()
 )
 """Names (`class`, `id`) of elements that are no text of the page, without `-` and `_`."""
+_NAVIGATION_WORDS = frozenset(
+    "navbar navigation breadcrumb breadcrumbs pagination cookie cookies consent gdpr sharedaddy advert advertisement "
+    "newsletter".split()
+)
+"""Words of such names."""
 _LINKING_NAMES = frozenset("menu sidebar header footer tags meta links byline categories widget aside".split())
 """Those of elements that are left out where links are most of their text."""
 _LINKING_TAGS = frozenset({"aside", "footer"})
@@ -70,7 +75,8 @@ def main_text(page: str) -> MainText:
     root = parse(page)
     left_out = _clear_what_is_no_text(root)
     survey = _Survey(root)
-    places = _Places(_mains(root, survey), set(_navigation(root, survey)))
+    navigation = set(_navigation(root, survey))
+    places = _Places(_mains(root, navigation, survey), navigation)
     blocks = BlockReader(root).read()
     own = [block for block in blocks if places.is_own(block.element)]
     kept = _without_links(own) or _without_links(blocks)
@@ -113,9 +119,10 @@ def _is_sign(element: Any) -> bool:
 
 
 def _names(element: Any) -> set[str]:
-    """The names of an element, whole and, where they have two or more words, their words' joined form."""
+    """The names of an element without `-` and `_`; a name of several words that has one of `_NAVIGATION_WORDS` as that."""
     given = f"{element.get('class') or ''} {element.get('id') or ''}".lower().split()
-    return {"".join(_WORD_OF_NAME.findall(name)) for name in given[:20]}
+    words = [_WORD_OF_NAME.findall(name) for name in given[:20]]
+    return {"".join(name) for name in words} | {word for name in words for word in name if word in _NAVIGATION_WORDS}
 
 
 class _Survey:
@@ -162,14 +169,18 @@ class _Survey:
         return linked > 0 and 2 * linked >= whole
 
 
-def _mains(root: Any, survey: _Survey) -> set[Any]:
+def _mains(root: Any, navigation: set[Any], survey: _Survey) -> set[Any]:
     """The elements that are the page's main part, if it names any that have a good share of its text."""
-    for names in (("main",), ("article",)):
-        named = {one for one in root.iter() if one.tag in names or one.get("role") in names}
-        outer = {one for one in named if not any(parent in named for parent in one.iterancestors())}
-        if sum(map(survey.unlinked_chars, outer)) > _MIN_MAIN_SHARE * survey.unlinked_chars(root):
+    whole = survey.unlinked_chars(root) - sum(map(survey.unlinked_chars, _outermost(navigation)))
+    for name in ("main", "article"):
+        outer = _outermost({one for one in root.iter() if one.tag == name or one.get("role") == name})
+        if outer and sum(map(survey.unlinked_chars, outer)) >= _MIN_MAIN_SHARE * whole:
             return outer
     return set()
+
+
+def _outermost(elements: set[Any]) -> set[Any]:
+    return {one for one in elements if not any(parent in elements for parent in one.iterancestors())}
 
 
 def _navigation(root: Any, survey: _Survey) -> Iterator[Any]:

@@ -169,10 +169,10 @@ def _read(data: bytes, max_bytes: int) -> PdfText:
             told = time.monotonic()
     found = extract(pages)
     if not found.text:
-        raise Unreadable("PDF whose fonts do not say their letters" if found.pages_without_letters else "PDF without text")
-    return PdfText(
-        found.text, len(pages), found.pages_without_letters, count_words(found.text), found.words_left_out
-    )
+        raise Unreadable(
+            "PDF whose fonts do not say their letters" if found.pages_without_letters else "PDF without text"
+        )
+    return PdfText(found.text, len(pages), found.pages_without_letters, count_words(found.text), found.words_left_out)
 
 
 if __name__ == "__main__":

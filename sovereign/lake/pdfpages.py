@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from sovereign.lake.records import Unreadable
 
 _NO_LETTER = "\ufffd"
 _SAMPLE = 64
+_ANGLES = 7
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LINE = re.compile("[^\r\n\ufffe]+\ufffe?")
 """U+FFFE is what PDFium puts for a hyphen at a line's end."""
@@ -53,6 +55,11 @@ def _lines(document: Any, number: int) -> list[Line]:
         return []  # an empty or damaged page between others
     try:
         text_page = page.get_textpage()
+        upright = _PageReader(text_page.raw).upright()
+        if upright != page.get_rotation():
+            text_page.close()
+            page.set_rotation(upright)
+            text_page = page.get_textpage()
     except pypdfium2.PdfiumError:
         page.close()
         return []
@@ -71,6 +78,16 @@ class _PageReader:
 
         self._page, self._pdfium = text_page, pdfium
         self._box = pdfium.FS_RECTF()
+
+    def upright(self) -> int:
+        """The rotation of the page, in degrees, at which most of its text stands upright."""
+        num_chars = self._pdfium.FPDFText_CountChars(self._page)
+        turns = [
+            round(angle / (math.pi / 2)) % 4
+            for place in range(0, num_chars, max(num_chars // _ANGLES, 1))
+            if (angle := self._pdfium.FPDFText_GetCharAngle(self._page, place)) >= 0
+        ]
+        return 90 * max(sorted(set(turns)), key=turns.count) if turns else 0
 
     def read(self) -> list[Line]:
         text = self._text()

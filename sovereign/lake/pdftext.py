@@ -116,7 +116,7 @@ def _without_running(pages: list[list[Line]]) -> tuple[list[list[Line]], int]:
     offset = _offset(edges)
     heights = Counter(_height(line) for page in edges for line in page)
     seen = Counter(
-        one for number, page in enumerate(edges) for one in {_signature(line, number, offset) for line in page}
+        one for number, page in enumerate(edges) for one in {_signature(line, number, offset, page) for line in page}
     )
     least = 2 if len(pages) < 6 else 3
     kept, num_left_out = [], 0
@@ -127,7 +127,7 @@ def _without_running(pages: list[list[Line]]) -> tuple[list[list[Line]], int]:
             is_outermost = line in (edge[0], edge[-1])
             has_number = is_outermost and offset is not None and number + offset in _numbers(line.text)
             is_numbered = is_often_here and (has_number or bool(_PAGE_NUMBER.fullmatch(line.text)))
-            if is_numbered or seen[_signature(line, number, offset)] >= least:
+            if is_numbered or seen[_signature(line, number, offset, edge)] >= least:
                 gone.add(id(line))
                 num_left_out += len(line.text.split())
         kept.append([line for line in page if id(line) not in gone])
@@ -144,10 +144,10 @@ def _edges(page: list[Line]) -> list[Line]:
     return by_height if len(page) <= 2 * _EDGE_LINES else by_height[:_EDGE_LINES] + by_height[-_EDGE_LINES:]
 
 
-def _signature(line: Line, number: int, offset: int | None) -> tuple[str, int]:
-    """The same for lines that differ in the number of their page only and stand at one height."""
+def _signature(line: Line, number: int, offset: int | None, edge: list[Line]) -> tuple[str, int]:
+    """The same for lines at one height that differ in nothing; the outermost may differ in the number of their page."""
     text = line.text.casefold()
-    if offset is not None:
+    if offset is not None and line in (edge[0], edge[-1]):
         text = re.sub(r"\d+", lambda found: "#" if int(found[0][:9]) == number + offset else found[0], text)
     return text, round(line.middle / 8)
 
@@ -161,7 +161,9 @@ def _numbers(text: str) -> set[int]:
 def _offset(edges: list[list[Line]]) -> int | None:
     """What is to be added to a page's place to get its printed number, where at least half of the pages have one."""
     offsets = Counter(
-        number - place for place, page in enumerate(edges) for number in {n for line in page for n in _numbers(line.text)}
+        number - place
+        for place, page in enumerate(edges)
+        for number in {one for line in (page[:1] + page[-1:]) for one in _numbers(line.text)}
     )
     if not offsets:
         return None
@@ -171,9 +173,11 @@ def _offset(edges: list[list[Line]]) -> int | None:
 
 # --- the order of reading --------------------------------------------------------------------------------------------
 
-_ONLY_AT_END = frozenset("ךםןףץ" "ةى" "ےں")
+_ONLY_AT_END = frozenset("ךםןףץةىےں")
 """Letters that Hebrew, Arabic and Urdu write at the end of a word only."""
-_FREQUENT = frozenset("في من على إلى أن التي هذا است در به از این که را با برای کے کی میں ہے اور של את על לא הוא זה עם".split())
+_FREQUENT = frozenset(
+    "في من على إلى أن التي هذا است در به از این که را با برای کے کی میں ہے اور של את על לא הוא זה עם".split()
+)
 _MIN_SIGNS = 5
 
 
@@ -231,7 +235,9 @@ def _starts_paragraph(before: Line, line: Line, leading: float, left: float, rig
     if _ITEM.match(line.text) or abs(line.size - before.size) > 0.15 * max(line.size, before.size):
         return True
     if is_first:
-        return before.text[-1] in _ENDS or line.text[0].isupper() != before.text[-1].isupper() and line.text[0].isupper()
+        return (
+            before.text[-1] in _ENDS or line.text[0].isupper() != before.text[-1].isupper() and line.text[0].isupper()
+        )
     gap = before.middle - line.middle
     if gap > 1.3 * leading:
         return True
@@ -242,7 +248,9 @@ def _starts_paragraph(before: Line, line: Line, leading: float, left: float, rig
         is_short, is_indented = before.left - left > 0.2 * width, before.right - line.right > 0.8 * line.size
     else:
         is_short, is_indented = right - before.right > 0.2 * width, line.left - before.left > 0.8 * line.size
-    return (is_short and before.text[-1] in _ENDS) or (is_indented and not _ITEM.match(before.text) and before.text[-1] in _ENDS)
+    return (is_short and before.text[-1] in _ENDS) or (
+        is_indented and not _ITEM.match(before.text) and before.text[-1] in _ENDS
+    )
 
 
 def _joined(paragraphs: list[list[str]]) -> list[str]:
