@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from sources import Text, declarations, help_texts  # noqa: E402  (a script beside it)
+from sources import Text, declarations, help_texts
 
 Made = Iterator[tuple[str, Path]]
 """Name of each text, and its page."""

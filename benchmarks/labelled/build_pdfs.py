@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from build_pages import Site  # noqa: E402
-from sources import Text, declarations, help_texts  # noqa: E402
+from build_pages import Site
+from sources import Text, declarations, help_texts
 
 FONTS = {
     "he": "Noto Sans Hebrew", "ar": "Amiri", "fa": "Amiri", "zh": "Noto Sans CJK SC", "ja": "Noto Sans CJK JP",

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from score import Score, score  # noqa: E402  (a script beside it)
+from score import Score, score
 
 
 def ours(path: Path) -> str:

@@ -19,24 +19,111 @@ from sovereign.lake.htmltree import Block, BlockReader, count_words, is_block, n
 from sovereign.lake.records import Unreadable
 
 _NAVIGATION_ROLES = frozenset(
-    "navigation banner contentinfo search complementary menu menubar toolbar tablist dialog alertdialog directory "
-    "doc-toc doc-pagelist doc-index".split()
+    [
+        "navigation",
+        "banner",
+        "contentinfo",
+        "search",
+        "complementary",
+        "menu",
+        "menubar",
+        "toolbar",
+        "tablist",
+        "dialog",
+        "alertdialog",
+        "directory",
+        "doc-toc",
+        "doc-pagelist",
+        "doc-index",
+    ]
 )
 _NAVIGATION_NAMES = frozenset(
-    "nav navbar navigation navheader navfooter breadcrumb breadcrumbs pagination pager paginator prevnext postnav "
-    "sphinxsidebar sphinxsidebarwrapper toc tableofcontents catlinks printfooter mweditsection mwjumplink colophon "
-    "skiplink skiptocontent screenreadertext visuallyhidden sronly noprint cookie cookies consent gdpr share sharing "
-    "sharedaddy social related relatedposts advert adverts advertisement ads sponsor newsletter subscribe sitefooter "
-    "pagefooter siteheader pageheader sitenav sidenav topbar topnav linenos lineno gutter rougegutter linenodiv "
-    "headerlink editlink lastupdated sourcelink".split()
+    [
+        "nav",
+        "navbar",
+        "navigation",
+        "navheader",
+        "navfooter",
+        "breadcrumb",
+        "breadcrumbs",
+        "pagination",
+        "pager",
+        "paginator",
+        "prevnext",
+        "postnav",
+        "sphinxsidebar",
+        "sphinxsidebarwrapper",
+        "toc",
+        "tableofcontents",
+        "catlinks",
+        "printfooter",
+        "mweditsection",
+        "mwjumplink",
+        "colophon",
+        "skiplink",
+        "skiptocontent",
+        "screenreadertext",
+        "visuallyhidden",
+        "sronly",
+        "noprint",
+        "cookie",
+        "cookies",
+        "consent",
+        "gdpr",
+        "share",
+        "sharing",
+        "sharedaddy",
+        "social",
+        "related",
+        "relatedposts",
+        "advert",
+        "adverts",
+        "advertisement",
+        "ads",
+        "sponsor",
+        "newsletter",
+        "subscribe",
+        "sitefooter",
+        "pagefooter",
+        "siteheader",
+        "pageheader",
+        "sitenav",
+        "sidenav",
+        "topbar",
+        "topnav",
+        "linenos",
+        "lineno",
+        "gutter",
+        "rougegutter",
+        "linenodiv",
+        "headerlink",
+        "editlink",
+        "lastupdated",
+        "sourcelink",
+    ]
 )
 """Names (`class`, `id`) of elements that are no text of the page, without `-` and `_`."""
 _NAVIGATION_WORDS = frozenset(
-    "navbar navigation breadcrumb breadcrumbs pagination cookie cookies consent gdpr sharedaddy advert advertisement "
-    "newsletter".split()
+    [
+        "navbar",
+        "navigation",
+        "breadcrumb",
+        "breadcrumbs",
+        "pagination",
+        "cookie",
+        "cookies",
+        "consent",
+        "gdpr",
+        "sharedaddy",
+        "advert",
+        "advertisement",
+        "newsletter",
+    ]
 )
 """Words of such names."""
-_LINKING_NAMES = frozenset("menu sidebar header footer tags meta links byline categories widget aside".split())
+_LINKING_NAMES = frozenset(
+    ["menu", "sidebar", "header", "footer", "tags", "meta", "links", "byline", "categories", "widget", "aside"]
+)
 """Those of elements that are left out where links are most of their text."""
 _LINKING_TAGS = frozenset({"aside", "footer"})
 _PAGING = frozenset({"prev", "next", "up", "contents", "first", "last", "start"})
@@ -119,7 +206,7 @@ def _is_sign(element: Any) -> bool:
 
 
 def _names(element: Any) -> set[str]:
-    """The names of an element without `-` and `_`; a name of several words that has one of `_NAVIGATION_WORDS` as that."""
+    """The names of an element without `-` and `_`, and those of their words that are `_NAVIGATION_WORDS`."""
     given = f"{element.get('class') or ''} {element.get('id') or ''}".lower().split()
     words = [_WORD_OF_NAME.findall(name) for name in given[:20]]
     return {"".join(name) for name in words} | {word for name in words for word in name if word in _NAVIGATION_WORDS}
@@ -193,9 +280,10 @@ def _navigation(root: Any, survey: _Survey) -> Iterator[Any]:
             block = next(one for one in element.iterancestors() if one is root or is_block(one))
             if block is not root and survey.unlinked_chars(block) <= _MAX_PAGING_CHARS:
                 yield block
+        elif survey.chars(element) > half and element.tag != "nav":
+            continue
         elif is_block(element) and _is_navigation(element, survey):
-            if survey.chars(element) <= half or element.tag == "nav":
-                yield element
+            yield element
 
 
 def _is_navigation(element: Any, survey: _Survey) -> bool:

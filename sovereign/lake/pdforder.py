@@ -1,8 +1,8 @@
 """Right-to-left lines of a PDF file in the order of reading, from where their letters stand.
 
 A file stores letters in any order: as they are read, as they are seen from the left, or both in one line. What people
-see is right, so runs of letters are ordered by their place from right to left, and numbers and words of other scripts in
-between from left to right: the Unicode Bidirectional Algorithm (https://www.unicode.org/reports/tr9/), inverted.
+see is right, so runs of letters are ordered by their place from right to left, and numbers and words of other scripts
+between them from left to right: the Unicode Bidirectional Algorithm (https://www.unicode.org/reports/tr9/), inverted.
 Inside a run the file's own order or its opposite is taken: letters of a ligature overlap, so their places say little.
 """
 

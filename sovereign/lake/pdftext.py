@@ -14,6 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from sovereign.lake.pdforder import RTL, is_right_to_left, turned
 
@@ -176,7 +177,36 @@ def _offset(edges: list[list[Line]]) -> int | None:
 _ONLY_AT_END = frozenset("ךםןףץةىےں")
 """Letters that Hebrew, Arabic and Urdu write at the end of a word only."""
 _FREQUENT = frozenset(
-    "في من على إلى أن التي هذا است در به از این که را با برای کے کی میں ہے اور של את על לא הוא זה עם".split()
+    [
+        "في",
+        "من",
+        "على",
+        "إلى",
+        "أن",
+        "التي",
+        "هذا",
+        "است",
+        "در",
+        "به",
+        "از",
+        "این",
+        "که",
+        "را",
+        "با",
+        "برای",
+        "کے",
+        "کی",
+        "میں",
+        "ہے",
+        "اور",
+        "של",
+        "את",
+        "על",
+        "לא",
+        "הוא",
+        "זה",
+        "עם",
+    ]
 )
 _MIN_SIGNS = 5
 
@@ -210,7 +240,7 @@ def _paragraphs(pages: list[list[Line]]) -> list[list[str]]:
     gaps = [
         above.middle - below.middle
         for page in pages
-        for above, below in zip(page, page[1:], strict=False)
+        for above, below in pairwise(page)
         if 0 < above.middle - below.middle < 4 * above.height
     ]
     leading = statistics.median(gaps) if gaps else 0.0
@@ -235,8 +265,8 @@ def _starts_paragraph(before: Line, line: Line, leading: float, left: float, rig
     if _ITEM.match(line.text) or abs(line.size - before.size) > 0.15 * max(line.size, before.size):
         return True
     if is_first:
-        return (
-            before.text[-1] in _ENDS or line.text[0].isupper() != before.text[-1].isupper() and line.text[0].isupper()
+        return before.text[-1] in _ENDS or (
+            line.text[0].isupper() != before.text[-1].isupper() and line.text[0].isupper()
         )
     gap = before.middle - line.middle
     if gap > 1.3 * leading:
@@ -269,12 +299,36 @@ def _joined(paragraphs: list[list[str]]) -> list[str]:
 
 
 _HYPHENATED = re.compile(rf"([^\W\d_]+){_HYPHEN}([^\W\d_]+)")
-_AND = frozenset("und oder bzw sowie and or et ou y o e u och eller og en of ja tai i a".split())
+_AND = frozenset(
+    [
+        "und",
+        "oder",
+        "bzw",
+        "sowie",
+        "and",
+        "or",
+        "et",
+        "ou",
+        "y",
+        "o",
+        "e",
+        "u",
+        "och",
+        "eller",
+        "og",
+        "en",
+        "of",
+        "ja",
+        "tai",
+        "i",
+        "a",
+    ]
+)
 """After a hyphen that stands for the rest of a word: Rede- und Glaubensfreiheit."""
 
 
 def _without_hyphen(found: re.Match[str], known: Counter[str]) -> str:
-    """A word that was divided at a line's end; its hyphen stays where the text has it elsewhere, or a capital follows."""
+    """A word divided at a line's end; its hyphen stays where the text has it elsewhere, or a capital follows."""
     joined, hyphenated = found[1] + found[2], f"{found[1]}-{found[2]}"
     if found[2] in _AND and joined not in known:
         return f"{found[1]}- {found[2]}"
