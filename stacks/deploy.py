@@ -17,6 +17,7 @@ from sovereign.plan import Plan
 from sovereign.profile import Profile
 from sovereign.runtime import Runtime
 from sovereign.site import Site
+from sovereign.workload import ServedModel
 from stacks.engine import Engine, Events, Report, run
 from stacks.kube import Cluster
 from stacks.node import lifecycle, mounts
@@ -24,7 +25,7 @@ from stacks.node.spec import NodeSpec
 from stacks.objects import STACKS, objects_for
 from stacks.programs import PROGRAMS
 from stacks.resolve import Deployment, Target, resolve
-from stacks.state import read_state, state_file
+from stacks.state import read_state, served, state_file
 
 UNPRIVILEGED_ID = 65532
 _VOLUMES = {"datalake": ("objects", "mlflow")}
@@ -73,7 +74,7 @@ def deploy(
     stacks: Sequence[str],
     report: Report,
     *,
-    champion: str | None = None,
+    champion: ServedModel | None = None,
     runtime: Runtime | None = None,
 ) -> DeployResult:
     """Bring `stacks` to what profile and overlays say, in their order.
@@ -84,7 +85,7 @@ def deploy(
         plan: the profile's plan.
         stacks: some of `STACKS`.
         report: called with progress.
-        champion: digest of the model to serve; None keeps the one that is served.
+        champion: the model to serve; None keeps the one that is served.
         runtime: what pods of the embedded node run; by default this process's own.
 
     Raises:
@@ -109,7 +110,7 @@ def preview(
     stacks: Sequence[str],
     report: Report,
     *,
-    champion: str | None = None,
+    champion: ServedModel | None = None,
     runtime: Runtime | None = None,
 ) -> DeployResult:
     """What `deploy` would do; works before there is a cluster. Arguments and errors as there."""
@@ -181,12 +182,6 @@ def _remove_rest(node: NodeSpec, name: str, report: Report, *, delete_data: bool
     for volume in _VOLUMES.get(name, ()) if delete_data else ():
         if (node.volumes_dir / volume).is_dir():
             mounts.delete_tree(node.volumes_dir / volume)
-
-
-def served(site: Site) -> str | None:
-    """Digest of the model that the serving stack was last deployed with."""
-    champion = read_state(site, "serving").outputs.get("champion")
-    return str(champion) if champion else None
 
 
 def _operate(engine: Engine, operation: str, name: str, deployment: Deployment, report: Report) -> StackResult:

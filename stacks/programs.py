@@ -48,7 +48,9 @@ def serving(platform: Platform, target: Target, cluster_uid: str | None) -> None
     _add_parts("serving", platform, Connection(str(target.kubeconfig), target.context, cluster_uid))
     pulumi.export("cluster_uid", cluster_uid)
     pulumi.export("model_url", ENDPOINTS["model"])
-    pulumi.export("champion", platform.champion)
+    model = platform.champion
+    pulumi.export("champion", model.digest if model else None)
+    pulumi.export("gguf", model.gguf_digest if model else None)
 
 
 PROGRAMS = {"cluster": cluster, "datalake": datalake, "serving": serving}

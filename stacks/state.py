@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign.site import Site
+from sovereign.workload import ServedModel
 
 PROJECT = "sovereign"
 
@@ -64,3 +65,9 @@ def read_state(site: Site, stack: str) -> StackState:
 
 def _is_secret(value: Any) -> bool:
     return isinstance(value, dict) and "4dabf18193072939515e22adb298388d" in value
+
+
+def served(site: Site) -> ServedModel | None:
+    """The model that the serving stack was last deployed with."""
+    outputs = read_state(site, "serving").outputs
+    return ServedModel(outputs["champion"], outputs.get("gguf")) if outputs.get("champion") else None

@@ -51,6 +51,8 @@ class Report:
     """Number by reason."""
     examples: list[str] = field(default_factory=list)
     """The first places that were skipped, with reason."""
+    repaired: int = 0
+    """Documents with text that was decoded twice, and is repaired."""
     without_robots: int = 0
     """Documents with an address, of a host whose robots.txt was not there to be read."""
     without_time: int = 0
@@ -71,6 +73,7 @@ class Report:
         """Count what `other` counted."""
         self.found += other.found
         self.documents += other.documents
+        self.repaired += other.repaired
         self.without_robots += other.without_robots
         self.without_time += other.without_time
         self.skipped.update(other.skipped)
@@ -85,7 +88,11 @@ class Report:
             "skipped": dict(sorted(self.skipped.items())),
             "skipped_examples": self.examples,
         }
-        more = {"without_robots_txt": self.without_robots, "collected_at_not_iso_8601": self.without_time}
+        more = {
+            "decoded_twice_and_repaired": self.repaired,
+            "without_robots_txt": self.without_robots,
+            "collected_at_not_iso_8601": self.without_time,
+        }
         if self.extraction:
             values["extraction"] = dict(sorted(self.extraction.items()))
         return values | {name: number for name, number in more.items() if number}
@@ -98,6 +105,7 @@ class Report:
             metrics["documents"],
             Counter(metrics["skipped"]),
             list(metrics["skipped_examples"]),
+            metrics.get("decoded_twice_and_repaired", 0),
             metrics.get("without_robots_txt", 0),
             metrics.get("collected_at_not_iso_8601", 0),
             Counter(metrics.get("extraction", {})),
