@@ -19,6 +19,7 @@ from sovereign.runtime import Runtime
 from sovereign.site import Site
 from sovereign.workload import ServedModel
 from stacks.engine import Engine, Events, Report, run
+from stacks.kinds import check_objects
 from stacks.kube import Cluster
 from stacks.node import lifecycle, mounts
 from stacks.node.spec import NodeSpec
@@ -95,7 +96,8 @@ def deploy(
     """
     build = _build_progress(report)
     deployment = resolve(site, profile, plan, champion=champion or served(site), runtime=runtime, build=build)
-    engine = Engine(site, deployment.programs["pulumi"])
+    check_objects(deployment.platform)
+    engine = Engine(site, deployment.programs["pulumi"], report)
     results = []
     for stack in _ordered(stacks):
         _prepare(stack, deployment.target)
@@ -116,7 +118,8 @@ def preview(
     """What `deploy` would do; works before there is a cluster. Arguments and errors as there."""
     build = _build_progress(report)
     deployment = resolve(site, profile, plan, champion=champion or served(site), runtime=runtime, build=build)
-    engine = Engine(site, deployment.programs["pulumi"])
+    check_objects(deployment.platform)
+    engine = Engine(site, deployment.programs["pulumi"], report)
     results = tuple(_operate(engine, "preview", stack, deployment, report) for stack in _ordered(stacks))
     return DeployResult(results)
 
@@ -142,7 +145,7 @@ def destroy(
     """
     wanted = _ordered(stacks)
     deployment = resolve(site, profile, plan, runtime=runtime, build=_build_progress(report))
-    engine = Engine(site, deployment.programs["pulumi"])
+    engine = Engine(site, deployment.programs["pulumi"], report)
     node = deployment.target.node
     if "cluster" in wanted:
         if others := [stack for stack in STACKS if stack not in wanted and read_state(site, stack).deployed]:

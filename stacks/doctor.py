@@ -9,7 +9,7 @@ from sovereign.profile import EmbeddedTarget, KubeconfigTarget, Profile
 from sovereign.runtime import current_runtime
 from sovereign.site import Site
 from sovereign.tools import list_tools
-from stacks.node import doctor
+from stacks.node import doctor, processes
 from stacks.node.doctor import Check
 from stacks.resolve import connect, embedded_node
 
@@ -39,3 +39,26 @@ def _cluster(site: Site, profile: Profile, target: KubeconfigTarget) -> Check:
     except ClusterError as error:
         found = error.message if error.got is None else f"{error.message}: {error.got}"
         return Check("cluster", False, found, error.hint or "check target.path and target.context, and the network")
+
+
+def refuse_unfit(site: Site, profile: Profile, *, installs: bool = False) -> None:
+    """Raise what stands in the way of a deploy, before programs are built for minutes.
+
+    Args:
+        site: the site.
+        profile: its profile.
+        installs: whether missing distribution packages will be installed.
+
+    Raises:
+        NodeError: this machine cannot run the node.
+        ClusterError: the profile's cluster cannot be used.
+        SovereignError: see `checks`.
+    """
+    if not isinstance(profile.target, EmbeddedTarget):
+        connect(site, profile, lambda _: None).close()
+        return
+    will_be_there = {"upstream programs", "packages"} if installs else {"upstream programs"}
+    found = [check for check in checks(site, profile) if not check.ok and check.name not in will_be_there]
+    if processes.find(site.node_dir) is not None:  # it runs: what it needed to start no longer counts
+        found = [check for check in found if check.name == "root"]
+    doctor.refuse(found)

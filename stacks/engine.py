@@ -25,10 +25,11 @@ from semver import VersionInfo
 
 from sovereign.errors import DeployError, LockedError, ToolError
 from sovereign.files import write_atomic
+from sovereign.proxies import set_aside
 from sovereign.resources import cache_dir
 from sovereign.site import Site
 from sovereign.tools import load_tools
-from stacks.state import PROJECT, locks_dir, read_state
+from stacks.state import PROJECT, locks_dir, read_state, repair_state
 
 PLUGIN = "pulumi-resource-sovereign"
 MARK = "SOVEREIGN_SITE"
@@ -110,13 +111,16 @@ class Engine:
     Args:
         site: the site; its lock is held.
         pulumi: the program.
+        report: called with what was found amiss.
 
     Raises:
         ToolError: our provider plugin is not beside this Python and not on PATH.
     """
 
-    def __init__(self, site: Site, pulumi: Path) -> None:
+    def __init__(self, site: Site, pulumi: Path, report: Report = lambda *_: None) -> None:
+        set_aside()  # the SDK's gRPC reads the environment of this process
         self.site = site
+        self.report = report
         self.environment = environment(site, pulumi)
         self._command = _Command(pulumi)
         site.state_dir.mkdir(parents=True, exist_ok=True)
@@ -145,6 +149,8 @@ class Engine:
             secrets_provider="passphrase",
             pulumi_command=self._command,
         )
+        if repair_state(self.site, name):
+            self.report(name, "the state was damaged: continuing from its last copy", 0, 1)
         try:
             stack = auto.create_or_select_stack(name, PROJECT, program=program or _nothing, opts=options)
             if read_state(self.site, name).pending:
@@ -185,8 +191,15 @@ class Engine:
                 raise LockedError("processes of a killed command do not end", got=orphans)
             time.sleep(0.1)
         for path in locks_dir(self.site).rglob("*.json"):
-            holder = json.loads(path.read_bytes() or b"{}")
-            pid = int(holder.get("pid", 0))
+            try:
+                holder = json.loads(path.read_bytes())
+                pid = int(holder["pid"])
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise LockedError(
+                    f"the lock {path} of the Pulumi state cannot be read",
+                    got=error,
+                    hint="remove it when no `pulumi` command runs on this site",
+                ) from error
             if holder.get("hostname") == os.uname().nodename and not _is_pulumi(pid):
                 path.unlink(missing_ok=True)
             else:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sovereign.cli.catalog import catalog_file
 from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.cli.sites import peek
+from sovereign.errors import ToolError
 from sovereign.plan import plan
 from sovereign.site import Site
 
@@ -30,6 +31,20 @@ def prepare_machine(board: Board) -> None:
             build_all(lambda text, fraction: board.update("tools", text, fraction))
 
 
+def versions() -> dict[str, Any]:
+    """What this kit is, the runtime that pods use (None in a developer's environment), and its upstream programs."""
+    from sovereign.identity import identity
+    from sovereign.runtime import current_runtime
+    from sovereign.tools import load_tools
+
+    try:
+        runtime = current_runtime().digest
+    except ToolError:
+        runtime = None
+    programs = {name: tool.version for name, tool in load_tools().items()}
+    return {**identity(), "runtime": runtime, "programs": programs}
+
+
 def run_preview(site: Site, names: list[str] | None, *, as_json: bool) -> None:
     """Show what a deploy would do."""
     from stacks.deploy import preview
@@ -44,10 +59,12 @@ def run_preview(site: Site, names: list[str] | None, *, as_json: bool) -> None:
 def run_deploy(site: Site, names: list[str] | None, *, as_json: bool) -> None:
     """Deploy."""
     from stacks.deploy import deploy
+    from stacks.doctor import refuse_unfit
     from stacks.objects import STACKS
 
     profile = site.profile
     with site.lock("deploy"), Board() as board:
+        refuse_unfit(site, profile)
         result = deploy(site, profile, plan(profile), names or STACKS, board.deployment)
     _show(result, as_json=as_json, nothing="nothing to change")
 
