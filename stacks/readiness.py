@@ -225,7 +225,9 @@ def _claim(live: Object, find: Find) -> Readiness:
         for one in find("storage.k8s.io/v1", "StorageClass"):
             if one["metadata"]["name"] == name and one.get("volumeBindingMode") == "WaitForFirstConsumer":
                 return READY  # it is bound when a pod asks for it
-    return Readiness(False, f"{phase}: no volume bound (storage class {name or 'none'})")
+    volume = live["spec"].get("volumeName")
+    wanted = f"volume {volume}, " if volume else ""
+    return Readiness(False, f"{phase}: no volume bound ({wanted}storage class {name or 'none'})")
 
 
 def _volume(live: Object) -> Readiness:

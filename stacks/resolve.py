@@ -97,6 +97,7 @@ def resolve(
         overlays=(site.overlays_dir,),
         s3_secret_key=s3_secret_key(site),
         champion=champion,
+        site=site.id,
         database_passwords=site.database_passwords() if database_ports(profile) else None,
     )
     return Deployment(platform, target, programs)
