@@ -195,6 +195,6 @@ def managed(platform: Platform) -> dict[str, list[Object]]:
 def resource_name(item: Object) -> str:
     """Name of an object in Pulumi: kind (with its group where that is not Kubernetes' own), namespace, name."""
     ref = ObjectRef.of(item)
-    foreign = "." in ref.group and not ref.group.endswith(".k8s.io")
+    foreign = "." in ref.group and not ref.group.endswith("k8s.io")
     kind = f"{ref.kind}.{ref.group}" if foreign else ref.kind
     return "/".join(part for part in (kind, ref.namespace, ref.name) if part)
