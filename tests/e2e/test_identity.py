@@ -62,7 +62,7 @@ def uids(live: LiveSite, *items: Object | ObjectRef) -> list[str | None]:
     cluster = live.cluster
     found = [cluster.get(item) for item in items]
     cluster.close()
-    return [one and str(one["metadata"]["uid"]) for one in found]
+    return [None if one is None else str(one["metadata"]["uid"]) for one in found]
 
 
 def owner(live: LiveSite, item: Object) -> tuple[str | None, str | None]:

@@ -86,7 +86,7 @@ def test_k6_settings_of_a_pod_that_the_manifest_leaves_out_count(fields: Any) ->
 
 
 def test_k6_a_value_that_the_manifest_has_is_the_dry_runs_work() -> None:
-    port = {'k:{"containerPort":7,"protocol":"TCP"}': {".": {}}}
+    port: Object = {'k:{"containerPort":7,"protocol":"TCP"}': {".": {}}}
     containers = {'k:{"name":"s3"}': {"f:image": {}, "f:ports": port}}
     entry = {"f:spec": {"f:replicas": {}, "f:template": {"f:spec": {"f:containers": containers}}}}
 
@@ -129,7 +129,9 @@ def test_k6_what_a_queue_writes_into_a_job_does_not_count() -> None:
 def test_k6_certificates_of_webhooks_do_not_count_and_added_webhooks_do() -> None:
     manifest = {"kind": "MutatingWebhookConfiguration", "webhooks": [{"name": "a", "clientConfig": {"service": {}}}]}
     hooks = [{"name": "a", "clientConfig": {"caBundle": "x", "service": {}}}, {"name": "b"}]
-    fields = {"f:webhooks": {'k:{"name":"a"}': {"f:clientConfig": {"f:caBundle": {}}}, 'k:{"name":"b"}': {".": {}}}}
+    fields: Object = {
+        "f:webhooks": {'k:{"name":"a"}': {"f:clientConfig": {"f:caBundle": {}}}, 'k:{"name":"b"}': {".": {}}}
+    }
     metadata = {"managedFields": [{"manager": "manager", "fieldsV1": fields}]}
     found = additions({"kind": manifest["kind"], "metadata": metadata, "webhooks": hooks}, manifest)
     assert [change.name for change in found] == ["webhooks[1]"]
