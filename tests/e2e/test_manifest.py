@@ -247,9 +247,7 @@ def test_k2_objects_of_another_site_are_refused_unless_adopted_and_never_deleted
     first = Resource(cluster.kubeconfig, clusterUid=cluster.uid)
     first.state = first.inputs(of_site(manifest, "first"))
     with pytest.raises(ClusterError, match="belongs to another site, second"):
-        first.type.update(
-            p.UpdateRequest(URN, "id", first.state, first.inputs(of_site(manifest, "first")), 0, [], False)
-        )
+        first.type.update(p.UpdateRequest(URN, "id", first.state, first.state, 0, [], False))
     first.delete()
     assert kube.get(manifest) is not None
     adopting.delete()

@@ -116,7 +116,7 @@ def test_k6_controllers_scaling_restarts_and_annotations_do_not_count(entry: Any
 
 
 def test_k6_what_a_queue_writes_into_a_job_does_not_count() -> None:
-    fields = {"f:spec": {"f:suspend": {}, "f:template": {"f:spec": {"f:nodeSelector": {}, "f:hostPID": {}}}}}
+    fields: Object = {"f:spec": {"f:suspend": {}, "f:template": {"f:spec": {"f:nodeSelector": {}, "f:hostPID": {}}}}}
 
     def change(spec: Any) -> None:
         spec |= {"nodeSelector": {"a": "b"}, "hostPID": True}
