@@ -219,7 +219,10 @@ def _claim(live: Object, find: Find) -> Readiness:
     if phase == "Bound":
         return READY
     if phase == "Lost":
-        return Readiness(False, "Lost: its volume is gone", failed=True)
+        volume = (live.get("spec") or {}).get("volumeName")
+        if find("v1", "PersistentVolume", fieldSelector=f"metadata.name={volume}"):
+            return Readiness(False, f"Lost: its volume {volume} was made again and is not bound yet")
+        return Readiness(False, f"Lost: its volume {volume} is gone", failed=True)
     name = live["spec"].get("storageClassName")
     if name:
         for one in find("storage.k8s.io/v1", "StorageClass"):

@@ -350,7 +350,7 @@ _CLUSTER_SCOPED = ("StorageClass", "PriorityClass", "RuntimeClass", "PersistentV
 def test_k4_fields_that_cannot_change_are_known_as_such(kube: Cluster, namespace: str, name: str) -> None:
     first, second, kind = IMMUTABLE[name]
     api_version, _, kind = kind.rpartition("/")
-    metadata = {"name": f"{namespace}-{name.replace(' ', '-').replace(chr(39), '')}"}
+    metadata = {"name": f"{namespace}-{name.lower().replace(' ', '-').replace(chr(39), '')}"}
     if kind not in _CLUSTER_SCOPED:
         metadata["namespace"] = namespace
     item = {"apiVersion": api_version, "kind": kind, "metadata": metadata}
