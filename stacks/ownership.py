@@ -90,17 +90,15 @@ def free_queue(target: Target, site: str, report: Callable[[str], None]) -> None
     """
     try:
         with _connected(target) as cluster:
-            mine = f"{SITE}={site}"
-            if _queue_runs(cluster) or not cluster.find(
-                "apps/v1", "Deployment", labelSelector=f"{mine},app.kubernetes.io/name=kueue"
-            ):
+            if _queue_runs(cluster):
                 return
             held = [item for kind in _QUEUE_KINDS for item in _held(cluster, kind, site)]
             if not held:
                 return
+            mine = f"{SITE}={site},app.kubernetes.io/name=kueue"
             report("Kueue does not run: its webhooks and the finalizers of its queues are removed")
             for kind in _WEBHOOKS:
-                for item in cluster.find(_WEBHOOK_API, kind, labelSelector=f"{mine},app.kubernetes.io/name=kueue"):
+                for item in cluster.find(_WEBHOOK_API, kind, labelSelector=mine):
                     cluster.delete(item)
             for item in held:
                 cluster.strip_finalizers(item)

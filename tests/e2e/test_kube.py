@@ -311,7 +311,7 @@ IMMUTABLE: dict[str, tuple[Object, Object, str]] = {
     "secret's type": ({"type": "Opaque"}, {"type": "example.test/other"}, "v1/Secret"),
     "cluster IP": (
         {"spec": {"clusterIP": "None", "ports": [{"port": 1}]}},
-        {"spec": {"clusterIP": "", "ports": [{"port": 1}]}},
+        {"spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 1}]}},
         "v1/Service",
     ),
     "role": (
