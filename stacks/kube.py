@@ -5,7 +5,7 @@
     cluster.wait_ready(manifest, timeout_s=120)
     cluster.diff(manifest)                      # [] when nothing would change
 
-Every write is a server-side apply with the field manager `sovereign`. A Cluster may be used by many threads at once.
+Every write is a server-side apply, or a JSON patch that removes, by the field manager `sovereign`. A Cluster may be used by many threads at once.
 The provider plugin, `sovereign status` and the check before a deploy all go through here.
 """
 
@@ -17,9 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
-
-import tenacity
+from typing import Any, Final
 
 from sovereign.errors import ClusterError, TemporaryClusterError
 from stacks import repairs, volumes
@@ -28,13 +26,10 @@ from stacks.discovery import Discovery
 from stacks.fields import ABSENT, FieldChange, Object, ObjectRef, changes_between, comparable, normalised
 from stacks.kubehttp import KindMissingError, NotFoundError, Session
 from stacks.readiness import explain, readiness
+from stacks.retries import KIND_LIMIT_S, Retries
 
-__all__ = ["DIFF_LIMIT_S", "FIELD_MANAGER", "KIND_LIMIT_S", "Cluster", "Comparison"]
-# How long a kind that the server does not know may still turn up, once its CRD was applied.
-KIND_LIMIT_S: Final = 30.0
 # How long a comparison may retry: it is asked for what is there now.
 DIFF_LIMIT_S: Final = 10.0
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ class Cluster:
     ) -> None:
         self._session = Session(kubeconfig, context)
         self._expected_uid = expected_uid
-        self._cancelled = cancelled or threading.Event()
+        self._retry = Retries(cancelled or threading.Event())
         self._discovery = Discovery(self._session)
         self._uid: str | None = None
 
@@ -287,7 +282,7 @@ class Cluster:
             if progress is not None and state.message != told:
                 told = state.message
                 progress(f"{ref}: {told}")
-            self._pause(min(1.0, max(0.05, deadline - time.monotonic())))
+            self._retry.pause(min(1.0, max(0.05, deadline - time.monotonic())))
 
     def delete(self, obj: Object | ObjectRef, timeout_s: float = 300.0) -> None:
         """Delete the object and what it owns, and wait until it is gone; one that is not there is fine.
@@ -327,7 +322,7 @@ class Cluster:
                 )
             if progress is not None:
                 progress(f"{ref}: is being deleted, {_finalizers(live)}")
-            self._pause(pause_s)
+            self._retry.pause(pause_s)
             pause_s = min(1.0, pause_s * 1.5)
         return True
 
@@ -404,31 +399,6 @@ class Cluster:
     def _collection(self, api_version: str, kind: str, namespace: str) -> str:
         assert self.uid
         return self._discovery.collection(api_version, kind, namespace)
-
-    def _retry(self, call: Callable[[], _T], timeout_s: float, progress: Callable[[str], None] | None = None) -> _T:
-        def over(state: tenacity.RetryCallState) -> bool:
-            error = state.outcome.exception() if state.outcome else None
-            limit_s = min(timeout_s, KIND_LIMIT_S) if isinstance(error, KindMissingError) else timeout_s
-            return (state.seconds_since_start or 0.0) >= limit_s
-
-        def tell(state: tenacity.RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome else None
-            if progress is not None and isinstance(error, ClusterError):
-                progress(f"{error.message} ({error.got})" if error.got else error.message)
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(TemporaryClusterError),
-            wait=tenacity.wait_exponential(multiplier=0.1, max=2.0) + tenacity.wait_random(0, 0.1),
-            stop=over,
-            sleep=self._pause,
-            before_sleep=tell,
-            reraise=True,
-        )
-        return retrying(call)
-
-    def _pause(self, seconds: float) -> None:
-        if self._cancelled.wait(seconds):
-            raise ClusterError("cancelled")
 
 
 def _finalizers(live: Object) -> str:
