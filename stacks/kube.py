@@ -5,7 +5,8 @@
     cluster.wait_ready(manifest, timeout_s=120)
     cluster.diff(manifest)                      # [] when nothing would change
 
-Every write is a server-side apply, or a JSON patch that removes, by the field manager `sovereign`. A Cluster may be used by many threads at once.
+Writes are server-side applies, and JSON patches that remove, by the field manager `sovereign`. A Cluster may be used by
+many threads at once.
 The provider plugin, `sovereign status` and the check before a deploy all go through here.
 """
 
