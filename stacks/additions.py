@@ -14,8 +14,14 @@ from typing import Any, Final
 from stacks.fields import ABSENT, FieldChange, Object, Path
 
 FIELD_MANAGER: Final = "sovereign"
-_CONTROLLERS: Final = ("kube-controller-manager", "kube-scheduler", "kube-apiserver", "kubelet")
-"""Kubernetes' own managers: they bind volumes, scale and allocate."""
+_CONTROLLERS: Final = (
+    "clusterrole-aggregation-controller",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+)
+"""Kubernetes' own managers: they bind volumes, scale, allocate and fill in aggregated roles."""
 _OPEN: Final = frozenset(("metadata", "status", "data", "stringData", "binaryData", "secrets", "imagePullSecrets"))
 """Top-level fields in which others may add entries of their own."""
 _FILLED: Final = frozenset(("caBundle", "annotations", "finalizers"))

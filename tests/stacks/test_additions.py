@@ -100,6 +100,7 @@ def test_k6_a_value_that_the_manifest_has_is_the_dry_runs_work() -> None:
     "entry",
     [
         {"manager": "kube-controller-manager", "fieldsV1": {"f:spec": {"f:paused": {}}}},
+        {"manager": "clusterrole-aggregation-controller", "fieldsV1": {"f:spec": {"f:paused": {}}}},
         {"subresource": "scale", "fieldsV1": {"f:spec": {"f:paused": {}}}},
         {"fieldsV1": {"f:metadata": {"f:annotations": {"f:a": {}}}}},
         {"fieldsV1": {"f:status": {"f:replicas": {}}}},
