@@ -281,6 +281,7 @@ def test_k2_a_second_site_is_refused_and_changes_nothing(deployed: LiveSite, sec
     for command in (["preview"], ["deploy"], ["deploy", "--stack", "serving"]):
         text = second.refused(*command)
         assert f"used by another site, {deployed.site.id}" in text and "--adopt" in text
+    assert "nothing is deployed to the cluster yet" in second.refused("train")
     assert {stack: read_state(second.site, stack) for stack in STACKS} == before
     second.run("destroy", "--delete-data")
     deployed.run("status")
