@@ -310,8 +310,8 @@ IMMUTABLE: dict[str, tuple[Object, Object, str]] = {
     "secret": ({"immutable": True, "data": {"a": "MQ=="}}, {"data": {"a": "Mg=="}}, "v1/Secret"),
     "secret's type": ({"type": "Opaque"}, {"type": "example.test/other"}, "v1/Secret"),
     "cluster IP": (
+        {"spec": {"ports": [{"port": 1}]}},
         {"spec": {"clusterIP": "None", "ports": [{"port": 1}]}},
-        {"spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 1}]}},
         "v1/Service",
     ),
     "role": (
