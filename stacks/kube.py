@@ -187,6 +187,7 @@ class Cluster:
                 raise TemporaryClusterError(f"{ref}: the old one is still being deleted", got=_finalizers(answer))
             if not dry_run:
                 repairs.bind_again(self, answer)
+                repairs.renew_tokens(self, answer)
             return answer
 
         return self._retry(once, timeout_s, progress)

@@ -68,6 +68,19 @@ def let_go(api: Api, live: Object) -> None:
                 api.begin_delete(ObjectRef.of(pod))
 
 
+def renew_tokens(api: Api, live: Object) -> None:
+    """Restart pods that are older than their ServiceAccount: after it was deleted and made again, their token is refused."""
+    if live["kind"] != "ServiceAccount":
+        return
+    ref, made = ObjectRef.of(live), live["metadata"]["creationTimestamp"]
+    for pod in api.find("v1", "Pod", ref.namespace or "default"):
+        spec = pod["spec"]
+        uses = spec.get("serviceAccountName") == ref.name and spec.get("automountServiceAccountToken") is not False
+        metadata = pod["metadata"]
+        if uses and metadata["creationTimestamp"] < made and not metadata.get("deletionTimestamp"):
+            api.begin_delete(ObjectRef.of(pod))
+
+
 def _remove(api: Api, live: Object, found: list[FieldChange]) -> None:
     if found:
         api.patch(ObjectRef.of(live), removal(found, live["metadata"]["resourceVersion"]))
