@@ -223,7 +223,7 @@ class Cluster:
                 FieldChange(c.path, c.live, c.wanted, secret=ref.kind == "Secret" and c.path[0] == "data")
                 for c in changes_between(comparable(live), comparable(wanted))
             ]
-            return changes + repairs.unwanted(self, live, obj)
+            return changes + repairs.differences(self, live, obj)
 
         return self._retry(once, timeout_s)
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from stacks import volumes
 from stacks.additions import additions, removal
-from stacks.fields import FieldChange, Object, ObjectRef
+from stacks.fields import ABSENT, FieldChange, Object, ObjectRef
 
 
 class Api(Protocol):
@@ -27,6 +27,13 @@ def unwanted(api: Api, live: Object, manifest: Object) -> list[FieldChange]:
     found = additions(live, manifest)
     claim = volumes.claim_of(manifest) if live["kind"] == volumes.VOLUME else None
     return found + (volumes.stale_binding(live, api.get(claim)) if claim is not None else [])
+
+
+def differences(api: Api, live: Object, manifest: Object) -> list[FieldChange]:
+    """What an apply of `manifest` repairs beyond its fields."""
+    pods = [pod["metadata"]["name"] for pod in stale_tokens(api, live)]
+    tokens = [FieldChange(("pods with an earlier token",), pods, ABSENT)] if pods else []
+    return unwanted(api, live, manifest) + tokens
 
 
 def clear(api: Api, manifest: Object) -> None:
@@ -68,17 +75,25 @@ def let_go(api: Api, live: Object) -> None:
                 api.begin_delete(ObjectRef.of(pod))
 
 
-def renew_tokens(api: Api, live: Object) -> None:
-    """Restart pods that are older than their ServiceAccount: after it was deleted and made again, their token is refused."""
+def stale_tokens(api: Api, live: Object) -> list[Object]:
+    """Pods that are older than their ServiceAccount: it was deleted and made again, and their tokens are refused."""
     if live["kind"] != "ServiceAccount":
-        return
+        return []
     ref, made = ObjectRef.of(live), live["metadata"]["creationTimestamp"]
-    for pod in api.find("v1", "Pod", ref.namespace or "default"):
-        spec = pod["spec"]
-        uses = spec.get("serviceAccountName") == ref.name and spec.get("automountServiceAccountToken") is not False
-        metadata = pod["metadata"]
-        if uses and metadata["creationTimestamp"] < made and not metadata.get("deletionTimestamp"):
-            api.begin_delete(ObjectRef.of(pod))
+    return [
+        pod
+        for pod in api.find("v1", "Pod", ref.namespace or "default")
+        if pod["spec"].get("serviceAccountName") == ref.name
+        and pod["spec"].get("automountServiceAccountToken") is not False
+        and pod["metadata"]["creationTimestamp"] < made
+        and not pod["metadata"].get("deletionTimestamp")
+    ]
+
+
+def renew_tokens(api: Api, live: Object) -> None:
+    """Delete pods with stale tokens; what owns them starts others."""
+    for pod in stale_tokens(api, live):
+        api.begin_delete(ObjectRef.of(pod))
 
 
 def _remove(api: Api, live: Object, found: list[FieldChange]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stacks.fields import Object, ObjectRef
-from stacks.repairs import let_go, renew_tokens
+from stacks.repairs import differences, let_go, renew_tokens
 
 
 class Api:
@@ -46,6 +46,8 @@ def test_k3_pods_with_a_token_of_an_earlier_service_account_start_again() -> Non
         pod("without-token", serviceAccountName="manager", automountServiceAccountToken=False),
         pod("other", serviceAccountName="default"),
     )
+    (told,) = differences(api, account, account)
+    assert "old" in str(told)
     renew_tokens(api, account)
     assert api.deleted == ["old"]
 
