@@ -11,7 +11,7 @@ from sovereign.site import Site
 from sovereign.tools import list_tools
 from stacks.node import doctor
 from stacks.node.doctor import Check
-from stacks.resolve import connect, embedded_node
+from stacks.resolve import embedded_node, reach
 
 NOT_BUILT = Path("/not-built-yet")
 """Stands for the folder of a program that is missing, in the check that names it."""
@@ -24,14 +24,14 @@ def checks(site: Site, profile: Profile) -> list[Check]:
         SovereignError: see `stacks.resolve.embedded_node`; also when this Python is no runtime.
     """
     if not isinstance(profile.target, EmbeddedTarget):
-        return [_cluster(site, profile, profile.target)]
+        return [_cluster(site, profile.target)]
     programs = {tool.name: tool.path or NOT_BUILT / tool.name for tool in list_tools()}
     return doctor.checks(embedded_node(site, profile, profile.target, programs, current_runtime()))
 
 
-def _cluster(site: Site, profile: Profile, target: KubeconfigTarget) -> Check:
+def _cluster(site: Site, target: KubeconfigTarget) -> Check:
     try:
-        cluster = connect(site, profile, lambda _: None)
+        cluster = reach(site, target)
         try:
             return Check("cluster", True, f"context {target.context}, kube-system {cluster.uid}")
         finally:

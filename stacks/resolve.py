@@ -154,13 +154,22 @@ def connect(site: Site, profile: Profile, progress: Callable[[str], None]) -> Cl
     if isinstance(profile.target, KubeconfigTarget):
         if recorded is None:
             raise ClusterError("nothing is deployed to the cluster yet", hint=f"sovereign deploy {site.root}")
-        return _own(Cluster(profile.target.path, profile.target.context, recorded), site)
+        return _own(reach(site, profile.target), site)
     spec = _known_node(site)
     if spec is None:
         raise ClusterError("the embedded node is not there", hint=f"sovereign deploy {site.root}")
     if processes.find(spec.state_dir) is None:
         lifecycle.ensure(spec, progress)
     return Cluster(spec.kubeconfig, None, recorded)
+
+
+def reach(site: Site, target: KubeconfigTarget) -> Cluster:
+    """An existing cluster, whether or not `site` was deployed to it; the caller closes it.
+
+    Raises:
+        ClusterError: the kubeconfig cannot be used, or, at the first request, it is not the recorded cluster.
+    """
+    return Cluster(target.path, target.context, read_state(site, "cluster").outputs.get("cluster_uid"))
 
 
 def _own(cluster: Cluster, site: Site) -> Cluster:
