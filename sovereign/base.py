@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from sovereign.errors import StoreError, TrainingError, UnusableBaseError
 from sovereign.exportable import gguf_architecture, gguf_cutting, head_dim
-from sovereign.files import sha256_file
+from sovereign.files import json_object, sha256_file
 from sovereign.profile import Profile
 from sovereign.profile_base import Architecture, KnownBase
 from sovereign.receipts import model_digest
@@ -256,7 +256,8 @@ def fetch_base(store: Store, digest: str, folder: Path, *, weights: bool = True)
         raise StoreError(
             f"the store has no base {digest}", hint="`sovereign train PROFILE --from MODEL` brings it there"
         )
-    digests: dict[str, str] = json.loads(store.get_bytes(prefix + _LIST))
+    hint = f"delete {prefix + _LIST} in the store; `sovereign train PROFILE --from MODEL` makes it again"
+    digests: dict[str, str] = json_object(store.get_bytes(prefix + _LIST), prefix + _LIST, StoreError, hint=hint)
     if (found := model_digest(digests)) != digest:
         raise StoreError(f"the list of files of the base is damaged: {prefix}", got=found, expected=digest)
     for name, expected in digests.items():

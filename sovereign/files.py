@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sovereign.errors import SovereignError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -55,6 +60,34 @@ def sha256_file(path: Path) -> str:
 def sha256_bytes(data: bytes) -> str:
     """Hex SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()
+
+
+def json_object(data: bytes | str, what: object, error: type[SovereignError], *, hint: str) -> dict[str, Any]:
+    """The JSON object that `data` is; a file of state may be empty or cut off, whoever wrote it.
+
+    Args:
+        what: the file or key that it is the content of, for the error.
+
+    Raises:
+        SovereignError: it is none; of the kind `error`.
+    """
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as cause:
+        raise error(f"{what} is damaged: {cause}", expected="JSON", hint=hint) from cause
+    if not isinstance(found, dict):
+        raise error(f"{what} is damaged", got=type(found).__name__, expected="a JSON object", hint=hint)
+    return found
+
+
+def sqlite_uri(path: Path) -> str:
+    """The SQLite database at `path` as SQLAlchemy and MLflow read it.
+
+    They decode percent signs and end the path at a question mark. MLflow also makes the folder that the undecoded text
+    names, so where anything is quoted the slashes are too: then that folder is `.`.
+    """
+    text = str(path)
+    return f"sqlite:///{quote(text, safe='') if {'%', '?', '#'} & {*text} else text}"
 
 
 def room_hint(error: BaseException, folder: Path) -> str | None:

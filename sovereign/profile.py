@@ -247,12 +247,14 @@ class Evaluation(Section):
     folder. Nothing is fetched from elsewhere. Python that they name is run."""
     min_accuracy: Share | dict[Language, Share] | None = None
     """Limit for release: a model below it is registered, but not as champion. The share of right answers to held-out
-    questions that every language must reach, or a share for each language named."""
+    questions that every language of the training text must reach, or a share for each language named. A language
+    without held-out questions does not reach it."""
     max_bits_per_byte: Positive | dict[Language, Positive] | None = None
-    """Limit for release: bits per byte on held-out documents that no language may be above, or a limit for each
-    language named."""
+    """Limit for release: bits per byte on held-out documents that no language of the training text may be above, or a
+    limit for each language named. A language without held-out documents is above it."""
     max_contamination: Share | None = None
-    """Limit for release: share of the evaluation's items of which an n-gram stands in the training text."""
+    """Limit for release: share of the evaluation's items of which an n-gram stands in the training text. Every language
+    of the training text needs an item that is long enough to be looked for."""
     max_memorisation: Share | None = None
     """Limit for release: share of the training documents tried that the model recites."""
 
@@ -267,8 +269,8 @@ class Evaluation(Section):
 class Serving(Section):
     """How the champion is served."""
 
-    engine: Literal["transformers", "vllm"] = "transformers"
-    """transformers on CPU nodes, vllm on GPU nodes."""
+    engine: Literal["llama.cpp", "transformers", "vllm"] = "llama.cpp"
+    """llama.cpp on CPU nodes (transformers for a model that cannot be a GGUF file), vllm on GPU nodes."""
     replicas: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Number of servers."""
 

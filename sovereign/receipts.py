@@ -16,9 +16,11 @@ from typing import Any
 import rfc8785
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sovereign import __version__
 from sovereign.errors import StoreError
 from sovereign.files import sha256_bytes
+from sovereign.identity import code_digest as code_digest
+from sovereign.identity import code_version as code_version
+from sovereign.identity import environment_digest as environment_digest
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://sovereign.local/receipt/v1"
@@ -40,6 +42,11 @@ class Receipt(BaseModel):
     seconds: float
     made_by: str
     code_version: str
+    """Version of the kit, with the first digits of both digests."""
+    code_digest: str = ""
+    """Of the code that made it (sovereign/identity.py)."""
+    environment_digest: str = ""
+    """Of the Python and the packages that it ran with."""
 
     def to_bytes(self) -> bytes:
         """The canonical bytes of the in-toto Statement: outputs are its subjects, the rest its predicate.
@@ -109,11 +116,6 @@ def made_by() -> str:
     except (KeyError, OSError):  # a pod's user has no name
         user = "nobody"
     return f"{user}@{platform.node()}"
-
-
-def code_version() -> str:
-    """Version of this kit."""
-    return __version__
 
 
 def model_digest(files: Mapping[str, str]) -> str:

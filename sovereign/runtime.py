@@ -6,12 +6,12 @@ This module only reads it. Standard library only, since tools/setup.py imports i
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from sovereign.errors import ToolError
+from sovereign.files import json_object
 
 RUNTIME_FILE = "runtime.json"
 """Name of the description in a runtime's folder: digest, env (folder), python_prefix (folder)."""
@@ -47,13 +47,17 @@ def read_runtime(folder: Path) -> Runtime:
     """
     hint = "run `make setup`, then the `sovereign` whose path it prints"
     try:
-        description = json.loads((folder / RUNTIME_FILE).read_text())
+        text = (folder / RUNTIME_FILE).read_bytes()
     except FileNotFoundError:
         raise ToolError("this Python is not a runtime that pods can use", got=folder, hint=hint) from None
+    again = f"delete {folder} and {hint}"
+    description = json_object(text, folder / RUNTIME_FILE, ToolError, hint=again)
+    if missing := {"digest", "env", "python_prefix"} - description.keys():
+        raise ToolError(f"{folder / RUNTIME_FILE} is damaged", got=f"no {', '.join(sorted(missing))}", hint=again)
     folders = [Path("/usr"), Path(description["python_prefix"]), Path(description["env"]), folder]
-    missing = [path for path in folders if not path.is_dir()]
-    if missing:
-        raise ToolError(f"the runtime {folder} has lost a folder it needs", got=f"{missing[0]} is gone", hint=hint)
+    lost = [path for path in folders if not path.is_dir()]
+    if lost:
+        raise ToolError(f"the runtime {folder} has lost a folder it needs", got=f"{lost[0]} is gone", hint=hint)
     return Runtime(python=folder / "bin" / "python", digest=description["digest"], binds=_without_nested(folders))
 
 

@@ -18,9 +18,6 @@ withdrawals.jsonl  text that was taken back, only ever added to; part of the pro
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -28,10 +25,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sovereign.base_state import recall
-from sovereign.errors import LockedError, SiteError
+from sovereign.errors import SiteError
 from sovereign.files import sync_folder, write_atomic
+from sovereign.locks import refuse_second
 from sovereign.profile import Profile, load_profile
-from sovereign.receipts import now
 from sovereign.withdrawals import with_withdrawals
 
 _NOT_FOR_GIT = "/id\n/passphrase\n/pgpass\n/dataset.key\n/state/\n/node/\n/data/\n/.lock\n"
@@ -169,24 +166,8 @@ class Site:
         Raises:
             LockedError: another process holds it; the message names its command, process and start.
         """
-        path = self.root / ".lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = path.read_text(encoding="utf-8") or "unknown"
-                raise LockedError(
-                    f"the site {self.root} is in use",
-                    got=holder,
-                    hint="wait for it to end, or stop it; then run this again",
-                ) from None
-            holder = json.dumps({"command": command, "pid": os.getpid(), "since": now()})
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, holder.encode(), 0)
+        with refuse_second(self.root / ".lock", f"the site {self.root}", command=command):
             yield
-        finally:
-            os.close(descriptor)
 
 
 def init_site(root: Path, profile_source: Path) -> Site:

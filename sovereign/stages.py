@@ -5,6 +5,9 @@
 A stage is a `Stage` object found by entry point group `sovereign.stages`. Its process writes progress as JSON lines on
 stdout (`Progress`) and everything else on stderr. A stage whose receipt has the key of its present inputs and
 configuration, and whose outputs are still there, is skipped.
+
+The order of a result is files, receipt, pointer (`Stage.publish`): whatever stops it, a pointer names files that are
+there, and the same command finishes what is missing.
 """
 
 from __future__ import annotations
@@ -13,27 +16,33 @@ import argparse
 import io
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TextIO
 
 from sovereign.errors import SovereignError, StageError
-from sovereign.files import room_hint, sha256_file
+from sovereign.files import room_hint, sha256_bytes, sha256_file
+from sovereign.identity import code_digest, code_version, environment_digest
+from sovereign.locks import refuse_second
 from sovereign.plan import Plan, plan
 from sovereign.profile import Profile, load_profile
-from sovereign.receipts import Receipt, code_version, config_digest, made_by, now, stage_key
-from sovereign.store import Store, fetch_checked, open_store
+from sovereign.receipts import Receipt, config_digest, made_by, now, stage_key
+from sovereign.store import FolderStore, Store, fetch_checked, open_store
 
 STAGES = ("corpus", "curate", "tokenize", "train", "evaluate", "register")
 """The stages in their order."""
 CHECKS = ("preflight",)
 """Stages beside the way, which run when they are asked for."""
+LOCK = "running.lock"
+"""In the work folder of a stage's process, which holds it."""
 
 
 class Progress:
@@ -61,8 +70,12 @@ class Progress:
             "unit": unit,
             "metrics": dict(metrics or {}),
         }
-        self.stream.write(json.dumps(event) + "\n")
-        self.stream.flush()
+        try:
+            self.stream.write(json.dumps(event) + "\n")
+            self.stream.flush()
+        except BrokenPipeError:  # whoever started this stage is gone: end as if asked to, with what is done kept
+            self.stream = io.StringIO()
+            signal.raise_signal(signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -133,6 +146,12 @@ class Stage:
     """Digests of inputs that do not come from a stage (files of a source)."""
     scratch: str = ""
     """Where ranks keep unfinished work in the store, e.g. `curated/{dataset}/units/`; cleared after the receipt."""
+    append_only: str = ""
+    """Which outputs (a shell pattern of keys, e.g. `models/{dataset}/register/*/*`) something may point to for good:
+    a later result of the stage never deletes them. Their keys hold a digest, so that it does not change them either."""
+    publish: Callable[[StageContext, Receipt], None] | None = None
+    """What only a stored result with its receipt allows: to point readers outside the store at it (an alias), to delete
+    what it replaces. Repeated until it has succeeded once for this receipt, so it must give the same each time."""
 
 
 def load_stage(name: str) -> Stage:
@@ -154,6 +173,10 @@ def load_stage(name: str) -> Stage:
 def receipt_key(stage: Stage, dataset: str) -> str:
     """Store key of the stage's receipt."""
     return stage.prefix.format(dataset=dataset) + "receipt.json"
+
+
+def _published_key(stage: Stage, dataset: str) -> str:
+    return stage.prefix.format(dataset=dataset) + "published"
 
 
 def read_receipt(store: Store, stage: Stage, dataset: str) -> Receipt | None:
@@ -180,8 +203,9 @@ def collect_inputs(store: Store, stage: Stage, profile: Profile) -> dict[str, st
 
 
 def is_current(store: Store, stage: Stage, profile: Profile, resolved: Plan) -> Receipt | None:
-    """The receipt, when the stage's present result is what it would make again; else None."""
-    return _current(store, stage, profile, resolved, collect_inputs(store, stage, profile))
+    """The receipt, when the stage's present result is what it would make again and is published; else None."""
+    receipt = _current(store, stage, profile, resolved, collect_inputs(store, stage, profile))
+    return receipt if receipt is not None and _is_published(store, stage, profile.name, receipt) else None
 
 
 def _current(store: Store, stage: Stage, profile: Profile, resolved: Plan, inputs: Mapping[str, str]) -> Receipt | None:
@@ -191,8 +215,24 @@ def _current(store: Store, stage: Stage, profile: Profile, resolved: Plan, input
     return receipt if all(store.exists(output) for output in receipt.outputs) else None
 
 
+def _is_published(store: Store, stage: Stage, dataset: str, receipt: Receipt) -> bool:
+    if stage.publish is None:
+        return True
+    key = _published_key(stage, dataset)
+    return store.exists(key) and store.get_bytes(key).decode(errors="replace") == sha256_bytes(receipt.to_bytes())
+
+
+def _publish(stage: Stage, context: StageContext, receipt: Receipt) -> None:
+    """Set the pointers to a stored result, unless they were."""
+    store = context.store
+    if stage.publish is None or _is_published(store, stage, context.dataset, receipt):
+        return
+    stage.publish(context, receipt)
+    store.put_bytes(_published_key(stage, context.dataset), sha256_bytes(receipt.to_bytes()).encode())
+
+
 def run_stage(stage: Stage, profile: Profile, store: Store, workdir: Path, stream: TextIO) -> Receipt:
-    """Run one stage here, or skip it when its receipt is current; store its files, then its receipt.
+    """Run one stage here, or skip it when its receipt is current; store its files, then its receipt, then publish.
 
     Where several processes run one stage together (RANK in the environment), rank 0 alone reports and stores.
 
@@ -206,16 +246,17 @@ def run_stage(stage: Stage, profile: Profile, store: Store, workdir: Path, strea
     resolved = plan(profile)
     inputs = collect_inputs(store, stage, profile)
     find_current = partial(_current, store, stage, profile, resolved, inputs)
+    config = stage.config(profile, resolved)
+    key = stage_key(stage.name, stage.version, config, inputs)
+    context = StageContext(profile, resolved, store, workdir, progress, inputs, key, rank, num_ranks)
     current = find_current()
     if current is not None:
         if not rank:
+            _publish(stage, context, current)
             _clear_scratch(store, stage, profile)
         progress("unchanged", done=1, total=1)
         return current
-    config = stage.config(profile, resolved)
-    key = stage_key(stage.name, stage.version, config, inputs)
     started_at, start = now(), time.monotonic()
-    context = StageContext(profile, resolved, store, workdir, progress, inputs, key, rank, num_ranks)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         output = stage.run(replace(context, is_over=lambda: find_current() is not None))
@@ -236,9 +277,12 @@ def run_stage(stage: Stage, profile: Profile, store: Store, workdir: Path, strea
         seconds=round(time.monotonic() - start, 3),
         made_by=made_by(),
         code_version=code_version(),
+        code_digest=code_digest(),
+        environment_digest=environment_digest(),
     )
     if not rank:
         _store_result(store, stage, profile, output, receipt)
+        _publish(stage, context, receipt)
         _clear_scratch(store, stage, profile)
     progress("done", done=1, total=1, metrics=output.metrics)
     return receipt
@@ -249,11 +293,15 @@ def _store_result(store: Store, stage: Stage, profile: Profile, output: StageOut
     key = receipt_key(stage, profile.name)
     before = read_receipt(store, stage, profile.name)
     files = dict(sorted(output.files.items()))
+    replaced = set(before.outputs if before else ()) - set(receipt.outputs)
     with store.prepare(files) as store_files, store.prepare({key: receipt.to_bytes()}) as store_receipt:
         store.delete(key)
+        if stage.publish is not None:
+            store.delete(_published_key(stage, profile.name))
         store_files()
-        for name in sorted(set(before.outputs if before else ()) - set(receipt.outputs)):
-            store.delete(name)
+        for name in sorted(replaced):
+            if not fnmatchcase(name, stage.append_only.format(dataset=profile.name)):
+                store.delete(name)
         store_receipt()
 
 
@@ -262,6 +310,23 @@ def _clear_scratch(store: Store, stage: Stage, profile: Profile) -> None:
     if stage.scratch:
         for key in sorted(store.list(stage.scratch.format(dataset=profile.name)), reverse=True):
             store.delete(key)
+
+
+@contextmanager
+def _alone(name: str, profile: Profile, store: Store, workdir: Path) -> Iterator[None]:
+    """No other process of this machine runs the stage in the same work folder, or on the same store in a folder.
+
+    Raises:
+        LockedError: one does; the message names it.
+    """
+    with ExitStack() as held:
+        if os.environ.get("RANK", "0") == "0":  # the other ranks are one run with it
+            stage = f"{name} of {profile.name}"
+            held.enter_context(refuse_second(workdir / LOCK, f"the work folder {workdir}", stage=stage))
+            if isinstance(store, FolderStore):
+                lock = store.root / ".running" / f"{profile.name}-{name}.lock"
+                held.enter_context(refuse_second(lock, f"stage {stage} in {store.url}", stage=stage))
+        yield
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -278,7 +343,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with redirect_stdout(sys.stderr):  # libraries print; stdout is for progress only
             profile, store = load_profile(options.profile), open_store(options.store)
-            run_stage(load_stage(options.name), profile, store, options.workdir, stream)
+            with _alone(options.name, profile, store, options.workdir):
+                run_stage(load_stage(options.name), profile, store, options.workdir, stream)
     except SovereignError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

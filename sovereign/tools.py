@@ -17,6 +17,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -281,8 +282,9 @@ def _built(tool: Tool) -> Path | None:
         target = _target(tool)
         return target if target.exists() else None
     for folder in sorted((cache_dir() / "bin").glob(f"{tool.name}-{tool.version}-*")):
-        if json.loads((folder / _DESCRIPTION).read_text())["source"] == tool.source_digest:
-            return folder
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged one is built again
+            if json.loads((folder / _DESCRIPTION).read_text())["source"] == tool.source_digest:
+                return folder
     return None
 
 

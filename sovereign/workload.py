@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sovereign.errors import ProfileError
+from sovereign.errors import PlanError, ProfileError
+from sovereign.files import sqlite_uri
 from sovereign.hardware import ACCELERATORS
 from sovereign.plan import Plan, Quota
 from sovereign.profile import POSTGRESQL, KubeconfigTarget, Profile
@@ -16,7 +17,7 @@ from sovereign.runtime import Runtime
 
 NAMESPACES = ("training", "lake", "serving")
 BUCKETS = ("raw", "curated", "catalog", "models", "mlflow")
-PORTS: Mapping[str, int] = {"s3": 7070, "mlflow": 5000, "model": 8000, "rendezvous": 29500}
+PORTS: Mapping[str, int] = {"s3": 7070, "mlflow": 5000, "model": 8000, "engine": 8001, "rendezvous": 29500}
 S3_ACCESS_KEY = "sovereign"
 """Name of the store's root key; the key itself is the site's (stacks.resolve.s3_secret_key)."""
 QUEUE = "training"
@@ -32,6 +33,24 @@ HOST_IMAGE = "sovereign.local/host:1"
 """The embedded node's empty image, into which the host's folders are mounted."""
 RUNTIME_PYTHON = "python"
 """The interpreter in a cluster's runtime image, on its PATH, with the kit installed."""
+
+
+SERVER_SLOTS = 4
+"""Answers that llama.cpp computes together; others wait."""
+LLAMA_BATCH = 512
+"""Tokens of prompts that it computes at a time."""
+LLAMA_BASE_MB = 200
+"""Its process without a model, measured: 60 MB with one of 1M parameters."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A registered model to serve."""
+
+    digest: str
+    """As registered."""
+    gguf_digest: str | None = None
+    """Digest of the folder with its GGUF file, which llama.cpp loads; None: it has none."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +139,9 @@ def database_ports(profile: Profile) -> tuple[int, ...]:
     return tuple(sorted(ports))
 
 
-def platform_context(profile: Profile, plan: Plan, runtime: PodRuntime) -> dict[str, Any]:
+def platform_context(
+    profile: Profile, plan: Plan, runtime: PodRuntime, model: ServedModel | None = None
+) -> dict[str, Any]:
     """Variables of every template."""
     return {
         "profile": profile,
@@ -132,18 +153,36 @@ def platform_context(profile: Profile, plan: Plan, runtime: PodRuntime) -> dict[
         "endpoints": ENDPOINTS,
         "queue": QUEUE,
         "storage": {"objects_gb": max(10, math.ceil(plan.estimates.storage_gb * 1.2)), "mlflow_gb": 10},
-        "server": server_context(profile, plan),
+        "server": server_context(profile, plan, model),
     }
 
 
-def server_context(profile: Profile, plan: Plan) -> dict[str, Any]:
-    """Sizes of one model server: memory in GB, GPUs."""
+def server_context(profile: Profile, plan: Plan, model: ServedModel | None) -> dict[str, Any]:
+    """Engine and sizes of one model server: memory in MB, disk in GB, GPUs, context in tokens, answers at a time."""
+    engine = profile.serving.engine
+    if engine == "llama.cpp" and model is not None and model.gguf_digest is None:
+        engine = "transformers"
+    sizes = {"context": plan.model.sequence_length, "slots": SERVER_SLOTS, **_server_sizes(profile, plan, engine)}
+    return {"engine": engine, **sizes}
+
+
+def _server_sizes(profile: Profile, plan: Plan, engine: str) -> dict[str, int]:
     weights_gb = plan.num_parameters * 2 / 1e9
-    if profile.serving.engine == "vllm":
+    if engine == "vllm":
         usable_gb = ACCELERATORS[profile.hardware.accelerator].memory_bytes / 1e9 * 0.7  # the rest holds the KV cache
         gpus = 2 ** max(0, math.ceil(math.log2(weights_gb / usable_gb)))
-        return {"gpus": gpus, "memory_gb": math.ceil(16 + weights_gb), "disk_gb": math.ceil(2 + weights_gb)}
-    return {"gpus": 0, "memory_gb": math.ceil(2.5 + 3 * weights_gb), "disk_gb": math.ceil(1 + 2 * weights_gb)}
+        return {"gpus": gpus, "memory_mb": 1000 * math.ceil(16 + weights_gb), "disk_gb": math.ceil(2 + weights_gb)}
+    if engine == "transformers":
+        return {"gpus": 0, "memory_mb": math.ceil(2500 + 3000 * weights_gb), "disk_gb": math.ceil(1 + 2 * weights_gb)}
+    shape, place_bytes = plan.model, 4  # llama.cpp has weights, keys and values in float32, as what was evaluated
+    cache_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * place_bytes * shape.sequence_length
+    logits_bytes = LLAMA_BATCH * shape.vocab_size * place_bytes
+    total_bytes = place_bytes * plan.num_parameters + SERVER_SLOTS * cache_bytes + 2 * logits_bytes
+    return {
+        "gpus": 0,
+        "memory_mb": LLAMA_BASE_MB + math.ceil(1.1 * total_bytes / 1e6),
+        "disk_gb": math.ceil(1 + place_bytes * plan.num_parameters / 1e9),
+    }
 
 
 def stop_grace_s(plan: Plan) -> int:
@@ -156,28 +195,46 @@ def stop_grace_s(plan: Plan) -> int:
     return 90 + math.ceil(2 * step_s + 2 * 2 * plan.estimates.checkpoint_gb / plan.recipe.world_size)
 
 
+_LARGEST_SIGNAL_S = 65_535
+"""Longest notice that sbatch's --signal takes."""
+
+
 def slurm_context(profile: Profile, plan: Plan, *, python: str, profile_path: Path, data_dir: Path) -> dict[str, Any]:
-    """Variables of `training/slurm.sbatch.j2`.
+    """Variables of `training/slurm.sbatch.j2`; asks for nothing that a machine of the plan does not have.
 
     Args:
         python: the interpreter with the kit, the same on every machine.
         profile_path: what the stage reads.
         data_dir: the lake, a folder that every machine sees.
+
+    Raises:
+        PlanError: a machine has fewer cores than ranks.
+        ProfileError: Slurm cannot write its log below `data_dir`.
     """
     hardware, world_size = profile.hardware, plan.recipe.world_size
-    nodes = max(number for number in range(1, hardware.nodes + 1) if world_size % number == 0)
-    ranks = world_size // nodes
+    ranks = math.ceil(world_size / hardware.nodes)
+    if ranks > hardware.cpus_per_node:
+        raise PlanError(
+            "Slurm gives each training process a core of its own",
+            got=f"{ranks} processes on a machine of {hardware.cpus_per_node} cores",
+            expected=f"training.pods of at most {hardware.cpus_per_node * hardware.nodes}",
+        )
+    log = str(data_dir / "logs")
+    if "\\" in log or "\n" in log:
+        raise ProfileError("Slurm cannot write to a path with a backslash or a line break", got=log)
+    cores = hardware.cpus_per_node // ranks
     stage = ["run", "train", "--profile", str(profile_path), "--store", f"file://{data_dir}"]
     slurm = {
-        "nodes": nodes,
+        "nodes": math.ceil(world_size / ranks),
+        "ranks": world_size,
         "ranks_per_node": ranks,
         "gpus_per_node": hardware.gpus_per_node,
-        "cpus_per_rank": plan.recipe.threads or max(1, hardware.cpus_per_node // ranks),
-        "memory_gb_per_node": math.floor(hardware.memory_gb_per_node * 0.9),
+        "cpus_per_rank": min(plan.recipe.threads or cores, cores),
+        "memory_mib_per_node": max(1, math.floor(hardware.memory_gb_per_node * 0.9 * 1e9 / 2**20)),
         "minutes": 30 + math.ceil(plan.estimates.days * 24 * 60 * 1.5),  # the estimate assumes the speed
-        "grace_s": stop_grace_s(plan),
-        "log": str(data_dir / "logs" / "train-%j.log"),
-        "tracking_uri": f"sqlite:///{data_dir / 'mlflow.db'}",
+        "grace_s": min(stop_grace_s(plan), _LARGEST_SIGNAL_S),
+        "log": log.replace("%", "%%") + "/train-%j.log",
+        "tracking_uri": sqlite_uri(data_dir / "mlflow.db"),
         "command": [python, "-m", "training.launch", "slurm", "--", *stage],
     }
     return {"profile": profile, "plan": plan, "slurm": slurm}

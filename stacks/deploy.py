@@ -17,6 +17,7 @@ from sovereign.plan import Plan
 from sovereign.profile import Profile
 from sovereign.runtime import Runtime
 from sovereign.site import Site
+from sovereign.workload import ServedModel
 from stacks.engine import Engine, Events, Report, run
 from stacks.kube import Cluster
 from stacks.moves import Moves
@@ -26,7 +27,7 @@ from stacks.objects import STACKS
 from stacks.ownership import check_owners, delete_jobs, free_queue
 from stacks.programs import PROGRAMS
 from stacks.resolve import Deployment, Target, resolve
-from stacks.state import read_state, state_file
+from stacks.state import read_state, served, state_file
 
 UNPRIVILEGED_ID = 65532
 _VOLUMES = {"datalake": ("objects", "mlflow")}
@@ -77,7 +78,7 @@ def deploy(
     stacks: Sequence[str],
     report: Report,
     *,
-    champion: str | None = None,
+    champion: ServedModel | None = None,
     runtime: Runtime | None = None,
     adopt: bool = False,
 ) -> DeployResult:
@@ -89,7 +90,7 @@ def deploy(
         plan: the profile's plan.
         stacks: some of `STACKS`.
         report: called with progress.
-        champion: digest of the model to serve; None keeps the one that is served.
+        champion: the model to serve; None keeps the one that is served.
         runtime: what pods of the embedded node run; by default this process's own.
         adopt: take over objects that another site deployed.
 
@@ -122,7 +123,7 @@ def preview(
     stacks: Sequence[str],
     report: Report,
     *,
-    champion: str | None = None,
+    champion: ServedModel | None = None,
     runtime: Runtime | None = None,
     adopt: bool = False,
 ) -> DeployResult:
@@ -199,12 +200,6 @@ def _remove_rest(node: NodeSpec, name: str, report: Report, *, delete_data: bool
     for volume in _VOLUMES.get(name, ()) if delete_data else ():
         if (node.volumes_dir / volume).is_dir():
             mounts.delete_tree(node.volumes_dir / volume)
-
-
-def served(site: Site) -> str | None:
-    """Digest of the model that the serving stack was last deployed with."""
-    champion = read_state(site, "serving").outputs.get("champion")
-    return str(champion) if champion else None
 
 
 def _operate(

@@ -135,7 +135,7 @@ class Engine:
             "name": PROJECT,
             "runtime": "python",
             "description": "Stacks of a sovereign site; the programs are part of the kit, see docs/stacks.md",
-            "backend": {"url": f"file://{site.state_dir}"},
+            "backend": {"url": site.state_dir.as_uri()},
             "plugins": {"providers": [{"name": "sovereign", "path": str(_plugin_folder())}]},
         }
         write_atomic(site.state_dir / "Pulumi.yaml", yaml.safe_dump(settings, sort_keys=False))
@@ -227,7 +227,7 @@ def environment(site: Site, pulumi: Path) -> dict[str, str]:
     path = [str(_plugin_folder()), str(pulumi.parent), os.environ.get("PATH", "")]
     return {
         "PATH": os.pathsep.join(path),
-        "PULUMI_BACKEND_URL": f"file://{site.state_dir}",
+        "PULUMI_BACKEND_URL": site.state_dir.as_uri(),  # Pulumi decodes it
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(site.passphrase_file),
         "PULUMI_HOME": str(_home()),
         "PULUMI_SKIP_UPDATE_CHECK": "true",

@@ -21,7 +21,7 @@ from sovereign.files import sha256_bytes
 from sovereign.plan import Plan
 from sovereign.profile import Profile
 from sovereign.render import Object, render_template, template_names
-from sovereign.workload import S3_ACCESS_KEY, PodRuntime, database_ports, platform_context
+from sovereign.workload import S3_ACCESS_KEY, PodRuntime, ServedModel, database_ports, platform_context
 from stacks.fields import Identity, ObjectRef
 from stacks.identity import identity, owned
 
@@ -45,8 +45,8 @@ class Platform:
     """Kueue's own objects; a function, since reading them takes time that only the cluster stack needs."""
     overlays: tuple[Path, ...]
     s3_secret_key: str
-    champion: str | None
-    """Digest of the model to serve, None before there is one."""
+    champion: ServedModel | None
+    """The model to serve, None before there is one."""
     site: str
     """The site's id, which its objects record."""
     database_passwords: str | None = None
@@ -60,8 +60,12 @@ class Platform:
             "secret_key": self.s3_secret_key,
             "digest": sha256_bytes(f"s3 {self.s3_secret_key}".encode())[:12],
         }
-        shared = platform_context(self.profile, self.plan, self.runtime)
-        model = {"name": self.profile.name, "digest": self.champion}
+        shared = platform_context(self.profile, self.plan, self.runtime, self.champion)
+        model = {"name": self.profile.name, "digest": self.champion.digest if self.champion else None}
+        if self.champion and shared["server"]["engine"] == "llama.cpp":
+            model |= {"folder": f"{self.champion.digest}.served", "folder_digest": self.champion.gguf_digest}
+        else:
+            model |= {"folder": model["digest"], "folder_digest": model["digest"]}
         databases = {"ports": database_ports(self.profile), "passwords": self.database_passwords}
         return {
             **shared,

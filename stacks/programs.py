@@ -51,7 +51,9 @@ def serving(platform: Platform, target: Target, cluster_uid: str | None, ledger:
     _add_parts(platform, Connection(str(target.kubeconfig), target.context, cluster_uid), ledger)
     pulumi.export("cluster_uid", cluster_uid)
     pulumi.export("model_url", ENDPOINTS["model"])
-    pulumi.export("champion", platform.champion)
+    model = platform.champion
+    pulumi.export("champion", model.digest if model else None)
+    pulumi.export("gguf", model.gguf_digest if model else None)
 
 
 PROGRAMS: dict[str, Callable[[Platform, Target, str | None, Ledger], None]] = {

@@ -14,7 +14,7 @@ from sovereign.profile import EmbeddedTarget, KubeconfigTarget, Profile
 from sovereign.runtime import Runtime, current_runtime
 from sovereign.site import Site
 from sovereign.tools import ensure_tools, find_data, find_tool, load_tools
-from sovereign.workload import PodRuntime, database_ports, embedded_runtime, image_runtime, source_folders
+from sovereign.workload import PodRuntime, ServedModel, database_ports, embedded_runtime, image_runtime, source_folders
 from stacks.fields import ObjectRef
 from stacks.identity import Owner
 from stacks.kube import Cluster
@@ -57,7 +57,7 @@ def resolve(
     profile: Profile,
     plan: Plan,
     *,
-    champion: str | None = None,
+    champion: ServedModel | None = None,
     runtime: Runtime | None = None,
     build: Callable[[str, float], None] | None = None,
 ) -> Deployment:
@@ -67,7 +67,7 @@ def resolve(
         site: the site.
         profile: its profile.
         plan: the profile's plan.
-        champion: digest of the model to serve.
+        champion: the model to serve.
         runtime: the runtime that pods of an embedded node use; by default this process's own.
         build: called with progress while missing programs are built; None refuses instead.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign.site import Site
+from sovereign.workload import ServedModel
 from stacks.fields import ObjectRef
 
 PROJECT = "sovereign"
@@ -90,3 +91,9 @@ def _record(resource: dict[str, Any]) -> Record | None:
 
 def _is_secret(value: Any) -> bool:
     return isinstance(value, dict) and "4dabf18193072939515e22adb298388d" in value
+
+
+def served(site: Site) -> ServedModel | None:
+    """The model that the serving stack was last deployed with."""
+    outputs = read_state(site, "serving").outputs
+    return ServedModel(outputs["champion"], outputs.get("gguf")) if outputs.get("champion") else None

@@ -15,13 +15,14 @@ from sovereign.profile import Profile
 from sovereign.render import Object
 from sovereign.runtime import Runtime
 from sovereign.site import Site
+from sovereign.workload import ServedModel
 from stacks.identity import identity
 from stacks.kube import Cluster
 from stacks.node import lifecycle
 from stacks.node.spec import NodeSpec
 from stacks.objects import STACKS, managed, resource_name
 from stacks.resolve import Deployment, resolve
-from stacks.state import StackState, read_state
+from stacks.state import StackState, read_state, served
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def status(
     plan: Plan,
     stacks: Sequence[str] = STACKS,
     *,
-    champion: str | None = None,
+    champion: ServedModel | None = None,
     runtime: Runtime | None = None,
 ) -> StatusResult:
     """Compare `stacks` with what a deploy with the same arguments would make.
@@ -67,15 +68,14 @@ def status(
         profile: its profile.
         plan: the profile's plan.
         stacks: some of `STACKS`.
-        champion: digest of the model to serve; None is the one that is served.
+        champion: the model to serve; None is the one that is served.
         runtime: what pods of the embedded node run; by default this process's own.
 
     Raises:
         SovereignError: a program is missing, or a template is wrong. A dead cluster is drift, not an error.
     """
     states = {stack: read_state(site, stack) for stack in stacks}
-    served = read_state(site, "serving").outputs.get("champion")
-    deployment = resolve(site, profile, plan, champion=champion or served, runtime=runtime)
+    deployment = resolve(site, profile, plan, champion=champion or served(site), runtime=runtime)
     recorded = read_state(site, "cluster").outputs.get("cluster_uid")
     drift = list(_node_drift(deployment.target.node)) if "cluster" in stacks and deployment.target.node else []
     objects = managed(deployment.platform)

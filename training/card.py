@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sovereign.display import spell
 from sovereign.files import write_atomic
+from sovereign.lake.plots import plot_label
 from sovereign.plan import Plan
 from sovereign.profile import Profile
 from sovereign.receipts import Receipt
@@ -73,17 +75,19 @@ def _front_matter(profile: Profile, evaluation: Mapping[str, Any], receipts: Map
     licences = sorted(receipts["curate"].metrics["train"]["documents_by_licence"])
     rows, questions = evaluation["bits_per_byte"]["by_language"], evaluation["questions"]["by_language"]
     results = [
-        _result(f"held-out documents, {language}", "text-generation", "bits_per_byte", row["model"])
+        _result(f"held-out documents, {spell(language)}", "text-generation", "bits_per_byte", row["model"])
         for language, row in rows.items()
     ] + [
-        _result(f"held-out questions, {language}", "question-answering", "exact_match", scores["heldout"]["accuracy"])
+        _result(
+            f"held-out questions, {spell(language)}", "question-answering", "exact_match", scores["heldout"]["accuracy"]
+        )
         for language, scores in questions.items()
         if "heldout" in scores
     ]
     return {
-        "language": sorted(rows),
+        "language": [spell(language) for language in sorted(rows)],
         "license": "other",
-        "license_name": " AND ".join(licences),
+        "license_name": spell(" ".join(" AND ".join(licences).split())),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["sovereign-ai", "pretrained"],
@@ -164,5 +168,6 @@ def _draw_bars(axis: Axes, groups: Sequence[tuple[str, str, str, Mapping[str, fl
         heights = [values[language] for language in shown]
         drawn = axis.bar(positions, heights, width * 0.94, label=label, color=colour, hatch=hatch, edgecolor="white")
         axis.bar_label(drawn, [form.format(height) for height in heights], fontsize=7, padding=1)
-    axis.set_xticks(range(len(languages)), languages)
+    labels = [plot_label(language, f"row {number}") for number, language in enumerate(languages, 1)]
+    axis.set_xticks(range(len(languages)), labels, parse_math=False)
     axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(groups))

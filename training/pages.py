@@ -14,9 +14,4 @@ def render_page(template: str, **values: Any) -> str:
     Raises:
         TrainingError: the template asks for a value that is not there.
     """
-    return pages.render_page("training", template, values, filters={"cell": _cell}, error=TrainingError)
-
-
-def _cell(text: str) -> str:
-    """Text of a source or of the model, so that it stays in its cell of a table."""
-    return " ".join(text.split()).replace("|", "\\|")
+    return pages.render_page("training", template, values, error=TrainingError)

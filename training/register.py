@@ -1,8 +1,12 @@
 """Stage `register`: the trained model becomes a version in the MLflow registry, and the champion if it is good enough.
 
 The registered artifact is a Hugging Face folder (safetensors, tokenizer, model card). A model is known by the digest of
-its files: the same digest is never registered twice. What is served lies in the store under that digest, since the next
-training writes over the last one's output. MLFLOW_TRACKING_URI names the registry.
+its files: the same digest is never registered twice. What is served is in the store under that digest, since the next
+training overwrites the last one's output. MLFLOW_TRACKING_URI names the registry.
+
+The order is (1) the model's files in the store, and those that llama.cpp serves it from (training/served.py), (2) a
+version that names them, (3) registration.json and the receipt, (4) the aliases. Files of earlier models stay until
+`sovereign prune` (training/prune.py).
 """
 
 from __future__ import annotations
@@ -15,33 +19,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sovereign.base import base_inputs, base_tags
+from sovereign.display import escape_markdown
 from sovereign.errors import StageError, TrainingError
-from sovereign.files import write_atomic
+from sovereign.files import sha256_file, write_atomic
 from sovereign.plan import Plan
 from sovereign.profile import Profile
 from sovereign.receipts import Receipt
 from sovereign.serving.fetch import model_digest
-from sovereign.stages import Stage, StageContext, StageOutput
+from sovereign.stages import Stage, StageContext, StageOutput, receipt_key
 from training.gate import LIMITS, why_not_champion
-from training.registry import CANDIDATE, CHAMPION, open_client
+from training.manifest import METRICS
+from training.registry import CANDIDATE, CHAMPION, experiment_id, open_client
+from training.tracking import send_missing
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 
 def _run(context: StageContext) -> StageOutput:
-    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not tracking_uri:
-        raise StageError(
-            "no model registry is named",
-            expected="MLFLOW_TRACKING_URI in the environment, e.g. http://mlflow.lake.svc:5000 or sqlite:////data/mlflow.db",
-        )
+    tracking_uri = _tracking_uri()
     model = _model_files(context)
     digest = model_digest({name: context.inputs[key] for name, key in model.items()})
     prefix = f"models/{context.dataset}/register/{digest}/"
     files = {prefix + name: context.inputs[key] for name, key in model.items()}
     evaluation = json.loads(context.fetch(_evaluation_prefix(context) + "evaluation.json").read_bytes())
     refusal = why_not_champion(evaluation, context.profile.evaluation)
+    for name, key in model.items():
+        context.progress(f"storing {name} for serving")
+        context.store.put_file(prefix + name, context.fetch(key))
+    served = _store_served(context, model, digest)
+    gguf_digest = model_digest(served) if served else None
+    files_served = {_served_prefix(context, digest) + name: value for name, value in served.items()}
     client = open_client(tracking_uri)
     context.progress("looking for this model in the registry")
     version = _registered_version(client, context.dataset, digest)
@@ -50,8 +58,11 @@ def _run(context: StageContext) -> StageOutput:
         context.progress("storing the model in the registry")
         tags = {"digest": digest, "files": json.dumps(files), "store_prefix": prefix}
         tags |= _receipt_tags(context) | base_tags(context.profile)
+        tags |= {"gguf_digest": gguf_digest} if gguf_digest else {}
         version = _register(client, context, _gather(context, model), f"model-{digest[:12]}", tags)
-    aliases = _set_aliases(client, context.dataset, version, is_champion=refusal is None)
+    elif gguf_digest:
+        client.set_model_version_tag(context.dataset, str(version), "gguf_digest", gguf_digest)
+    aliases = [CANDIDATE] if refusal is not None else [CANDIDATE, CHAMPION]
     registration = {
         "name": context.dataset,
         "version": version,
@@ -59,16 +70,76 @@ def _run(context: StageContext) -> StageOutput:
         "aliases": aliases,
         "files": files,
         "store_prefix": prefix,
+        "gguf_digest": gguf_digest,
     } | base_tags(context.profile)
     path = context.workdir / "registration.json"
     write_atomic(path, json.dumps(registration, indent=2, sort_keys=True) + "\n")
-    outputs = {prefix + name: context.fetch(key) for name, key in model.items()}
-    outputs[f"models/{context.dataset}/register/registration.json"] = path
     metrics: dict[str, Any] = {"version": version, "digest": digest, "aliases": aliases, "is_new": is_new}
     if refusal is not None:
         metrics["why_not_champion"] = refusal
         context.progress(f"registered as {CANDIDATE} only: {refusal}")
-    return StageOutput(outputs, metrics)
+    return StageOutput({registration_key(context.dataset): path}, metrics, stored=files | files_served)
+
+
+def _store_served(context: StageContext, model: Mapping[str, str], digest: str) -> dict[str, str]:
+    """Store the folder that llama.cpp serves the model from; hex SHA-256 of its files by name, if it has one."""
+    from training.served import gguf_obstacle, make_served
+
+    if context.profile.serving.engine != "llama.cpp":
+        return {}
+    folder = _gather(context, model)
+    if (obstacle := gguf_obstacle(folder)) is not None:
+        context.progress(f"served by transformers, not by llama.cpp: {obstacle}")
+        return {}
+
+    def report(text: str, _share: float) -> None:
+        context.progress(f"GGUF file for serving: {text}")
+
+    made = make_served(folder, context.workdir / "served", name=context.dataset, report=report)
+    for name, path in made.items():
+        context.store.put_file(_served_prefix(context, digest) + name, path)
+    return {name: sha256_file(path) for name, path in made.items()}
+
+
+def _served_prefix(context: StageContext, digest: str) -> str:
+    """Store key of the served folder: beside the model's, which its digest is of."""
+    return f"models/{context.dataset}/register/{digest}.served/"
+
+
+def _publish(context: StageContext, receipt: Receipt) -> None:
+    """Point `candidate`, and `champion` when the gate let it through, at the registered version."""
+    from mlflow.exceptions import MlflowException
+
+    client = open_client(_tracking_uri())
+    name, version = context.dataset, int(receipt.metrics["version"])
+    try:
+        client.set_registered_model_alias(name, CANDIDATE, str(version))
+        held = client.get_registered_model(name).aliases.get(CHAMPION)
+        if CHAMPION in receipt.metrics["aliases"]:
+            client.set_registered_model_alias(name, CHAMPION, str(version))
+        elif held is not None and int(held) == version:  # the profile asks for more now
+            client.delete_registered_model_alias(name, CHAMPION)
+    except MlflowException as error:
+        raise TrainingError(
+            f"the aliases of model {name} cannot be set: {error}",
+            hint="run the command again; if version "
+            f"{version} was deleted in the registry, delete {receipt_key(register, name)} in the store before",
+        ) from error
+
+
+def registration_key(name: str) -> str:
+    """Store key of what model `name` was registered as last."""
+    return f"models/{name}/register/registration.json"
+
+
+def _tracking_uri() -> str:
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise StageError(
+            "no model registry is named",
+            expected="MLFLOW_TRACKING_URI in the environment, e.g. http://mlflow.lake.svc:5000 or sqlite:////data/mlflow.db",
+        )
+    return uri
 
 
 def _model_files(context: StageContext) -> dict[str, str]:
@@ -128,11 +199,12 @@ def _register(
     name = context.dataset
     try:
         run_id = _training_run(client, context)
+        _send_missing_metrics(client, context, run_id)
         client.log_artifacts(run_id, str(folder), artifact_path)
         for path in _adapter(context):
             client.log_artifact(run_id, str(path), f"adapter-{tags['digest'][:12]}")
         if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name, description=context.profile.description or None)
+            client.create_registered_model(name, description=escape_markdown(context.profile.description) or None)
         source = f"{client.get_run(run_id).info.artifact_uri}/{artifact_path}"
         version = client.create_model_version(name, source=source, run_id=run_id, tags=dict(tags))
     except MlflowException as error:
@@ -146,31 +218,32 @@ def _training_run(client: MlflowClient, context: StageContext) -> str:
     run_id = receipt.metrics.get("mlflow_run_id")
     if run_id is not None and client.search_runs(_experiments(client), f"attributes.run_id = '{run_id}'"):
         return str(run_id)
-    experiment = client.get_experiment_by_name(context.dataset)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(context.dataset)
-    run = client.create_run(experiment_id, run_name=f"{context.dataset} registration", tags={"receipt": receipt.key})
+    run = client.create_run(
+        experiment_id(client, context.dataset),
+        run_name=f"{context.dataset} registration",
+        tags={"receipt": receipt.key},
+    )
     client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
+
+
+def _send_missing_metrics(client: MlflowClient, context: StageContext, run_id: str) -> None:
+    """The numbers of training that MLflow did not take while it ran."""
+    receipt = Receipt.from_bytes(context.store.get_bytes(f"models/{context.dataset}/train/receipt.json"))
+    key = f"models/{context.dataset}/train/{METRICS}"
+    if receipt.metrics.get("mlflow_complete") or key not in context.inputs:
+        return
+    context.progress("sending training's numbers to MLflow")
+    send_missing(client, run_id, [json.loads(line) for line in context.fetch(key).read_text().splitlines()])
 
 
 def _experiments(client: MlflowClient) -> list[str]:
     return [experiment.experiment_id for experiment in client.search_experiments()]
 
 
-def _set_aliases(client: MlflowClient, name: str, version: int, *, is_champion: bool) -> list[str]:
-    """Point `candidate`, and `champion` when it may be one, at `version`; gives back the aliases of this version."""
-    client.set_registered_model_alias(name, CANDIDATE, str(version))
-    held = client.get_registered_model(name).aliases.get(CHAMPION)
-    if is_champion:
-        client.set_registered_model_alias(name, CHAMPION, str(version))
-        return [CANDIDATE, CHAMPION]
-    if held is not None and int(held) == version:  # the profile asks for more now
-        client.delete_registered_model_alias(name, CHAMPION)
-    return [CANDIDATE]
-
-
 def _config(profile: Profile, _plan: Plan) -> Mapping[str, Any]:
-    return profile.evaluation.model_dump(mode="json", include=set(LIMITS))
+    limits = profile.evaluation.model_dump(mode="json", include=set(LIMITS))
+    return limits | {"engine": profile.serving.engine}
 
 
 register = Stage(
@@ -180,5 +253,7 @@ register = Stage(
     config=_config,
     prefix="models/{dataset}/register/",
     external_inputs=base_inputs,
-    version=2,
+    version=4,
+    append_only="models/{dataset}/register/*/*",
+    publish=_publish,
 )

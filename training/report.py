@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from sovereign.files import write_atomic
-from sovereign.resources import data_path
+from sovereign.lake.plots import plot_label
+from training.pages import render_page
 from training.runs import Run
 from training.watch_heldout import NAME as HELDOUT
 
@@ -42,11 +41,13 @@ FIGURES = (
     Figure("learning-rate", "Learning rate", "per step", ("learning_rate",)),
     Figure("speed", "Speed", "tokens/s over all ranks", ("tokens_per_s",)),
     Figure("mfu", "Model FLOP utilisation", "part of the peak", ("mfu",)),
+    Figure("tflops", "Speed of a device", "TFLOP/s of the model", ("tflops_per_device",)),
     Figure("step-time", "Time of a step", "seconds", ("step_p50_s", "step_p95_s", "step_max_s"), is_log=True),
     Figure("data-wait", "Waiting for data", "seconds a step", ("data_wait_s",)),
     Figure("memory", "Memory of the largest rank", "GB", ("memory_gb", "gpu_memory_gb")),
     Figure("power", "Power of the GPUs", "watts", ("gpu_power_w",)),
     Figure("energy", "Energy so far", "kWh", ("energy_kwh",)),
+    Figure("energy-of-tokens", "Energy of training", "joules per million tokens", ("joules_per_million_tokens",)),
 )
 
 
@@ -75,7 +76,8 @@ def series_of(figure: Figure, runs: Sequence[Run]) -> list[Series]:
         known = sorted({name for line in run.lines for name in line})
         for pattern in figure.names:
             for name in [one for one in known if one == pattern or (pattern.endswith("/") and one.startswith(pattern))]:
-                part = name.rpartition("/")[2].removeprefix(HELDOUT) or "all"
+                prefix = pattern if pattern.endswith("/") else HELDOUT
+                part = name.removeprefix(prefix) or "all"
                 label = run.name if len(figure.names) == 1 and not pattern.endswith("/") else f"{run.name} {part}"
                 found.append(Series(label, *run.column(name)))
     return found
@@ -101,14 +103,7 @@ def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
                     "rows": list(_rows(lines)),
                 }
             )
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(data_path("templates") / "training"),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("report.html.j2").render(runs=runs, sections=sections, skipped=skipped_steps)
+    text = render_page("report.html", runs=runs, sections=sections, skipped=skipped_steps)
     write_atomic(folder / "report.html", text)
     return [*files, folder / "report.html"]
 
@@ -145,7 +140,7 @@ def _draw(figure: Figure, lines: Sequence[Series], skipped: Sequence[int], path:
             marker="o" if len(line.steps) < 30 else None,
             markersize=3,
             linewidth=1.4,
-            label=line.label,
+            label=plot_label(line.label, f"line {number + 1}"),
         )
     for step in skipped if figure.key in {"loss", "gradient-norm"} else ():
         axis.axvline(step, color="#999999", linewidth=0.8, linestyle=":")
@@ -155,5 +150,6 @@ def _draw(figure: Figure, lines: Sequence[Series], skipped: Sequence[int], path:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color="#dddddd", linewidth=0.8)
     if len(lines) > 1:
-        axis.legend(frameon=False, fontsize=8)
+        for text in axis.legend(frameon=False, fontsize=8).get_texts():
+            text.set_parse_math(False)
     canvas.savefig(path)

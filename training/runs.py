@@ -12,19 +12,27 @@ stretch (training/manifest.py) trained.
 from __future__ import annotations
 
 import json
+import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from sovereign.errors import StoreError, TrainingError
+from sovereign.files import json_object
 from sovereign.plan import Plan
 from sovereign.receipts import code_version, made_by, now
 from sovereign.store import Store
 from training.tracking import Record
 
 RUN, METRICS = "run.json", "metrics.jsonl"
+SPEEDS = ("tokens_per_s", "mfu", "tflops_per_device", "of_matmul_ceiling", "joules_per_million_tokens")
+"""Numbers that vary from step to step without a direction."""
+_DAMAGED = ".damaged"
+"""Ends the name of a record that could not be read, kept for people to look at."""
+_HINT = "the run's checkpoints do not depend on it; delete it, and the next training writes a new one"
 _WRITE_EVERY_S = 30.0
 
 
@@ -61,9 +69,17 @@ class Run:
         found = [(line["step"], line[name]) for line in self.lines if name in line]
         return [step for step, _ in found], [value for _, value in found]
 
-    def last(self, name: str) -> float | None:
-        """The newest value of a number."""
+    def number(self, name: str) -> float | None:
+        """A number of the run as it is shown everywhere: of a speed what is typical, of anything else the newest."""
+        if name in SPEEDS:
+            return self.summary.get(name, typical(self.lines, name))
         return next((line[name] for line in reversed(self.lines) if name in line), None)
+
+
+def typical(lines: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """The median of one number over the steps of a record without its first twentieth, in which the model compiles."""
+    values = [line[name] for line in lines if "loss" in line and name in line]
+    return statistics.median(values[len(values) // 20 :]) if values else None
 
 
 def prefix_of(dataset: str) -> str:
@@ -95,7 +111,16 @@ class RunWriter:
         self._writing: Future[None] | None = None
         self._started_at = now()
         if enabled and store.exists(self._prefix + RUN):
-            self._started_at = json.loads(store.get_bytes(self._prefix + RUN))["started_at"]
+            self._take_over(store.get_bytes(self._prefix + RUN))
+
+    def _take_over(self, record: bytes) -> None:
+        """Keep the start of the run in its record; set a damaged record aside."""
+        try:
+            self._started_at = str(_parse(record, self._prefix + RUN)["started_at"])
+        except TrainingError as error:
+            aside = f"{self._prefix}{RUN}{_DAMAGED}"
+            self._store.put_bytes(aside, record)
+            self._warn(f"{error.message}; it is set aside as {aside}, training continues")
 
     def write(
         self, status: str, record: Record, summary: Mapping[str, Any] | None = None, *, soon: bool = False
@@ -138,10 +163,19 @@ class RunWriter:
         return self._prefix + name
 
 
-def read_runs(store: Store, dataset: str) -> list[Run]:
-    """All runs, the last started one first, each with its lines."""
-    keys = [key for key in store.list(prefix_of(dataset)) if key.endswith(f"/{RUN}")]
-    runs = [_read(store, key.removesuffix(RUN)) for key in keys]
+def _warn(message: str) -> None:
+    sys.stderr.write(f"warning: {message}\n")
+
+
+def read_runs(store: Store, dataset: str, warn: Callable[[str], None] = _warn) -> list[Run]:
+    """All runs, the last started one first, each with its lines; damaged records are left out with a warning."""
+    runs = []
+    for key in store.list(prefix_of(dataset)):
+        if key.endswith(f"/{RUN}"):
+            try:
+                runs.append(_read(store, key.removesuffix(RUN)))
+            except (TrainingError, StoreError) as error:
+                warn(f"a run is left out: {error.message}")
     return sorted(runs, key=lambda run: run.started_at, reverse=True)
 
 
@@ -164,6 +198,28 @@ def choose(runs: list[Run], names: Sequence[str]) -> list[Run]:
 
 
 def _read(store: Store, prefix: str) -> Run:
-    values = json.loads(store.get_bytes(prefix + RUN))
-    lines = [json.loads(line) for line in store.get_bytes(prefix + METRICS).decode().splitlines()]
+    values = _parse(store.get_bytes(prefix + RUN), prefix + RUN)
+    key = prefix + METRICS
+    lines = [
+        json_object(line, f"line {number} of {key}", TrainingError, hint=_HINT)
+        for number, line in enumerate(store.get_bytes(key).splitlines(), 1)
+    ]
+    if odd := next((number for number, line in enumerate(lines, 1) if "step" not in line), None):
+        raise TrainingError(f"line {odd} of {key} is damaged", got="no step", hint=_HINT)
     return Run(**values, lines=lines)
+
+
+def _parse(record: bytes, key: str) -> dict[str, Any]:
+    """The values of run.json.
+
+    Raises:
+        TrainingError: it is damaged.
+    """
+    values = json_object(record, key, TrainingError, hint=_HINT)
+    expected = {item.name for item in fields(Run)} - {"lines"}
+    if values.keys() != expected:
+        odd = ", ".join(sorted(values.keys() ^ expected))
+        raise TrainingError(f"{key} is damaged", got=f"missing or unknown: {odd}", hint=_HINT)
+    if not isinstance(values["plan"], dict) or not isinstance(values["run"], str):
+        raise TrainingError(f"{key} is damaged", got="a plan or digest of another type", hint=_HINT)
+    return values

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from training.mix import make_stream
 from training.model import save_model
 from training.order import TokenStream
 from training.resume import refuse_another_batch, resolved_config
+from training.runs import SPEEDS, typical
 from training.schedule import learning_rate
 from training.shards import Shard
 from training.stored import Retention, StoredCheckpoints
@@ -96,19 +96,15 @@ class Session:
         self.log(done, self.watching.heldout.measure(self.engine.evaluate))
 
     def close(self, status: str, output: StageOutput) -> None:
-        """End the run's records as FINISHED, FAILED or KILLED; complete the numbers of what `export` gave.
-
-        When it is finished, the checkpoints of runs with another configuration are deleted.
-        """
+        """End the run's records as FINISHED, FAILED or KILLED; complete the numbers of what `export` gave."""
         if status == "FAILED":
             self.watching.report_failure(self.ranks)
         self.checkpoints.close(has_failed=status == "FAILED")
         self.mlflow.close(status)
         if output.metrics:
             output.metrics["mlflow_run_id"] = self.mlflow.run_id  # MLflow may have answered at its end only
+            output.metrics["mlflow_complete"] = self.mlflow.is_complete
         self.watching.runs.write(status, self.record, output.metrics)
-        if status == "FINISHED":
-            self.checkpoints.forget_other_runs()
 
     def export(self) -> StageOutput:
         """The model as a Hugging Face folder and the run's record; nothing on other ranks than the first.
@@ -151,20 +147,21 @@ class Session:
     def _summary(self) -> dict[str, Any]:
         heldout = [line[HELDOUT] for line in self.record.lines if HELDOUT in line]
         steps = [line for line in self.record.lines if "loss" in line]
-        speeds = [line["tokens_per_s"] for line in steps[len(steps) // 20 :]]  # the first steps compile
+        speeds = {name: typical(steps, name) for name in SPEEDS}
         return {
             "steps": self.recipe.num_steps,
             "tokens": self.recipe.num_tokens,
             "parameters": self.context.plan.num_parameters,
             "loss_first": steps[0]["loss"],
             "loss_last": steps[-1]["loss"],
-            "bits_per_byte_before": heldout[0],
-            "bits_per_byte_after": heldout[-1],
+            "heldout_bits_per_byte_before": heldout[0],
+            "heldout_bits_per_byte_after": heldout[-1],
             "steps_skipped": sum(line["is_skipped"] == 1 for line in steps),
-            "tokens_per_s": round(statistics.median(speeds)),
+            **{name: value for name, value in speeds.items() if value is not None},
             **{name: steps[-1][name] for name in _TOTALS if name in steps[-1]},
             "resumed_from": self.first_step or None,
             "history": [stretch.model_dump() for stretch in self.checkpoints.history],
+            "warning": self.watching.divergence.verdict(),
         } | ({"base": known_base(self.context)[1].digest} if self.context.plan.base else {})
 
 
@@ -202,6 +199,7 @@ def start(context: StageContext, digest: str, ranks: Ranks, say: Say, stop: thre
             enabled=ranks.is_first,
             warn=say,
             tags=base_tags(context.profile),
+            before=list(record.lines),
         ),
         watching=watching,
         stop=stop,
@@ -240,7 +238,7 @@ def _resume(
     if found is None:
         refuse_another_batch(config, ((folder, manifest.config) for folder, manifest in stored.other_runs()))
         return checkpoints, None
-    say(f"going on from step {found.manifest.step}")
+    say(f"resuming at step {found.manifest.step}")
     own = rank_file(ranks.rank) if found.manifest.world_size == ranks.world_size else None
     with FragmentReader(found.folder, found.spans) as reader:
         engine.load_state(reader, reader.random(own) if own else None)

@@ -118,8 +118,9 @@ class StoredCheckpoints:
                 with suppress(ValidationError):
                     yield key.rpartition("/")[0], Manifest.model_validate_json(self._store.get_bytes(key))
 
-    def forget_other_runs(self) -> None:
-        """Delete the checkpoints of runs with another configuration."""
-        for key in self._store.list(self._all_runs):
-            if not key.startswith(self.prefix):
-                self._store.delete(key)
+
+def forget_other_runs(store: Store, prefix: str, run: str) -> None:
+    """Delete the checkpoints of runs with another configuration than the one with the digest `run`; see the class."""
+    for key in store.list(prefix):
+        if not key.startswith(f"{prefix}{run[:8]}/"):
+            store.delete(key)

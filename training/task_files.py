@@ -107,6 +107,19 @@ def check_names(folder: Path, names: Iterable[str]) -> None:
         )
 
 
+def empty_data(yaml_file: Path) -> list[str]:
+    """Data files in the folder of a task that have nothing in them, as its YAML file names them."""
+    named: list[Any] = [(_read(yaml_file).get("dataset_kwargs") or {}).get("data_files")]
+    found = []
+    while named:
+        one = named.pop()
+        if isinstance(one, list | dict):
+            named += one.values() if isinstance(one, dict) else one
+        elif isinstance(one, str) and (path := yaml_file.parent / one).is_file() and not path.read_bytes().strip():
+            found.append(one)
+    return sorted(found)
+
+
 def _read(path: Path, outer: Sequence[Path] = ()) -> dict[str, Any]:
     """A task's configuration; its own keys come before those of the files that it includes.
 

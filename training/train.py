@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import signal
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -23,17 +24,18 @@ from sovereign.base import base_inputs
 from sovereign.errors import TrainingError
 from sovereign.plan import Plan
 from sovereign.profile import Profile
-from sovereign.receipts import stage_key
+from sovereign.receipts import Receipt, stage_key
 from sovereign.stages import Stage, StageContext, StageOutput
 from training import environment
 from training.resume import run_config
 from training.schedule import learning_rate, phase_at
+from training.stored import forget_other_runs
 
 if TYPE_CHECKING:
     from training.engine import StepResult
     from training.session import Say, Session
 
-VERSION = 5
+VERSION = 6
 LOGGED_STEPS = 1000
 """Lines in metrics.jsonl, about, however long the run."""
 _REPORT_EVERY_S = 1.0
@@ -103,6 +105,9 @@ def _loop(session: Session, say: Say) -> None:
         if not result.is_finite:
             raise watching.not_finite(step, result, session.stream, recipe.batch_tokens)
         done, now = step + 1, time.monotonic()
+        if (problem := watching.divergence.add(done, result.loss)) and ranks.is_first:
+            sys.stderr.write(f"warning: {problem}\n")
+            say(f"warning: {problem}")
         is_last = done == recipe.num_steps
         watchdog.at(step, "recording and saving")
         if done % log_every == 0 or is_last or not result.is_taken:
@@ -116,7 +121,7 @@ def _loop(session: Session, say: Say) -> None:
             reported_at = now
             say("training", done=done, total=recipe.num_steps, unit="steps", metrics=_shown(session, done))
         if result.is_stopped and not is_last:
-            raise TrainingStopped(f"stopped after {done} of {recipe.num_steps} steps", hint="start it again to go on")
+            raise TrainingStopped(f"stopped after {done} of {recipe.num_steps} steps", hint="start it again to resume")
 
 
 def _values(session: Session, step: int, result: StepResult) -> dict[str, float]:
@@ -146,6 +151,11 @@ def _config(_profile: Profile, plan: Plan) -> Mapping[str, Any]:
     return run_config(plan)
 
 
+def _forget_other_runs(context: StageContext, _receipt: Receipt) -> None:
+    """The checkpoints of runs with another configuration go when this run's result is stored, and not before."""
+    forget_other_runs(context.store, f"models/{context.dataset}/train/checkpoints/", context.key)
+
+
 train = Stage(
     name="train",
     run=_run,
@@ -154,4 +164,5 @@ train = Stage(
     prefix="models/{dataset}/train/",
     version=VERSION,
     external_inputs=base_inputs,
+    publish=_forget_other_runs,
 )

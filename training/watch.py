@@ -1,9 +1,10 @@
 """What is recorded of a run while it goes on: speed, MFU, step times, waiting for data, memory, GPU, energy, cost.
 
 Numbers are of the whole run, over all ranks. MFU is FLOPs of the model (`ModelShape.flops_per_token`) for each second,
-divided by the peak: of the table in sovereign/hardware.py for GPUs, measured at the start for processors
-(training/nodecheck.py). Energy, cost and emissions count from the run's first step on, across restarts, what led to the
-present state: work that was lost with a killed process is not in them.
+divided by the peak: of the data sheet for GPUs (sovereign/hardware.py), measured at the start for processors
+(training/nodecheck.py). `of_matmul_ceiling` is the same by what matmuls reached on these GPUs at the start. Energy,
+cost and emissions count from the run's first step on, across restarts, what led to the present state: work that was
+lost with a killed process is not in them.
 """
 
 from __future__ import annotations
@@ -86,53 +87,68 @@ class Watch:
         *,
         flops_per_token: float,
         peak_flops: float,
+        measured_flops: float,
+        num_devices: int,
         batch_tokens: int,
         prices: Prices,
         gather: Gather,
         meter: Meter | None,
         gpu: Gpu | None,
         before: Mapping[str, float],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Args:
         peak_flops: of all devices together, FLOP/s.
+        measured_flops: what a matmul reached on all of them together.
+        num_devices: GPUs, or processes where there is none.
         gather: gives the same numbers of every rank, shape [ranks, numbers]; every rank must call it.
         before: the last line of the run's record, where it goes on from a checkpoint.
         """
         self._flops_per_token, self._peak_flops, self._batch_tokens = flops_per_token, peak_flops, batch_tokens
+        self._measured_flops, self._num_devices = measured_flops, num_devices
         self._prices, self._gather, self._meter, self._gpu = prices, gather, meter, gpu
         self._before_s, self._before_kwh = before.get("elapsed_s", 0.0), before.get("energy_kwh", 0.0)
-        self._started_at = self._step_at = self._logged_at = time.perf_counter()
+        self._clock = clock
+        self._started_at = self._step_at = self._logged_at = clock()
+        self._ended_at: float | None = None
         self._step_s: deque[float] = deque(maxlen=STEP_WINDOW)
+        self._between_s: deque[float] = deque(maxlen=STEP_WINDOW)
         self._steps = 0
         self._data_s = 0.0
+        self._logged_j = 0.0
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
         """Around the reading of a step's rows, with which the step begins."""
-        self._step_at = time.perf_counter()
+        self._step_at = self._clock()
         yield
-        self._data_s += time.perf_counter() - self._step_at
+        self._data_s += self._clock() - self._step_at
 
     def step_ends(self) -> None:
         """After each step, before anything is logged, measured or saved."""
-        self._step_s.append(time.perf_counter() - self._step_at)
+        now = self._clock()
+        self._step_s.append(now - self._step_at)
+        self._between_s.append(now - (self._step_at if self._ended_at is None else self._ended_at))
+        self._ended_at = now
         self._steps += 1
         if self._meter is not None:
             self._meter.energy_j()
 
     def numbers(self) -> dict[str, float]:
         """All since the last call, or so far; every rank must call this at the same step."""
-        now = time.perf_counter()
+        now = self._clock()
         ranks = self._gather(list(vars(self._read()).values()))
         by_name = dict(zip(Rank.__dataclass_fields__, ranks.T, strict=True))
         tokens_per_s = self._steps * self._batch_tokens / (now - self._logged_at)
+        flops = tokens_per_s * self._flops_per_token
         elapsed_s = self._before_s + now - self._started_at
         values = {
             "tokens_per_s": tokens_per_s,
-            "mfu": tokens_per_s * self._flops_per_token / self._peak_flops,
+            "mfu": flops / self._peak_flops,
+            "tflops_per_device": flops / self._num_devices / 1e12,
             "step_p50_s": float(np.percentile(self._step_s, 50)),
             "step_p95_s": float(np.percentile(self._step_s, 95)),
-            "step_max_s": max(self._step_s),
+            "step_max_s": max(self._between_s),
             "data_wait_s": float(by_name["data_wait_s"].max()),
             "memory_gb": float(by_name["memory_bytes"].max()) / 1e9,
             "gpu_memory_gb": float(by_name["gpu_memory_bytes"].max()) / 1e9,
@@ -143,11 +159,17 @@ class Watch:
             "gpu_power_w": _known(by_name["gpu_power_w"], np.sum),
             "elapsed_s": elapsed_s,
         }
+        if self._measured_flops != self._peak_flops:
+            values["of_matmul_ceiling"] = flops / self._measured_flops
         energy_j = _known(by_name["energy_j"], np.sum)
         energy_kwh = None
         if not math.isnan(energy_j):
             energy_kwh = self._before_kwh + energy_j / _JOULES_PER_KWH
             values["energy_kwh"] = energy_kwh
+            if self._steps:
+                tokens = self._steps * self._batch_tokens
+                values["joules_per_million_tokens"] = (energy_j - self._logged_j) / tokens * 1e6
+            self._logged_j = energy_j
         self._logged_at, self._steps, self._data_s = now, 0, 0.0
         values |= self._prices.so_far(elapsed_s, energy_kwh)
         return {name: value for name, value in values.items() if not math.isnan(value)}

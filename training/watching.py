@@ -24,7 +24,7 @@ from training.tracking import Record
 from training.watch import Prices, Watch, gather_numbers
 from training.watch_hang import Watchdog, own_store
 from training.watch_heldout import Heldout
-from training.watch_spikes import SpikeGuard
+from training.watch_spikes import Divergence, SpikeGuard
 
 _SHOWN_DOCUMENTS = 20
 
@@ -35,6 +35,7 @@ class Watching:
 
     heldout: Heldout
     spikes: SpikeGuard
+    divergence: Divergence
     watch: Watch
     watchdog: Watchdog
     runs: RunWriter
@@ -78,7 +79,7 @@ def watch_run(
         TrainingError: the machines are not fit to train.
     """
     hardware, model = context.profile.hardware, context.plan.model
-    on_gpus = hardware.gpus_per_node > 0
+    on_gpus, device_kind = hardware.gpus_per_node > 0, ACCELERATORS[hardware.accelerator]
     gpu = Gpu.open(f"GPU-{torch.cuda.get_device_properties(device).uuid}") if on_gpus else None
     check = check_nodes(gpu, device, gather)
     problems = list(check.problems())
@@ -88,7 +89,9 @@ def watch_run(
     logged = [line for line in record.lines if "elapsed_s" in line]
     watch = Watch(
         flops_per_token=model.flops_per_token,
-        peak_flops=ACCELERATORS[hardware.accelerator].peak_flops * ranks.world_size if on_gpus else check.peak_flops,
+        peak_flops=device_kind.peak_flops * ranks.world_size if on_gpus else check.peak_flops,
+        measured_flops=check.peak_flops,
+        num_devices=ranks.world_size,
         batch_tokens=context.plan.recipe.batch_tokens,
         prices=Prices.of(context.profile.economics, hardware),
         gather=gather_numbers(device),
@@ -99,6 +102,7 @@ def watch_run(
     return Watching(
         heldout=heldout,
         spikes=SpikeGuard(),
+        divergence=Divergence([line["loss"] for line in record.lines if "loss" in line]),
         watch=watch,
         watchdog=Watchdog(ranks.rank, ranks.world_size, own_store()),
         runs=RunWriter(

@@ -14,12 +14,16 @@ def main() -> None:
 
     from sovereign.cli.app import app
     from sovereign.cli.console import say
+    from sovereign.runner import StageStopped
 
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     if os.environ.pop("KUBECONFIG", None):
         say("warning: KUBECONFIG is ignored; the target is the one that the profile names", "yellow")
     try:
         code = app(standalone_mode=False)
+    except StageStopped as error:
+        say(str(error))
+        sys.exit(error.exit_code)
     except SovereignError as error:
         say(f"error: {error}", "red")
         sys.exit(1)

@@ -124,27 +124,29 @@ def logs(
     profile: ProfileArgument,
     name: Annotated[str, typer.Argument(metavar="STAGE", help="Which stage.")] = "train",
     site_dir: SiteOption = None,
+    local: LocalOption = False,
 ) -> None:
-    """Print what a stage's Job wrote."""
-    from sovereign.cli.work import write_logs
+    """Print what the last run of a stage wrote."""
+    from sovereign.cli.work import write_local_log, write_logs
 
-    write_logs(site_of(profile, site_dir), name, sys.stdout)
-
-
-@app.command()
-def stop(profile: ProfileArgument, site_dir: SiteOption = None) -> None:
-    """Stop the training Job; it writes a checkpoint first."""
-    from sovereign.cli.work import stop_training
-
-    stop_training(site_of(profile, site_dir))
+    write = write_local_log if local else write_logs
+    write(site_of(profile, site_dir), name, sys.stdout)
 
 
 @app.command()
-def resume(profile: ProfileArgument, site_dir: SiteOption = None) -> None:
-    """Let a stopped training Job go on from its checkpoint, and follow it."""
+def stop(profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOption = False) -> None:
+    """Stop training after it has written a checkpoint."""
+    from sovereign.cli.work import stop_local_training, stop_training
+
+    (stop_local_training if local else stop_training)(site_of(profile, site_dir))
+
+
+@app.command()
+def resume(profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOption = False) -> None:
+    """Resume stopped training from its checkpoint, and follow it."""
     from sovereign.cli.work import run_until
 
-    run_until(site_of(profile, site_dir), "train", local=False)
+    run_until(site_of(profile, site_dir), "train", local=local)
 
 
 @app.command()
@@ -165,7 +167,7 @@ def export(
     source: Annotated[
         Path, typer.Argument(metavar="PROFILE|MODELFOLDER", help="Whose registered model, or a folder with a model.")
     ],
-    kind: Annotated[str, typer.Option("--format", help="gguf-f16, gguf-q8_0 or gguf-q4_k.")],
+    kind: Annotated[str, typer.Option("--format", help="gguf-f32, gguf-f16, gguf-q8_0 or gguf-q4_k.")],
     out: Annotated[Path, typer.Option(help="The file to write.")],
     site_dir: SiteOption = None,
     local: LocalOption = False,
@@ -175,6 +177,20 @@ def export(
     from sovereign.cli.export import run_export
 
     run_export(source, kind, out, site_dir=site_dir, local=local, as_json=as_json)
+
+
+@app.command()
+def prune(
+    profile: ProfileArgument,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete them; default: only list them.")] = False,
+    site_dir: SiteOption = None,
+    local: LocalOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete files of registered models that no version in MLflow names any more."""
+    from sovereign.cli.prune import run_prune
+
+    run_prune(site_of(profile, site_dir), delete=delete, local=local, as_json=as_json)
 
 
 StackOption = Annotated[list[str] | None, typer.Option("--stack", help="cluster, datalake or serving; default all.")]
@@ -340,12 +356,3 @@ def tools_build() -> None:
     with Board() as board:
         prepare_machine(board)
     say("all programs are there")
-
-
-@tools_app.command("llama")
-def tools_llama() -> None:
-    """Build llama.cpp, which q4_k and the comparison of exports need; about 12 CPU-minutes, once."""
-    from sovereign.llamacpp import ensure_llama
-
-    with Board() as board, board.task("llama.cpp"):
-        ensure_llama(lambda text, done: board.update("llama.cpp", text, done))

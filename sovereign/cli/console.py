@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -14,6 +13,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from sovereign.display import visible as visible
+from sovereign.display import visible_lines as visible_lines
 from sovereign.runner import StageEvent
 
 PLAIN_INTERVAL_S = 5.0
@@ -21,8 +22,6 @@ PLAIN_INTERVAL_S = 5.0
 
 _NAME_WIDTH, _NAME_CHARS = 60, 300
 """Of the names in `lines`: how far values are set off from them, and what is shown of a longer one."""
-_SHOWN = "\t\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"
-"""Tab, joiners that scripts need, and signs of Arabic and Syriac that Unicode calls format characters."""
 
 
 class _Console(Console):
@@ -34,29 +33,6 @@ class _Console(Console):
 
 
 console = _Console(stderr=True, highlight=False)
-
-
-class _Visible(dict[int, int | str]):
-    """A table for str.translate that spells what a terminal would obey: control and direction characters."""
-
-    def __missing__(self, code: int) -> int | str:
-        char = chr(code)
-        is_spelt = unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in _SHOWN
-        self[code] = ascii(char)[1:-1] if is_spelt else code
-        return self[code]
-
-
-_VISIBLE = _Visible()
-
-
-def visible(text: str) -> str:
-    """Data as they may go to a terminal, on one line: control characters are spelt, such as \\x1b."""
-    return text.translate(_VISIBLE)
-
-
-def visible_lines(text: str) -> str:
-    """As `visible`, with the lines of the text."""
-    return "\n".join(map(visible, text.split("\n")))
 
 
 def say(message: str, style: str | None = None) -> None:

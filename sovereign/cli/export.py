@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sovereign.cli.console import Board, lines, say, write_json
+from sovereign.cli.console import Board, lines, write_json
 from sovereign.cli.sites import site_of
 from sovereign.cli.where import record_export
 from sovereign.cli.work import runner_of
 from sovereign.errors import StageError
-from sovereign.files import sha256_file
+from sovereign.files import json_object, sha256_file
 from sovereign.receipts import now
 from sovereign.serving.fetch import model_digest
 from sovereign.site import Site
@@ -42,13 +41,11 @@ def run_export(source: Path, kind: str, out: Path, *, site_dir: Path | None, loc
         ("model digest", result.model_digest),
         ("tensors", ", ".join(f"{count} {kind}" for kind, count in sorted(result.tensors.items()))),
     ]
-    if (found := result.comparison) is not None:
-        rows.append(("divergence", f"{found.divergence:.2g} nats from the source, mean of {found.positions} positions"))
-        rows.append(("logits", f"error {found.error:.2%}, largest difference {found.max_difference:.2g}"))
-        rows.append(("same choice", f"{found.agreement:.1%} of the positions"))
+    found = result.comparison
+    rows.append(("divergence", f"{found.divergence:.2g} nats from the source, mean of {found.positions} positions"))
+    rows.append(("logits", f"error {found.error:.2%}, largest difference {found.max_difference:.2g}"))
+    rows.append(("same choice", f"{found.agreement:.1%} of the positions"))
     lines(f"{name}, {result.format}", rows)
-    if found is None:
-        say("not compared with its source: `sovereign tools llama` builds what computes it")
 
 
 @contextmanager
@@ -74,7 +71,10 @@ def fetch_registered(store: Store, name: str, folder: Path) -> int:
     key = f"models/{name}/register/registration.json"
     if not store.exists(key):
         raise StageError(f"model {name} is not registered yet", hint="sovereign stage register PROFILE")
-    registration = json.loads(store.get_bytes(key))
+    hint = f"delete {key} in the store and run the stage `register` again"
+    registration = json_object(store.get_bytes(key), key, StageError, hint=hint)
+    if missing := {"store_prefix", "digest", "version"} - registration.keys():
+        raise StageError(f"{key} is damaged", got=f"no {', '.join(sorted(missing))}", hint=hint)
     fetch_folder(store, registration["store_prefix"], folder)
     files = {path.relative_to(folder).as_posix(): sha256_file(path) for path in folder.rglob("*") if path.is_file()}
     if (found := model_digest(files)) != registration["digest"]:

@@ -47,10 +47,10 @@ def list_runs(site: Site, *, local: bool, as_json: bool) -> None:
 
 
 def show_run(site: Site, name: str | None, *, local: bool, as_json: bool) -> None:
-    """All numbers of one run, by default the last started one, as they were last."""
+    """All numbers of one run, by default the last started one: typical speeds, the newest of everything else."""
     run = _runs(site, [name] if name else (), local=local)[0]
     names = sorted({key for line in run.lines for key in line} - {"step"})
-    latest = {key: run.last(key) for key in names}
+    latest = {key: run.number(key) for key in names}
     if as_json:
         write_json(
             _overview(run) | {"plan": run.plan, "problems": run.problems, "summary": run.summary, "last": latest}
@@ -71,7 +71,7 @@ def compare_runs(site: Site, names: Sequence[str], *, local: bool, as_json: bool
         key: [plan.get(key) for plan in plans] for key in keys if len({str(plan.get(key)) for plan in plans}) > 1
     }
     numbers = {
-        key: [run.last(key) for run in found] for key in _SHOWN if any(run.last(key) is not None for run in found)
+        key: [run.number(key) for run in found] for key in _SHOWN if any(run.number(key) is not None for run in found)
     }
     if as_json:
         write_json({"runs": [run.run for run in found], "differs": differs, "last": numbers})
@@ -103,7 +103,7 @@ def _overview(run: Run) -> dict[str, Any]:
         "started_at": run.started_at,
         "updated_at": run.updated_at,
     }
-    return values | {key: run.last(key) for key in _SHOWN if run.last(key) is not None}
+    return values | {key: run.number(key) for key in _SHOWN if run.number(key) is not None}
 
 
 def _sentence(values: dict[str, Any]) -> str:
@@ -120,4 +120,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _number(value: Any) -> str:
-    return f"{value:,.4g}" if isinstance(value, float) else "" if value is None else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.4g}"
+    return "" if value is None else str(value)

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from sovereign.display import spell
 from sovereign.files import write_atomic
 from sovereign.lake.census import QUALITY_BINS, Tally
 from sovereign.lake.facts import Facts
@@ -76,6 +77,10 @@ def card_numbers(facts: Facts) -> dict[str, Any]:
         "sources": _sources(facts),
         "owners": _owners(manifest),
         "licences": _counted(manifest["sovereign:licences"], "licence"),
+        "custom_terms": [
+            {name: one.get(f"sovereign:{name}") for name in ("licence", "text", "address")}
+            for one in manifest.get("sovereign:customTerms", ())
+        ],
         "domains": _domains(facts),
         "websites": _websites(facts),
         "lengths": [
@@ -229,7 +234,7 @@ def _front_matter(numbers: Mapping[str, Any]) -> str:
     place = max(0, min(len(str(numbers["documents"])) - 3, len(_SIZES) - 1))
     values = {
         "pretty_name": numbers["dataset"],
-        "language": sorted(row["language"] for row in numbers["languages"]),
+        "language": [spell(name) for name in sorted(row["language"] for row in numbers["languages"])],
         "license": "other",
         "license_name": "as listed in the card",
         "size_categories": [_SIZES[place]],

@@ -46,6 +46,8 @@ TABLES: Mapping[str, pa.Schema] = {
             pa.field("made_at", _TIME),
             pa.field("made_by", pa.string()),
             pa.field("code_version", pa.string()),
+            pa.field("code_digest", pa.string()),
+            pa.field("environment_digest", pa.string()),
             pa.field("snapshot_id", pa.int64()),
         ]
     ),
@@ -110,6 +112,8 @@ def dataset_row(receipt: Receipt, splits: Iterable[str], snapshot_id: int) -> di
         "made_at": datetime.fromisoformat(receipt.finished_at),
         "made_by": receipt.made_by,
         "code_version": receipt.code_version,
+        "code_digest": receipt.code_digest,
+        "environment_digest": receipt.environment_digest,
         "snapshot_id": snapshot_id,
     }
 

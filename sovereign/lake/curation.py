@@ -40,11 +40,11 @@ from sovereign.lake.repeats import GROUP_TASKS, LineCount, LineIndex, Repeated, 
 from sovereign.lake.repeats import part_bits as line_part_bits
 from sovereign.lake.rights import Findings, RightsRules, read_claims, with_spdx_spelling
 from sovereign.lake.screening import Screen
-from sovereign.lake.tally import SPLITS, Tally
+from sovereign.lake.tally import SPLITS, Tally, advise, told
 from sovereign.lake.tasks import Span, Task, list_tasks
 from sovereign.lake.work import Part, PartsWriter, Result, Step, Work
 from sovereign.locks import hold
-from sovereign.receipts import code_version
+from sovereign.receipts import code_digest
 from sovereign.stages import StageContext
 
 _NAMES = (
@@ -74,7 +74,7 @@ class Curation:
         self.rules, self.settings = context.profile.corpus.cleaning, context.profile.corpus.curation
         self.raw, self.curated = f"raw/{context.dataset}/", f"curated/{context.dataset}/"
         self.raw_keys = [key for key in sorted(context.inputs) if key.endswith(".parquet")]
-        self.work = Work(context, f"{self.curated}units/{context.key[:16]}-{code_version()}/", _NAMES)
+        self.work = Work(context, f"{self.curated}units/{context.key[:16]}-{code_digest()[:16]}/", _NAMES)
         self._raw_file: tuple[int, Path] | None = None
 
     def run(self) -> dict[str, str]:
@@ -369,7 +369,9 @@ class Curation:
         """From here on there is no result until this one is whole."""
         metrics = self.tally.metrics()
         if not metrics["train"]["documents"]:
-            raise StageError("no document is left to train on", got=metrics["rejected"], hint="relax corpus.cleaning")
+            raise StageError(
+                "no document is left to train on", got=told(metrics["rejected"]), hint=advise(metrics["rejected"])
+            )
         room = self.work.key("commit", 0, "room")  # for what is written before files of the result before make room
         self.store.put_bytes(room, bytes(_ROOM_BYTES))
         for key in sorted(self.store.list(f"{self.curated}units/"), reverse=True):

@@ -19,7 +19,7 @@ from sovereign.urls import ascii_host, parse_address
 
 MAX_BYTES = 500 * 1024
 """So much of a file is looked at: https://www.rfc-editor.org/rfc/rfc9309#section-2.5."""
-_WARC_SUFFIXES = (".warc", ".wet")
+_WARC_SUFFIXES = (".warc", ".wet", ".arc")
 _URI = re.compile(
     rb"\r?\nwarc-target-uri:[ \t]*<?https?://[^/\s]+(?:%s)>?[ \t]*\r?\n" % "|".join(map(re.escape, FILES)).encode(),
     re.IGNORECASE,

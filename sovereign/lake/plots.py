@@ -16,7 +16,7 @@ def draw_bars(title: str, unit: str, rows: Sequence[tuple[str, int]]) -> bytes:
 
     A label in another script than the Latin one becomes the number of its row: the font has not all letters.
     """
-    shown = [(_label(label, number), value) for number, (label, value) in enumerate(rows[:_MAX_BARS], 1)]
+    shown = [(plot_label(label, f"row {number}"), value) for number, (label, value) in enumerate(rows[:_MAX_BARS], 1)]
     if rest := rows[_MAX_BARS:]:
         shown.append((f"{len(rest):,} others", sum(value for _, value in rest)))
     return _draw(title, unit, shown[::-1], is_horizontal=True)
@@ -27,10 +27,11 @@ def draw_histogram(title: str, unit: str, rows: Sequence[tuple[str, int]]) -> by
     return _draw(title, unit, list(rows), is_horizontal=False)
 
 
-def _label(text: str, number: int) -> str:
+def plot_label(text: str, otherwise: str) -> str:
+    """`text` as a label on one line; `otherwise` where the font has not all of its letters. Set it without math."""
     line = " ".join(text.split())
     if not line.isprintable() or any(char >= _LATIN_END for char in line):
-        return f"row {number}"
+        return otherwise
     return line if len(line) <= _MAX_LABEL_CHARS else line[: _MAX_LABEL_CHARS - 1] + "…"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sovereign.lake.pages import escape_markdown
+from sovereign.display import escape_markdown
 from sovereign.lake.rewards import text
 from sovereign.section import exact
 

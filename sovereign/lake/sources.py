@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from sovereign.errors import SourceError
 from sovereign.files import sha256_file
 from sovereign.lake import records, stdlib
 from sovereign.lake.admission import Admission
-from sovereign.lake.archives import read_warc, read_wiki
+from sovereign.lake.archives import read_warc
 from sovereign.lake.database import rows_digest
 from sovereign.lake.documents import Document
 from sovereign.lake.hostfiles import is_warc, read_warc_files
+from sovereign.lake.mojibake import repair
 from sovereign.lake.notices import HostFile
 from sovereign.lake.opening import split_compression
 from sovereign.lake.optouts import to_utc
@@ -31,6 +32,7 @@ from sovereign.lake.places import Places
 from sovereign.lake.records import Reader, Record, Report, SourceFile, Unreadable
 from sovereign.lake.tables import read_csv, read_jsonl, read_parquet
 from sovereign.lake.texts import read_html, read_pdf, read_text
+from sovereign.lake.wiki_dumps import read_wiki
 from sovereign.languages import canonical_tag
 from sovereign.owners import owner_name
 from sovereign.profile import POSTGRESQL, S3, STDLIB, Source
@@ -49,6 +51,7 @@ READERS: dict[str, Reader] = {
     ".tsv": read_csv,
     ".warc": read_warc,
     ".wet": read_warc,
+    ".arc": read_warc,
     ".xml": read_wiki,
 }
 """By the end of a file's name, before that of its compression."""
@@ -117,6 +120,7 @@ def _read_piece(
         for where, record in piece.read(report):
             try:
                 document = _to_document(source, where, record, places)
+                text, num_repaired = repair(document.text, document.language)
                 if admission and (reason := admission.reason(document, record)):
                     raise Unreadable(reason)
             except Unreadable as error:
@@ -124,9 +128,10 @@ def _read_piece(
                 continue
             report.found += 1
             report.documents += 1
+            report.repaired += num_repaired > 0
             report.without_time += bool(record.get("collected_at")) and document.collected_at is None
             report.without_robots += admission is not None and admission.knows_no_robots(document)
-            yield document
+            yield replace(document, text=text)
     except Unreadable as error:
         report.skip(piece.name, error.message)
     except OSError as error:
@@ -164,7 +169,7 @@ def read_file(file: SourceFile, report: Report) -> Iterator[Record]:
     plain, _ = split_compression(name)
     reader = READERS.get(Path(plain).suffix) or UNCOMPRESSED_READERS.get(Path(name).suffix)
     if reader is None:
-        raise Unreadable("unknown kind of file")
+        raise Unreadable("7z, which is not read" if name.endswith(".7z") else "unknown kind of file")
     yield from reader(file, report)
 
 

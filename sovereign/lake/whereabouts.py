@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sovereign.errors import StageError
+from sovereign.errors import StageError, StoreError
+from sovereign.files import json_object
 from sovereign.lake.dataset import SPLITS
 from sovereign.lake.documents import Document, read_rows
 from sovereign.owners import owner_name
@@ -194,7 +195,7 @@ def tokens_seen(store: Store, version: Version, owner: str) -> int | None:
     keys = [key for key in version.receipt.outputs if key.endswith("/ledger.json")]
     if not version.is_current or not keys:
         return None
-    ledger = json.loads(store.get_bytes(keys[0]))
+    ledger = json_object(store.get_bytes(keys[0]), keys[0], StoreError, hint="run the stage `train` again")
     return sum(int(seen["tokens"]) for seen in _of_owner(ledger["by_owner"], owner))
 
 

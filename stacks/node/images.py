@@ -11,6 +11,7 @@ import json
 import platform
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -158,7 +159,10 @@ class LayerCache:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._known: dict[str, list[Any]] = json.loads(file.read_text()) if file.exists() else {}
+        self._known: dict[str, list[Any]] = {}
+        with suppress(OSError, ValueError):  # without it, or where it is damaged, the layers are read again
+            known = json.loads(file.read_bytes())
+            self._known = known if isinstance(known, dict) else {}
 
     def archive(self, image: Image) -> Archive:
         key = image.key()

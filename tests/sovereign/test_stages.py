@@ -17,6 +17,7 @@ from sovereign.errors import StageError, StoreError
 from sovereign.files import sha256_bytes
 from sovereign.plan import plan
 from sovereign.profile import Profile, parse_profile
+from sovereign.receipts import Receipt
 from sovereign.stages import Stage, StageContext, StageOutput, is_current, main, read_receipt, receipt_key, run_stage
 from sovereign.store import FolderStore
 
@@ -126,6 +127,37 @@ def test_receipt_never_vouches_for_files_of_another_run(
         receipt = is_current(store, stage, profile, plan(profile))
         assert receipt is not None
         assert receipt.outputs["raw/tiny/b"] == sha256_bytes(store.get_bytes("raw/tiny/b"))
+
+
+def test_sec1_publishing_comes_after_the_receipt_and_is_repeated_until_it_succeeds(
+    profile: Profile, store: FolderStore, tmp_path: Path
+) -> None:
+    published: list[str] = []
+    is_reachable = False
+
+    def publish(context: StageContext, receipt: Receipt) -> None:
+        assert read_receipt(context.store, letters(), "tiny") == receipt
+        if not is_reachable:
+            raise StageError("the registry does not answer")
+        published.append(receipt.key)
+
+    first, second = (replace(letters("a", version=version), publish=publish) for version in (1, 2))
+    with pytest.raises(StageError, match="does not answer"):
+        run(first, profile, store, tmp_path)
+    assert is_current(store, first, profile, plan(profile)) is None  # so that commands run it again
+    is_reachable = True
+    assert run(first, profile, store, tmp_path) == ["unchanged"]
+    assert is_current(store, first, profile, plan(profile)) is not None
+    assert run(first, profile, store, tmp_path) == ["unchanged"] and len(published) == 1
+    for stage in (second, first):  # back to the first: it is another result, and published again
+        assert run(stage, profile, store, tmp_path) == ["done"]
+    assert len(published) == 3 and published[0] == published[2] != published[1]
+
+
+def test_sec1_append_only_outputs_of_earlier_results_stay(profile: Profile, store: FolderStore, tmp_path: Path) -> None:
+    for names in (("a", "kept-1", "b"), ("a", "kept-2")):
+        run(replace(letters(*names), append_only="raw/{dataset}/kept-*"), profile, store, tmp_path)
+    assert list(store.list("raw/tiny/")) == [f"raw/tiny/{name}" for name in ("a", "kept-1", "kept-2", "receipt.json")]
 
 
 def test_failed_stage_keeps_the_result_before(profile: Profile, store: FolderStore, tmp_path: Path) -> None:

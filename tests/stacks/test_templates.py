@@ -16,7 +16,7 @@ from sovereign.profile import EmbeddedTarget, Profile, Source
 from sovereign.profile_curation import Curation
 from sovereign.render import render_template, render_text
 from sovereign.stages import CHECKS, STAGES
-from sovereign.workload import job_context, slurm_context
+from sovereign.workload import ServedModel, job_context, slurm_context
 from stacks.objects import STACKS, objects_for
 from tests.stacks.platforms import platform, pod_runtime, shipped_profile
 
@@ -189,6 +189,36 @@ def test_what_is_no_address_of_a_database_is_named() -> None:
 def test_without_a_champion_nothing_is_served() -> None:
     (deployment,) = (x for x in objects_for("serving", platform("demo", champion=None)) if x["kind"] == "Deployment")
     assert deployment["spec"]["replicas"] == 0
+
+
+def _server(name: str, champion: ServedModel | None) -> dict[str, Any]:
+    """Containers of the model server's pod by their names."""
+    objects = objects_for("serving", platform(name, champion=champion))
+    (deployment,) = (item for item in objects if item["kind"] == "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    return {container["name"]: container for container in (*pod["initContainers"], *pod["containers"])}
+
+
+def test_s_llama_cpp_loads_what_was_registered_for_it() -> None:
+    found = _server("demo", ServedModel("a" * 64, "b" * 64))
+    assert f"models/demo/register/{'a' * 64}.served/" in found["fetch"]["command"]
+    assert "b" * 64 in found["fetch"]["command"]
+    assert f"/models/{'b' * 64}/model.gguf" in found["engine"]["command"]
+    assert found["engine"]["resources"]["limits"]["memory"] in {f"{number}M" for number in range(150, 400)}
+    assert "ports" not in found["engine"]  # it listens on loopback
+
+
+def test_s_a_model_that_cannot_be_a_gguf_is_served_by_transformers() -> None:
+    found = _server("demo", ServedModel("a" * 64))
+    assert f"models/demo/register/{'a' * 64}/" in found["fetch"]["command"]
+    assert found["engine"]["command"][2:5] == ["training.engine_server", "--model", f"/models/{'a' * 64}"]
+    assert f"/models/{'a' * 64}" in found["front"]["command"]
+
+
+def test_s_vllm_is_served_from_safetensors() -> None:
+    found = _server("site", ServedModel("a" * 64, "b" * 64))
+    assert f"models/site/register/{'a' * 64}/" in found["fetch"]["command"]
+    assert found["server"]["command"][:3] == ["vllm", "serve", f"/models/{'a' * 64}"]
 
 
 def test_ranks_find_each_other() -> None:

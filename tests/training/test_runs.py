@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lxml.html import document_fromstring  # type: ignore[import-untyped]
 from typer.testing import CliRunner
 
 from sovereign.cli.app import app
+from sovereign.cli.runs import _number
+from sovereign.cli.summary import Summary, summary_rows
 from sovereign.errors import StoreError, TrainingError
 from sovereign.plan import plan
 from sovereign.profile import load_profile
 from sovereign.store import FolderStore, open_store
 from training import runs
-from training.runs import RunWriter, choose, read_runs
+from training.report import write_report
+from training.runs import Run, RunWriter, choose, read_runs, typical
 from training.tracking import Record
 
 # Matplotlib's own.
@@ -109,7 +113,7 @@ def test_plots_and_a_report_that_needs_nothing_else(site: Path, tmp_path: Path) 
     assert "a1a1a1a1: 5 at step 1, 3 at step 3, lowest 3, highest 5" in loss
     assert page.found["html"] == [{"lang": "en"}] and len(page.found["table"]) == len(names)
     assert all(cell.get("scope") in {"row", "col"} for cell in page.found["th"])
-    assert "http" not in text and not {"script", "link"} & set(page.found)
+    assert "://" not in text and not {"script", "link"} & set(page.found)
     assert '<th scope="row">3</th><td></td><td>3</td>' in text, "the table holds the numbers"
 
 
@@ -188,3 +192,90 @@ def test_a_resumed_run_keeps_its_start_and_soon_waits(tmp_path: Path, profile_fi
     second.write("FINISHED", record)
     after = read_runs(store, "tiny")
     assert [(run.started_at, run.status, run.step) for run in after] == [(before.started_at, "FINISHED", 7)]
+
+
+def test_sec14_hostile_names_in_the_report(tmp_path: Path) -> None:
+    bad = '$\\frac{1}{ <script>alert(1)</script> " onload=x \u202e \u0627\u0644'
+    shown = bad.replace("\u202e", "\\u202e")
+    lines = [{"step": step, f"heldout_bits_per_byte/dataset/{bad}": 1.0 / step} for step in (1, 2)]
+    lines += [{"step": 1, "heldout_bits_per_byte/dataset/$x$": 2.0}]
+    plan = {"profile": bad, "recipe": {"num_steps": 2}}
+    run = Run(FIRST, bad, 2, bad, bad, plan, [bad], {}, code_version=bad, lines=lines)
+    write_report([run], tmp_path)
+    page = document_fromstring((tmp_path / "report.html").read_text())
+    assert not page.xpath("//script | //*[@onload]")
+    assert [item.text_content() for item in page.xpath("//h1/bdi")] == [shown]
+    row = page.xpath("//tbody/tr")[0]
+    assert [cell.text_content() for cell in row.xpath("td")] == [shown, "2 of 2", shown, shown, shown, "none"]
+    assert f"{FIRST[:8]} {shown}" in [item.text_content() for item in page.xpath("//th[@scope='col']")]
+
+
+DAMAGED = {
+    "empty": b"",
+    "cut off": b'{"run": "a1',
+    "another kind": b"[]",
+    "not text": b"\xff\xfe",
+    "a key is missing": b'{"run": "a1"}',
+    "nested": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl"])
+def test_t8_a_damaged_record_does_not_hide_the_others(site: Path, name: str, content: bytes) -> None:
+    path = site / "data/models/tiny/runs" / FIRST[:8] / name
+    path.write_bytes(content)
+    warnings: list[str] = []
+    runs = read_runs(open_store(f"file://{site / 'data'}"), "tiny", warnings.append)
+    is_empty_list = name == "metrics.jsonl" and not content  # killed before the first line
+    assert [run.run for run in runs] == ([SECOND, FIRST] if is_empty_list else [SECOND])
+    assert len(warnings) == (0 if is_empty_list else 1)
+    assert all(f"{FIRST[:8]}/{name}" in text for text in warnings)
+    assert SECOND[:8] in call("list", str(site), "--local")
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_t8_training_sets_a_damaged_record_aside_and_continues(
+    tmp_path: Path, profile_file: Path, content: bytes
+) -> None:
+    store, prefix = FolderStore(tmp_path / "store"), f"models/tiny/runs/{FIRST[:8]}/"
+    store.put_bytes(prefix + "run.json", content)
+    warnings: list[str] = []
+    resolved = plan(load_profile(profile_file))
+    writer = RunWriter(store, "tiny", FIRST, resolved, [], enabled=True, warn=warnings.append)
+    record = Record(tmp_path / "metrics.jsonl")
+    record.add({"step": 1, "loss": 2.0})
+    writer.write("RUNNING", record)
+    assert len(warnings) == 1 and "is damaged" in warnings[0] and "run.json.damaged" in warnings[0]
+    assert store.get_bytes(prefix + "run.json.damaged") == content
+    assert [(run.run, run.status) for run in read_runs(store, "tiny", pytest.fail)] == [(FIRST, "RUNNING")]
+
+
+def test_t10_a_speed_is_the_same_number_everywhere(tmp_path: Path) -> None:
+    speeds = [100.0, *[11_548.3] * 38, 5_073.0]  # compiling, then steady, then a checkpoint
+    lines = [
+        {"step": step, "loss": 1.0, "tokens_per_s": speed, "mfu": speed / 1e5} for step, speed in enumerate(speeds)
+    ]
+    for summary in ({}, {"tokens_per_s": typical(lines, "tokens_per_s"), "mfu": typical(lines, "mfu")}):
+        run = Run(FIRST, "FINISHED", 40, "", "", {}, [], summary, lines=lines)
+        assert run.number("tokens_per_s") == 11_548.3
+        assert run.number("mfu") == pytest.approx(0.115483)
+        assert run.number("loss") == 1.0 and run.number("energy_kwh") is None
+    rows = dict(
+        summary_rows(
+            Summary(
+                profile="tiny",
+                mlflow="",
+                unchanged=False,
+                seconds={},
+                site="",
+                remove="",
+                metrics={
+                    "train": {"tokens_per_s": 11_548.3, "heldout_bits_per_byte_after": 0.233},
+                    "evaluate": {"bits_per_byte_before": 8.0, "bits_per_byte_after": 0.22684},
+                },
+            )
+        )
+    )
+    assert rows["tokens/s"] == _number(11_548.3) == "11,548"
+    assert rows["bits per byte"] == "8.0000 before, 0.2268 after"

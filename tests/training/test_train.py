@@ -77,7 +77,7 @@ def test_a_run_leaves_a_model_that_transformers_loads(whole_run: Path) -> None:
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id == 0
     metrics = receipt(whole_run).metrics
     assert metrics["loss_last"] < metrics["loss_first"]
-    assert metrics["bits_per_byte_after"] < metrics["bits_per_byte_before"]
+    assert metrics["heldout_bits_per_byte_after"] < metrics["heldout_bits_per_byte_before"]
     assert metrics["resumed_from"] is None and metrics["parameters"] == model.num_parameters()
     config = json.loads((whole_run / TRAIN / "deepspeed.json").read_text())
     assert (config["zero_optimization"]["stage"], config["gradient_clipping"]) == (0, 0.0), (

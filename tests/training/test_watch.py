@@ -41,6 +41,8 @@ def make_watch(**changes: object) -> Watch:
     settings: dict[str, object] = {
         "flops_per_token": 2.0,
         "peak_flops": 1000.0,
+        "measured_flops": 800.0,
+        "num_devices": 4,
         "batch_tokens": 10,
         "prices": Prices(ECONOMICS, devices=4),
         "gather": alone,
@@ -67,12 +69,28 @@ def test_speed_step_times_and_waiting() -> None:
     values = watch.numbers()
     assert values["tokens_per_s"] * values["elapsed_s"] == pytest.approx(40, rel=0.05)
     assert values["mfu"] == pytest.approx(values["tokens_per_s"] * 2 / 1000)
+    assert values["tflops_per_device"] == pytest.approx(values["tokens_per_s"] * 2 / 4 / 1e12)
+    assert values["of_matmul_ceiling"] == pytest.approx(values["mfu"] * 1000 / 800)
     assert values["data_wait_s"] >= 0.02
     assert 0.01 <= values["step_p50_s"] <= values["step_p95_s"] <= values["step_max_s"]
     assert values["step_max_s"] >= 0.05
     assert 0.01 < values["memory_gb"] < 100
     steps(watch, [0.0])
     assert watch.numbers()["data_wait_s"] < 0.01, "a number must count from the last one"
+
+
+def test_t21_a_machine_that_stood_still_between_steps_shows_in_the_longest_step() -> None:
+    now = [0.0]
+    watch = make_watch(clock=lambda: now[0])
+    for pause_s in (0.0, 0.0, 60.0, 0.0):
+        now[0] += pause_s  # after a step, while something is recorded or saved
+        with watch.waiting_for_data():
+            now[0] += 0.1
+        now[0] += 0.4
+        watch.step_ends()
+    values = watch.numbers()
+    assert values["step_max_s"] == pytest.approx(60.5)
+    assert values["step_p50_s"] == values["step_p95_s"] == pytest.approx(0.5)
 
 
 def test_what_cannot_be_measured_is_absent() -> None:
@@ -201,3 +219,18 @@ def test_memory_for_held_out_rows_does_not_grow_with_the_shards(tmp_path: Path) 
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * 64 * 4000 * 8, "all shards' first rows would be 40 times 64 rows"
+
+
+def test_sec18_joules_per_million_tokens_are_of_the_steps_since_the_last_line() -> None:
+    meter = OneJoule()
+    watch = make_watch(meter=meter)
+    steps(watch, [0.0] * 5)
+    first = watch.numbers()
+    assert first["joules_per_million_tokens"] == pytest.approx(meter.total / 50 * 1e6)
+    before = meter.total
+    steps(watch, [0.0] * 2)
+    second = watch.numbers()
+    assert second["joules_per_million_tokens"] == pytest.approx((meter.total - before) / 20 * 1e6)
+    unmetered = make_watch()
+    steps(unmetered, [0.0])
+    assert "joules_per_million_tokens" not in unmetered.numbers()
