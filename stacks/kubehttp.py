@@ -97,12 +97,18 @@ class Session:
         self._memory_files.clear()
 
     def request(
-        self, method: str, path: str, *, query: dict[str, str] | None = None, body: Object | None = None, what: str = ""
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: Object | list[Object] | None = None,
+        what: str = "",
     ) -> Object:
         """Send one request and give the JSON answer back.
 
         Args:
-            method: HTTP method; PATCH means a server-side apply.
+            method: HTTP method; PATCH of an object means a server-side apply, of a list a JSON patch.
             path: from the root of the API server, `/api/v1/…`.
             query: parameters of the URL.
             body: object to send.
@@ -114,7 +120,9 @@ class Session:
             ImmutableError: 422 since a field cannot change.
             ClusterError: any other refusal.
         """
-        content = "application/apply-patch+yaml" if method == "PATCH" else "application/json"
+        content = "application/json"
+        if method == "PATCH":
+            content = "application/json-patch+json" if isinstance(body, list) else "application/apply-patch+yaml"
         with self._call(method, path, query, body, content, _TIMEOUT_S) as response:
             data = response.data
         if 200 <= response.status < 300:
@@ -141,7 +149,7 @@ class Session:
         method: str,
         path: str,
         query: dict[str, str] | None,
-        body: Object | None,
+        body: Object | list[Object] | None,
         content: str,
         timeout_s: tuple[float, float],
     ) -> Iterator[urllib3.HTTPResponse]:

@@ -11,8 +11,21 @@ from sovereign.errors import SiteError
 from sovereign.files import write_atomic
 from sovereign.site import Site
 from sovereign.workload import ServedModel
+from stacks.fields import ObjectRef
 
 PROJECT = "sovereign"
+
+
+_MANAGED = ("sovereign:index:Manifest", "sovereign:index:Node")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A Kubernetes object in the state of a stack."""
+
+    urn: str
+    ref: ObjectRef
+    keep: bool = False
 
 
 @dataclass(frozen=True)
@@ -20,7 +33,9 @@ class StackState:
     """What the state of a stack says."""
 
     resources: tuple[str, ...] = ()
-    """Names of managed objects, as `stacks.components.resource_name` makes them, and `node`."""
+    """Names of managed objects in Pulumi, and `node`."""
+    records: tuple[Record, ...] = ()
+    """The managed objects themselves."""
     outputs: dict[str, Any] = field(default_factory=dict)
     """The stack's outputs; secret ones are not among them."""
     pending: bool = False
@@ -105,15 +120,26 @@ def _parse(data: bytes) -> StackState:
     for resource in resources:
         if resource["type"] == "pulumi:pulumi:Stack":
             outputs = {key: value for key, value in (resource.get("outputs") or {}).items() if not _is_secret(value)}
+    managed = [item for item in resources if item["type"] in _MANAGED and not item.get("delete")]
     return StackState(
-        resources=tuple(
-            resource["urn"].rpartition("::")[2]
-            for resource in resources
-            if resource["type"] in ("sovereign:index:Manifest", "sovereign:index:Node") and not resource.get("delete")
-        ),
+        resources=tuple(item["urn"].rpartition("::")[2] for item in managed),
+        records=tuple(record for item in managed if (record := _record(item)) is not None),
         outputs=outputs,
         pending=bool(latest.get("pending_operations")),
     )
+
+
+def _record(resource: dict[str, Any]) -> Record | None:
+    """The object of a resource; None for the node, and where the state names no object."""
+    inputs = resource.get("inputs") or {}
+    try:
+        return Record(resource["urn"], ObjectRef.of(inputs["manifest"]), bool(inputs.get("keep")))
+    except (KeyError, TypeError):  # the node, or a manifest that is secret as a whole
+        pass
+    try:
+        return Record(resource["urn"], ObjectRef.parse(str(resource.get("id", ""))), bool(inputs.get("keep")))
+    except ValueError:
+        return None
 
 
 def _is_secret(value: Any) -> bool:

@@ -228,26 +228,35 @@ def prune(
 
 
 StackOption = Annotated[list[str] | None, typer.Option("--stack", help="cluster, datalake or serving; default all.")]
+AdoptOption = Annotated[bool, typer.Option("--adopt", help="Take over objects that another site deployed.")]
 
 
 @app.command()
 def preview(
-    profile: ProfileArgument, site_dir: SiteOption = None, stack: StackOption = None, as_json: JsonOption = False
+    profile: ProfileArgument,
+    site_dir: SiteOption = None,
+    stack: StackOption = None,
+    adopt: AdoptOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What a deploy would do; works before the cluster exists."""
     from sovereign.cli.platform import run_preview
 
-    run_preview(site_of(profile, site_dir), stack, as_json=as_json)
+    run_preview(site_of(profile, site_dir), stack, adopt=adopt, as_json=as_json)
 
 
 @app.command()
 def deploy(
-    profile: ProfileArgument, site_dir: SiteOption = None, stack: StackOption = None, as_json: JsonOption = False
+    profile: ProfileArgument,
+    site_dir: SiteOption = None,
+    stack: StackOption = None,
+    adopt: AdoptOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Bring the stacks to what profile and overlays say."""
     from sovereign.cli.platform import run_deploy
 
-    run_deploy(site_of(profile, site_dir), stack, as_json=as_json)
+    run_deploy(site_of(profile, site_dir), stack, adopt=adopt, as_json=as_json)
 
 
 @app.command()
