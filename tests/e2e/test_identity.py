@@ -118,6 +118,7 @@ def test_k1_objects_move_between_files_parts_and_extras_with_their_uid(clean: Li
     clean.run("status")
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("source", ["cluster", "datalake", "serving"])
 def test_k1_objects_move_between_stacks_in_both_orders_and_deploys_of_one_stack(clean: LiveSite, source: str) -> None:
     old_first, new_first, at_once, back = (config_map("lake", f"{source}-{n}", a=str(n)) for n in range(4))
@@ -155,6 +156,7 @@ def test_k1_objects_move_between_stacks_in_both_orders_and_deploys_of_one_stack(
     clean.run("status")
 
 
+@pytest.mark.drill
 def test_k1_destroy_of_a_stack_leaves_what_moved_away_and_takes_what_it_still_holds(clean: LiveSite) -> None:
     gone, waits = config_map("lake", "moved-away", a="1"), config_map("lake", "still-held", a="1")
     overlays(clean, {"serving/own": [gone, waits]})
@@ -168,6 +170,7 @@ def test_k1_destroy_of_a_stack_leaves_what_moved_away_and_takes_what_it_still_ho
     assert uids(clean, gone) == before and None not in uids(clean, waits)
 
 
+@pytest.mark.drill
 def test_k1_two_stacks_that_make_one_object_are_refused_before_anything(clean: LiveSite) -> None:
     item = config_map("lake", "twice", a="1")
     overlays(clean, {"datalake/own": [item], "cluster/own": [item]})
@@ -176,6 +179,7 @@ def test_k1_two_stacks_that_make_one_object_are_refused_before_anything(clean: L
     assert uids(clean, item) == [None]
 
 
+@pytest.mark.drill
 def test_k1_other_version_of_an_api_is_the_same_object_and_another_namespace_is_not(clean: LiveSite) -> None:
     target = {"kind": "Deployment", "name": "mlflow", "apiVersion": "apps/v1"}
     scaler: Object = {
@@ -235,6 +239,7 @@ class Renamed(pulumi.ComponentResource):
 """
 
 
+@pytest.mark.drill
 def test_k1_replaced_component_and_other_pulumi_names_keep_the_objects(
     clean: LiveSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +292,7 @@ def test_k2_a_second_site_is_refused_and_changes_nothing(deployed: LiveSite, sec
     deployed.run("status")
 
 
+@pytest.mark.drill
 def test_k2_an_adopted_object_is_not_the_first_sites_any_more(clean: LiveSite, second: LiveSite) -> None:
     """Only cluster-scoped and shared things differ for the second; the rest would need its image."""
     mine = config_map("lake", "shared", a="1")
@@ -330,6 +336,7 @@ def test_k3_one_deploy_heals_deletions_of_every_kind(clean: LiveSite) -> None:
     cluster.close()
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("name", ["lake", "training", "serving", "kueue-system"])
 def test_k3_one_deploy_heals_a_deleted_namespace_with_its_data(clean: LiveSite, name: str) -> None:
     marker = clean.site.node_dir / "volumes" / "objects" / "raw" / "kept"
@@ -342,6 +349,7 @@ def test_k3_one_deploy_heals_a_deleted_namespace_with_its_data(clean: LiveSite, 
     cluster.close()
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("name", ["clusterqueues", "localqueues", "workloads", "resourceflavors"])
 def test_k3_one_deploy_heals_a_deleted_definition(clean: LiveSite, name: str) -> None:
     cluster = clean.cluster
@@ -351,6 +359,7 @@ def test_k3_one_deploy_heals_a_deleted_definition(clean: LiveSite, name: str) ->
     cluster.close()
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("deleted", ["claim", "volume", "both"])
 def test_k3_one_deploy_heals_a_claim_or_volume_that_was_deleted_in_use(clean: LiveSite, deleted: str) -> None:
     cluster = clean.cluster
@@ -370,6 +379,7 @@ def test_k3_one_deploy_heals_a_claim_or_volume_that_was_deleted_in_use(clean: Li
 # --- K4 and K6 through the command line ----------------------------------------------------------------------------
 
 
+@pytest.mark.drill
 def test_k4_more_storage_in_the_profile_blocks_nothing(clean: LiveSite) -> None:
     overlays(clean, {"datalake/zzz": [config_map("lake", "the-rest", a="1")]})
     shipped = (data_path("templates") / "datalake" / "s3.yaml.j2").read_text()
