@@ -1,6 +1,6 @@
 """Build the labelled web pages: the texts of sources.py through the generators of web pages that are installed here.
 
-    python3 benchmarks/labelled/build_pages.py OUT --bin VENV/bin --node NODE_MODULES
+    python3 -m benchmarks.labelled.build_pages OUT --bin VENV/bin --node NODE_MODULES
 
 docs/readers.md names the packages. A generator that is missing is named and left out. OUT/pages.jsonl has one line for
 each page: generator, language, file, label.
@@ -23,8 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from sources import Text, declarations, help_texts
+from benchmarks.labelled.sources import Text, declarations, help_texts
 
 Made = Iterator[tuple[str, Path]]
 """Name of each text, and its page."""
@@ -225,7 +224,7 @@ def libreoffice(site: Site) -> Made:
 
 def yelp(site: Site) -> Made:
     """GNOME's own pages from their own source, by its stylesheets."""
-    from sources import HELP, HELP_LANGUAGES
+    from benchmarks.labelled.sources import HELP, HELP_LANGUAGES
 
     folder = HELP / HELP_LANGUAGES.get(site.language, "none") / "gnome-help"
     if folder.exists():

@@ -1,6 +1,6 @@
 """Build the labelled PDF files: the texts of sources.py through producers of PDF that are installed here.
 
-    python3 benchmarks/labelled/build_pdfs.py OUT --bin VENV/bin --node NODE_MODULES
+    python3 -m benchmarks.labelled.build_pdfs OUT --bin VENV/bin --node NODE_MODULES
 
 One book for each language and producer: chapters, running heads, page numbers, hyphens at line ends; with a table of
 contents with dot leaders where the producer makes one. OUT/pdfs.jsonl has a line for each.
@@ -16,9 +16,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from build_pages import Site
-from sources import Text, declarations, help_texts
+from benchmarks.labelled.build_pages import Site
+from benchmarks.labelled.sources import Text, declarations, help_texts
 
 FONTS = {
     "he": "Noto Sans Hebrew", "ar": "Amiri", "fa": "Amiri", "zh": "Noto Sans CJK SC", "ja": "Noto Sans CJK JP",

@@ -1,6 +1,6 @@
 """Measure extractors of main text on the pages that build_pages.py made.
 
-    python benchmarks/labelled/measure_pages.py SET/pages.jsonl --out docs/readers-pages.json
+    python3 -m benchmarks.labelled.measure_pages SET/pages.jsonl --out docs/readers-pages.json
 
 Needs the kit's packages and, to compare, trafilatura, readability-lxml and justext from PyPI.
 """
@@ -16,8 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from score import Score, score
+from benchmarks.labelled.score import Score, score
 
 
 def ours(page: str) -> str:
@@ -128,8 +127,7 @@ def main() -> None:
         print(f"{name}: {seconds[name]:.1f} s")
         for key, one in sorted(scores[name].items()):
             print(f"  {key:26} recall {one.recall:.4f} surplus {one.surplus:.4f}")
-    for one in sorted(worst)[: options.worst]:
-        print(one)
+    print(*sorted(worst)[: options.worst], sep="\n")
     if options.out:
         options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 

