@@ -203,12 +203,13 @@ class LocalRunner:
         Raises:
             StageError: it does not run.
         """
-        holder = holder_of(self.workdir(name) / LOCK)
-        if holder is None or "pid" not in holder:
+        holder = holder_of(self.workdir(name) / LOCK) or {}
+        try:
+            os.kill(holder["pid"], signal.SIGTERM)
+        except (KeyError, ProcessLookupError):
             raise StageError(
                 f"stage {name} does not run on this machine", hint=f"sovereign stage {name} PROFILE --local"
-            )
-        os.kill(holder["pid"], signal.SIGTERM)
+            ) from None
 
     def _command(self, name: str) -> list[str]:
         arguments = ["run", name, "--profile", str(self.profile_path), "--store", self.store.url]
