@@ -274,7 +274,7 @@ def _copied(lines: Iterable[str], log: TextIO) -> Iterator[str]:
 def keep_receipt(receipt: Receipt, folder: Path) -> None:
     """Keep a copy of `receipt` in the site's folder, for people and for verification without the store.
 
-    One for each result stays below `history`, so that what was made of a text is known after it was made anew.
+    One for each result stays below `history`, so that what was made of a text is known after it was made again.
     """
     write_atomic(folder / f"{receipt.stage}.json", receipt.to_bytes())
     past = folder / "history" / f"{receipt.stage}-{receipt.key[:16]}.json"

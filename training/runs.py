@@ -45,7 +45,7 @@ class Run:
     run: str
     """Digest of configuration and inputs, as in the checkpoints and in MLflow's tag."""
     status: str
-    """RUNNING, FINISHED, KILLED (stopped, to go on later) or FAILED."""
+    """RUNNING, FINISHED, KILLED (stopped; can be resumed) or FAILED."""
     step: int
     """Steps done."""
     started_at: str
@@ -155,7 +155,7 @@ class RunWriter:
             try:
                 self._writing.result()
             except StoreError as error:
-                self._warn(f"the run's record could not be stored, training goes on: {error}")
+                self._warn(f"the run's record could not be stored, training continues: {error}")
             self._writing = None
 
     def keep(self, name: str, content: str) -> str:
