@@ -235,7 +235,7 @@ class LocalRunner:
 
 @contextmanager
 def _pass_on_signals(process: subprocess.Popen[str], tell: Callable[[str], None]) -> Iterator[list[int]]:
-    """Turn Ctrl-C, SIGTERM and SIGHUP into SIGTERM for `process`, and the second one into SIGKILL for its group.
+    """Turn Ctrl-C, SIGTERM and SIGHUP into SIGTERM for `process`, and the second one into SIGKILL for all it started.
 
     Gives the list of those that came.
     """
@@ -248,7 +248,7 @@ def _pass_on_signals(process: subprocess.Popen[str], tell: Callable[[str], None]
                 process.terminate()
                 threading.Thread(target=tell, args=("stopping; once more kills it",)).start()
             else:
-                os.killpg(process.pid, signal.SIGKILL)
+                _kill_all(process.pid)
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield received
@@ -262,6 +262,18 @@ def _pass_on_signals(process: subprocess.Popen[str], tell: Callable[[str], None]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _kill_all(pid: int) -> None:
+    """Kill the group of a process and all below it: torchrun's agent gives each rank a session of its own."""
+    import psutil  # type: ignore[import-untyped]
+
+    with suppress(psutil.NoSuchProcess):
+        below = psutil.Process(pid).children(recursive=True)
+        os.killpg(pid, signal.SIGKILL)
+        for child in below:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 def _copied(lines: Iterable[str], log: TextIO) -> Iterator[str]:
