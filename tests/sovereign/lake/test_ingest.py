@@ -150,7 +150,11 @@ class Process:
 
     @property
     def result(self) -> dict[str, str]:
-        return {key: digest for key, digest in self.stored.items() if "/units/" not in key}
+        return {
+            key: digest
+            for key, digest in self.stored.items()
+            if "/units/" not in key and not key.startswith(".running/")
+        }
 
     @property
     def metrics(self) -> dict[str, Any]:
