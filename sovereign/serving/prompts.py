@@ -73,11 +73,17 @@ class Prompts:
     def of_text(self, text: str) -> list[int]:
         """Ids of a completion's prompt, with the token that the tokenizer puts before a text, if any.
 
+        One that it puts after a text would end the answer before it begins, so it is left out.
+
         Raises:
             PromptTooLongError: no room for an answer.
         """
         self._check_bytes(text)
-        return self._checked(self._text_tokenizer.encode(text).ids)
+        encoded = self._text_tokenizer.encode(text)
+        ids, is_added = encoded.ids, encoded.special_tokens_mask
+        while is_added and is_added.pop():
+            ids.pop()
+        return self._checked(ids)
 
     def of_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of a conversation, as the chat template writes it.
