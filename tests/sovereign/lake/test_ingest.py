@@ -145,16 +145,15 @@ class Process:
         return {
             path.relative_to(self.root).as_posix(): sha256_file(path)
             for path in self.root.rglob("*")
-            if path.is_file() and path.name != "receipt.json" and "sovereign-part" not in path.name
+            if path.is_file()
+            and path.name != "receipt.json"
+            and "sovereign-part" not in path.name
+            and path.suffix != ".lock"  # of a running process
         }
 
     @property
     def result(self) -> dict[str, str]:
-        return {
-            key: digest
-            for key, digest in self.stored.items()
-            if "/units/" not in key and not key.startswith(".running/")
-        }
+        return {key: digest for key, digest in self.stored.items() if "/units/" not in key}
 
     @property
     def metrics(self) -> dict[str, Any]:
