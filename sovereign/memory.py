@@ -137,7 +137,8 @@ def _phases_bytes(shape: ModelShape, memory: Memory) -> tuple[float, ...]:
     """What is there beside the model states: as backward passes begin, as they end, in the step, in evaluation; bytes.
 
     At the beginning gradients in bf16 are not there yet, but that of the output matrix. ZeRO collects gradients in a
-    bucket (a larger parameter is one by itself) and, with several ranks, sends them in fp32. In the step activations
+    bucket (a larger parameter is one by itself), which in fp32 is there from the beginning, and, with several ranks,
+    sends them in fp32. In the step activations
     are gone, and stages 1 and 2 have the gradients of their partition twice: by parameter, and flat. Evaluation is
     not compiled: a logit in fp32, and its log-softmax.
     """
@@ -149,7 +150,8 @@ def _phases_bytes(shape: ModelShape, memory: Memory) -> tuple[float, ...]:
     is_fresh = memory.precision == "bf16" and stage in (1, 2)
     fresh = memory.width * trained / (world_size if stage == 2 else 1) if is_fresh else 0.0
     flat = 4.0 * trained / world_size if stage in (1, 2) else 0.0
-    begin = activation_bytes(shape, memory) + memory.width * embedding + sent - fresh
+    collected = 4.0 * bucket if memory.precision == "fp32" else sent
+    begin = activation_bytes(shape, memory) + memory.width * embedding + collected - fresh
     end = (
         tokens * (saved_bytes_per_token(shape, memory) + _gradient_bytes(shape, memory)) + memory.width * bucket + sent
     )

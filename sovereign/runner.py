@@ -203,12 +203,13 @@ class LocalRunner:
         Raises:
             StageError: it does not run.
         """
-        holder = holder_of(self.workdir(name) / LOCK)
-        if holder is None or "pid" not in holder:
+        holder = holder_of(self.workdir(name) / LOCK) or {}
+        try:
+            os.kill(holder["pid"], signal.SIGTERM)
+        except (KeyError, ProcessLookupError):
             raise StageError(
                 f"stage {name} does not run on this machine", hint=f"sovereign stage {name} PROFILE --local"
-            )
-        os.kill(holder["pid"], signal.SIGTERM)
+            ) from None
 
     def _command(self, name: str) -> list[str]:
         arguments = ["run", name, "--profile", str(self.profile_path), "--store", self.store.url]
@@ -234,7 +235,7 @@ class LocalRunner:
 
 @contextmanager
 def _pass_on_signals(process: subprocess.Popen[str], tell: Callable[[str], None]) -> Iterator[list[int]]:
-    """Turn Ctrl-C, SIGTERM and SIGHUP into SIGTERM for `process`, and the second one into SIGKILL for its group.
+    """Turn Ctrl-C, SIGTERM and SIGHUP into SIGTERM for `process`, and the second one into SIGKILL for all it started.
 
     Gives the list of those that came.
     """
@@ -247,7 +248,7 @@ def _pass_on_signals(process: subprocess.Popen[str], tell: Callable[[str], None]
                 process.terminate()
                 threading.Thread(target=tell, args=("stopping; once more kills it",)).start()
             else:
-                os.killpg(process.pid, signal.SIGKILL)
+                _kill_all(process.pid)
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield received
@@ -263,6 +264,18 @@ def _pass_on_signals(process: subprocess.Popen[str], tell: Callable[[str], None]
             signal.signal(number, handler)
 
 
+def _kill_all(pid: int) -> None:
+    """Kill the group of a process and all below it: torchrun's agent gives each rank a session of its own."""
+    import psutil  # type: ignore[import-untyped]
+
+    with suppress(psutil.NoSuchProcess):
+        below = psutil.Process(pid).children(recursive=True)
+        os.killpg(pid, signal.SIGKILL)
+        for child in below:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
 def _copied(lines: Iterable[str], log: TextIO) -> Iterator[str]:
     """`lines`, each also written to `log`."""
     for line in lines:
@@ -273,7 +286,7 @@ def _copied(lines: Iterable[str], log: TextIO) -> Iterator[str]:
 def keep_receipt(receipt: Receipt, folder: Path) -> None:
     """Keep a copy of `receipt` in the site's folder, for people and for verification without the store.
 
-    One for each result stays below `history`, so that what was made of a text is known after it was made anew.
+    One for each result stays below `history`, so that what was made of a text is known after it was made again.
     """
     write_atomic(folder / f"{receipt.stage}.json", receipt.to_bytes())
     past = folder / "history" / f"{receipt.stage}-{receipt.key[:16]}.json"

@@ -120,7 +120,7 @@ def fetch_checked(store: Store, key: str, path: Path, digest: str) -> Path:
             f"{key} is not what its receipt says",
             got=found,
             expected=digest,
-            hint=f"delete {key} in the store and run the stages again; the one that made it will make it anew",
+            hint=f"delete {key} in the store and run the stages again; the one that made it will make it again",
         )
     return path
 

@@ -63,7 +63,10 @@ class Platform:
         shared = platform_context(self.profile, self.plan, self.runtime, self.champion)
         model = {"name": self.profile.name, "digest": self.champion.digest if self.champion else None}
         if self.champion and shared["server"]["engine"] == "llama.cpp":
-            model |= {"folder": f"{self.champion.digest}.served", "folder_digest": self.champion.gguf_digest}
+            model |= {
+                "folder": f"{self.champion.digest}.served/{self.champion.gguf_digest}",
+                "folder_digest": self.champion.gguf_digest,
+            }
         else:
             model |= {"folder": model["digest"], "folder_digest": model["digest"]}
         databases = {"ports": database_ports(self.profile), "passwords": self.database_passwords}

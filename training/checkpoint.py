@@ -300,7 +300,7 @@ class Checkpoints:
             try:
                 self._upload.result()
             except (StoreError, OSError) as error:
-                self._warn(f"a checkpoint could not be stored, training goes on: {error}")
+                self._warn(f"a checkpoint could not be stored, training continues: {error}")
             self._upload = None
 
     def close(self, *, has_failed: bool = False) -> None:

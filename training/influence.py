@@ -313,7 +313,7 @@ def _run_apart(run: _Run, report: Callable[[int], None]) -> dict[str, Any]:
         process.join()
         receiver.close()
     if kind == "error":
-        raise TrainingError(f"the run with {run.label} failed: {value}", hint="the same command goes on with this run")
+        raise TrainingError(f"the run with {run.label} failed: {value}", hint="the same command resumes with this run")
     result: dict[str, Any] = value
     return result
 

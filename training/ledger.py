@@ -203,5 +203,5 @@ def _check(key: str, found: str, digests: Mapping[str, str]) -> None:
             f"{key} is not what the model was trained with",
             got=found,
             expected=digests.get(key),
-            hint="sovereign train PROFILE makes it anew",
+            hint="sovereign train PROFILE makes it again",
         )

@@ -122,5 +122,5 @@ def refuse_another_tokenizer(mix: MixFile, tokenizer: Tokenizer) -> None:
             "the approved mix was counted with another tokenizer",
             got=mix.tokenizer,
             expected=found,
-            hint="sovereign lake approve SITE --by NAME counts and approves it anew",
+            hint="sovereign lake approve SITE --by NAME counts and approves it again",
         )

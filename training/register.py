@@ -49,7 +49,7 @@ def _run(context: StageContext) -> StageOutput:
         context.store.put_file(prefix + name, context.fetch(key))
     served = _store_served(context, model, digest)
     gguf_digest = model_digest(served) if served else None
-    files_served = {_served_prefix(context, digest) + name: value for name, value in served.items()}
+    files_served = {served_prefix(context.dataset, digest, served) + name: value for name, value in served.items()}
     client = open_client(tracking_uri)
     context.progress("looking for this model in the registry")
     version = _registered_version(client, context.dataset, digest)
@@ -96,14 +96,19 @@ def _store_served(context: StageContext, model: Mapping[str, str], digest: str) 
         context.progress(f"GGUF file for serving: {text}")
 
     made = make_served(folder, context.workdir / "served", name=context.dataset, report=report)
+    served = {name: sha256_file(path) for name, path in made.items()}
     for name, path in made.items():
-        context.store.put_file(_served_prefix(context, digest) + name, path)
-    return {name: sha256_file(path) for name, path in made.items()}
+        context.store.put_file(served_prefix(context.dataset, digest, served) + name, path)
+    return served
 
 
-def _served_prefix(context: StageContext, digest: str) -> str:
-    """Store key of the served folder: beside the model's, which its digest is of."""
-    return f"models/{context.dataset}/register/{digest}.served/"
+def served_prefix(name: str, digest: str, served: Mapping[str, str]) -> str:
+    """Store key of the served folder, beside that of the model with the `digest`.
+
+    It has a digest of its own, since another version of the kit may make another file of the same model, while pods
+    that load the earlier one start again.
+    """
+    return f"models/{name}/register/{digest}.served/{model_digest(served)}/"
 
 
 def _publish(context: StageContext, receipt: Receipt) -> None:

@@ -20,6 +20,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from sovereign.errors import StoreError, TrainingError
 from sovereign.files import json_object
 from sovereign.plan import Plan
@@ -43,7 +45,7 @@ class Run:
     run: str
     """Digest of configuration and inputs, as in the checkpoints and in MLflow's tag."""
     status: str
-    """RUNNING, FINISHED, KILLED (stopped, to go on later) or FAILED."""
+    """RUNNING, FINISHED, KILLED (stopped; can be resumed) or FAILED."""
     step: int
     """Steps done."""
     started_at: str
@@ -153,7 +155,7 @@ class RunWriter:
             try:
                 self._writing.result()
             except StoreError as error:
-                self._warn(f"the run's record could not be stored, training goes on: {error}")
+                self._warn(f"the run's record could not be stored, training continues: {error}")
             self._writing = None
 
     def keep(self, name: str, content: str) -> str:
@@ -197,6 +199,9 @@ def choose(runs: list[Run], names: Sequence[str]) -> list[Run]:
     return chosen or runs
 
 
+_RECORD = TypeAdapter(Run)
+
+
 def _read(store: Store, prefix: str) -> Run:
     values = _parse(store.get_bytes(prefix + RUN), prefix + RUN)
     key = prefix + METRICS
@@ -204,8 +209,10 @@ def _read(store: Store, prefix: str) -> Run:
         json_object(line, f"line {number} of {key}", TrainingError, hint=_HINT)
         for number, line in enumerate(store.get_bytes(key).splitlines(), 1)
     ]
-    if odd := next((number for number, line in enumerate(lines, 1) if "step" not in line), None):
-        raise TrainingError(f"line {odd} of {key} is damaged", got="no step", hint=_HINT)
+    for number, line in enumerate(lines, 1):
+        odd = sorted(name for name, value in line.items() if not isinstance(value, int | float))
+        if odd or not isinstance(line.get("step"), int):
+            raise TrainingError(f"line {number} of {key} is damaged", got=f"no number: {odd or 'step'}", hint=_HINT)
     return Run(**values, lines=lines)
 
 
@@ -220,6 +227,13 @@ def _parse(record: bytes, key: str) -> dict[str, Any]:
     if values.keys() != expected:
         odd = ", ".join(sorted(values.keys() ^ expected))
         raise TrainingError(f"{key} is damaged", got=f"missing or unknown: {odd}", hint=_HINT)
-    if not isinstance(values["plan"], dict) or not isinstance(values["run"], str):
-        raise TrainingError(f"{key} is damaged", got="a plan or digest of another type", hint=_HINT)
+    try:
+        _RECORD.validate_json(record, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        got = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise TrainingError(f"{key} is damaged", got=got, hint=_HINT) from error
+    recipe = values["plan"].get("recipe")
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("num_steps"), int):
+        raise TrainingError(f"{key} is damaged", got="a plan without steps", hint=_HINT)
     return values

@@ -77,13 +77,13 @@ def _faults(task: Any, row: Any) -> Iterator[Fault]:
     target = yield from _tried("doc_to_target", task.doc_to_target, row)
     if target is None:
         return
+    golds = target if isinstance(target, list) else [target]
+    if not golds:
+        yield "doc_to_target", "[]", "at least one right answer"
     if choices is None:
-        if task.OUTPUT_TYPE == "loglikelihood" and not str(target):
+        if task.OUTPUT_TYPE.startswith("loglikelihood") and not str(target):
             yield "doc_to_target", repr(target), "a text that is not empty"
     elif isinstance(text, str):  # else the texts are the choices, and the target is what follows all of them
-        golds = target if isinstance(target, list) else [target]
-        if not golds:
-            yield "doc_to_target", "[]", "at least one right choice"
         for gold in golds:
             yield from _out_of_range("doc_to_target", gold, choices)
 
@@ -105,4 +105,18 @@ def _tried(field: str, make: Callable[[Any], Any], row: Any) -> Generator[Fault,
         return None
     if found is None:
         yield field, "null", "a value"
+    elif empty := _written_nulls(make, row, found):
+        yield field, f"{found!r}, made of null in {' or '.join(empty)}", "a value"
     return found
+
+
+def _written_nulls(make: Callable[[Any], Any], row: Any, found: Any) -> list[str]:
+    """Columns without a value that `found` has as `None`, which Jinja writes; a template may also leave them out."""
+    empty = [name for name, value in row.items() if value is None]
+    if not empty or "None" not in str(found):
+        return []
+    try:
+        filled = make({name: "" if value is None else value for name, value in row.items()})
+    except Exception:  # noqa: BLE001  # it asks for null itself
+        return []
+    return empty if str(found).count("None") > str(filled).count("None") else []

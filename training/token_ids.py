@@ -38,9 +38,18 @@ def pin_added_tokens(document: dict[str, Any], ids: Mapping[str, int]) -> None:
         ids: by text; other added tokens keep the id in the document.
 
     Raises:
-        StageError: two tokens have one id, or one token has two.
+        StageError: two tokens have one id, or one token has two; or the vocabulary is a list, where a token's place is
+            its id.
     """
     vocab: dict[str, int] = document["model"]["vocab"]
+    if not isinstance(vocab, dict):
+        moved = {text: number for text, number in ids.items() if number >= len(vocab)}
+        raise StageError(
+            "the base's tokenizer cannot keep the ids of its added tokens",
+            got=f"{document['model']['type']} with {len(vocab)} tokens, and {moved}",
+            expected="added tokens numbered from the size of the vocabulary, without gaps",
+            hint="take a base with byte-pair encoding",
+        )
     for token in document["added_tokens"]:
         text = token["content"]
         number = token["id"] = ids.get(text, token["id"])
@@ -87,7 +96,9 @@ def text_tokenizer(tokenizer: Tokenizer, control: Iterable[str] = ()) -> Tokeniz
     copy.encode_special_tokens = True
     special = [token["content"] for token in document["added_tokens"] if token["special"]]
     for text in special:
-        if found := set(copy.encode(text, add_special_tokens=False).tokens).intersection(special):
+        # Between lines, since some tokenizers put a space before a text.
+        samples = copy.encode_batch([text, f"\n{text}\n"], add_special_tokens=False)
+        if found := {token for sample in samples for token in sample.tokens}.intersection(special):
             raise StageError(
                 "the tokenizer makes control tokens of plain text",
                 got=f"{text!r} becomes {', '.join(sorted(found))}",

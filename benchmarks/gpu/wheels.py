@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CARRIED = (
+    "ada-url",
     "annotated-types",
+    "cffi",
     "deepspeed",
     "hjson",
     "pydantic",

@@ -46,13 +46,13 @@ def trafilatura_recall(page: str) -> str:
 def resiliparse_main(page: str) -> str:
     from resiliparse.extract.html2text import extract_plain_text
 
-    return extract_plain_text(page, main_content=True)
+    return str(extract_plain_text(page, main_content=True))
 
 
 def resiliparse_whole(page: str) -> str:
     from resiliparse.extract.html2text import extract_plain_text
 
-    return extract_plain_text(page, main_content=False)
+    return str(extract_plain_text(page, main_content=False))
 
 
 def readability(page: str) -> str:

@@ -126,7 +126,7 @@ def train(
         typer.Option("--slurm", help="Run the stages before it here, and print its sbatch script."),
     ] = False,
 ) -> None:
-    """Train, after the stages that training needs, and follow it to its end. Goes on from the last checkpoint."""
+    """Train, after the stages that training needs, and follow it to its end. Resumes from the last checkpoint."""
     from sovereign.cli.preflight import run_preflight
     from sovereign.cli.work import run_until, slurm_script
 

@@ -166,7 +166,7 @@ def _lower_ends(content: bytes, shards: Mapping[str, str]) -> dict[str, Fraction
     if measured != dict(shards):
         raise ProofError(
             "the influence was measured on other data than the model was trained on",
-            hint="sovereign lake influence PROFILE measures it anew",
+            hint="sovereign lake influence PROFILE measures it again",
         )
     return lows
 

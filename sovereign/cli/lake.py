@@ -119,14 +119,14 @@ def run_prove(
         if anchor.key_commitment != commit_key(keys.openings).hex():
             raise ProofError(
                 "the manifest is of other files, or was made with another dataset key",
-                hint=f"sovereign lake manifest {site.root} makes it anew; or restore {site.dataset_key_file}",
+                hint=f"sovereign lake manifest {site.root} makes it again; or restore {site.dataset_key_file}",
             )
         if text is not None:
             if not dataset.is_made_by(site.profile):
                 raise ProofError(
                     "the profile's settings of corpus.cleaning or corpus.rights are not those that the dataset has",
                     expected="the settings with which the text was cleaned, since a proof is about the cleaned text",
-                    hint="take the change of the profile back, or make the dataset anew: sovereign stage curate "
+                    hint="take the change of the profile back, or make the dataset again: sovereign stage curate "
                     f"{site.root}",
                 )
             kept = Screen(site.profile.corpus.cleaning).text_of(_read_text(text), language)

@@ -335,7 +335,7 @@ def lake_influence(
     local: LocalOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train small models with and without each owner, here; run again, it goes on where it stopped."""
+    """Train small models with and without each owner, here; run again, it resumes where it stopped."""
     from sovereign.cli.attribution import run_influence
 
     run_influence(

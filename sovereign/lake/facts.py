@@ -115,12 +115,12 @@ def _read_manifest(dataset: Dataset) -> tuple[bytes, dict[str, Any]]:
         described = {one["@id"]: one["sha256"] for one in files}
         current = is_current(manifest, dataset)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ProofError(f"{key} is no manifest: {type(error).__name__}", hint=f"{again} makes it anew") from error
+        raise ProofError(f"{key} is no manifest: {type(error).__name__}", hint=f"{again} makes it again") from error
     if described != dataset.files:
-        raise ProofError("the manifest is of other files than the dataset has now", hint=f"{again} makes it anew")
+        raise ProofError("the manifest is of other files than the dataset has now", hint=f"{again} makes it again")
     if not current:
         raise ProofError(
             "the stages have run again since the manifest was made, or it is of an earlier version of the kit",
-            hint=f"{again} makes it anew",
+            hint=f"{again} makes it again",
         )
     return content, manifest

@@ -112,7 +112,7 @@ def _death(code: int) -> Exception:
     if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP):
         return SourceError(
             f"the process that reads PDF files was ended by {signal.Signals(-code).name}",
-            hint="run the stage again; it goes on where it stopped. Is there 1 GiB of memory for it?",
+            hint="run the stage again; it resumes where it stopped. Is there 1 GiB of memory for it?",
         )
     return Unreadable("PDF that ends its reader")
 

@@ -31,6 +31,8 @@ from sovereign.serving.requests import ChatCompletion, Completion, RequestError,
 BODY_BYTES = 1_000_000
 """Least limit of a request's body; a long context has a larger one."""
 BYTES_PER_TOKEN = 32
+MAX_DIGITS = 10
+"""Of a token's number; Python refuses to convert thousands of them."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,10 @@ class Front:
 
     def _check_bias(self, asked: Completion | ChatCompletion) -> None:
         for number in asked.logit_bias:
-            if not (number.isascii() and number.isdecimal() and int(number) < self.prompts.vocab_size):
+            is_number = number.isascii() and number.isdecimal() and len(number) <= MAX_DIGITS
+            if not (is_number and int(number) < self.prompts.vocab_size):
                 raise RequestError(
-                    f"Invalid 'logit_bias': '{number}' is no token of this model.",
+                    f"Invalid 'logit_bias': '{number[:100]}' is no token of this model.",
                     param="logit_bias",
                     code="invalid_value",
                 )

@@ -63,7 +63,9 @@ class Prompts:
         added = self._text_tokenizer.get_added_tokens_decoder()
         self._control = {token.content: (number, token) for number, token in added.items() if token.special}
         names = sorted(map(re.escape, self._control), key=len, reverse=True)
-        self._split = re.compile(f"({'|'.join(names)})") if names else re.compile(r"(?!)")
+        either = "|".join(names) or r"(?!)"
+        self._split = re.compile(f"({either})")
+        self._starts = re.compile(f"(?=(?:{either}))(?s:.)")
         self._max_bytes = self.context_length * NORMALIZED_SHRINKS * max(map(len, self._text_tokenizer.get_vocab()))
         self._template = _environment().from_string(_template_of(folder, settings))
         self._names = {key: _token_text(settings.get(key)) for key in ("bos_token", "eos_token", "pad_token")}
@@ -71,11 +73,17 @@ class Prompts:
     def of_text(self, text: str) -> list[int]:
         """Ids of a completion's prompt, with the token that the tokenizer puts before a text, if any.
 
+        One that it puts after a text would end the answer before it begins, so it is left out.
+
         Raises:
             PromptTooLongError: no room for an answer.
         """
         self._check_bytes(text)
-        return self._checked(self._text_tokenizer.encode(text).ids)
+        encoded = self._text_tokenizer.encode(text)
+        ids, is_added = encoded.ids, encoded.special_tokens_mask
+        while is_added and is_added.pop():
+            ids.pop()
+        return self._checked(ids)
 
     def of_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of a conversation, as the chat template writes it.
@@ -85,7 +93,7 @@ class Prompts:
             PromptTooLongError: no room for an answer.
         """
         self._check_bytes("".join(message["content"] for message in messages))
-        mark = f"\ue000{secrets.token_hex(8)}\ue001"
+        mark = f"\ue000{secrets.token_hex(8)}"
         hidden = [{**message, "content": self._hide(message["content"], mark)} for message in messages]
         try:
             text = self._template.render(messages=hidden, add_generation_prompt=True, **self._names)
@@ -104,17 +112,17 @@ class Prompts:
                 part = part.lstrip()
             if position + 1 < len(parts) and self._control[parts[position + 1]][1].lstrip:
                 part = part.rstrip()
-            ids += self._text_tokenizer.encode(part.replace(mark, ""), add_special_tokens=False).ids
+            ids += self._text_tokenizer.encode(_shown(part, mark), add_special_tokens=False).ids
         return self._checked(ids)
 
     def _hide(self, content: str, mark: str) -> str:
-        """`content` with a mark inside every control token's name, also where its end could complete one."""
-        hidden = self._split.sub(lambda found: found[0][:1] + mark + found[0][1:], content)
-        for name in self._control:
-            for length in range(len(name) - 1, 0, -1):
-                if hidden.endswith(name[:length]):
-                    return hidden + mark
-        return hidden
+        """`content` with each character that begins a control token's name replaced by `mark` and its code.
+
+        Names may overlap, and one may contain another. Where the end of `content` could begin a name, a mark follows.
+        """
+        hidden = self._starts.sub(lambda found: f"{mark}{ord(found[0]):x}\ue001", content)
+        begins = (hidden.endswith(name[:length]) for name in self._control for length in range(1, len(name)))
+        return f"{hidden}{mark}\ue001" if any(begins) else hidden
 
     def _check_bytes(self, text: str) -> None:
         """Refuse what cannot fit before it is tokenised, which takes time."""
@@ -131,6 +139,11 @@ class Prompts:
         if not ids:
             raise PromptError("the prompt has no text")
         return ids
+
+
+def _shown(text: str, mark: str) -> str:
+    """`text` as it was before `Prompts._hide`."""
+    return re.sub(f"{mark}([0-9a-f]*)\ue001", lambda found: chr(int(found[1], 16)) if found[1] else "", text)
 
 
 def _template_of(folder: Path, settings: Mapping[str, Any]) -> str:

@@ -149,6 +149,7 @@ def parse(kind: type[Completion] | type[ChatCompletion], body: bytes) -> Complet
         raise RequestError(f"the body is no JSON: {error}") from None
     if not isinstance(found, dict):
         raise RequestError("the body is no JSON object")
+    _refuse_half_pairs(found)
     given = {name: value for name, value in found.items() if value is not None}  # null is OpenAI's "not given"
     try:
         return kind.model_validate(given)
@@ -158,6 +159,16 @@ def parse(kind: type[Completion] | type[ChatCompletion], body: bytes) -> Complet
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _refuse_half_pairs(body: Mapping[str, Any]) -> None:
+    """No answer could repeat half of a surrogate pair, not even an error."""
+    for name, value in body.items():
+        try:
+            json.dumps({name: value}, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            param = name.encode(errors="replace").decode()
+            raise RequestError(f"'{param}' has half of a surrogate pair, which is no character", param=param) from None
 
 
 def _refused(errors: list[ErrorDetails], given: Mapping[str, Any]) -> RequestError:

@@ -24,6 +24,16 @@ def run(folder: Path, *options: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads((folder / "gpu.json").read_text())
 
 
+def test_the_chosen_sections_run_in_miniature(tmp_path: Path) -> None:
+    code, found = run(tmp_path, "--limit", "250", "--only", "loss", "fault")
+    sections = found["sections"]
+    assert {name: one["status"] for name, one in sections.items()} == {"loss": "measured", "fault": "measured"}
+    assert code == 0
+    assert sections["loss"]["loss_off"] < 1e-2
+    assert "IndexError" in sections["fault"]["output"]
+
+
+@pytest.mark.drill
 def test_every_section_runs_in_miniature(tmp_path: Path) -> None:
     code, found = run(tmp_path, "--limit", "250")
     sections = found["sections"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ import yaml
 
 from sovereign.cli.sites import find_profile
 from sovereign.errors import StageError
+from sovereign.locks import refuse_second
 from sovereign.profile import load_profile
 from sovereign.receipts import Receipt
 from sovereign.runner import LocalRunner, StageEvent, consume, ensure_stage, keep_receipt, parse_event
+from sovereign.stages import LOCK
 
 
 def local_runner(folder: Path) -> LocalRunner:
@@ -97,3 +101,17 @@ def test_damaged_input_is_refused_with_its_digest(runner: LocalRunner, after_cor
 def test_receipts_are_kept_for_people(after_corpus: tuple[Path, Receipt], tmp_path: Path) -> None:
     keep_receipt(after_corpus[1], tmp_path)
     assert Receipt.from_bytes((tmp_path / "corpus.json").read_bytes()) == after_corpus[1]
+
+
+def test_t5_stopping_what_has_ended_says_so(tmp_path: Path) -> None:
+    """Also where a program that the stage started still has its lock."""
+    runner = local_runner(tmp_path)
+    lock = runner.workdir("train") / LOCK
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    with pytest.raises(StageError, match="does not run on this machine"):
+        runner.stop("train")
+    with refuse_second(lock, "the work folder"):
+        lock.write_text(json.dumps({"pid": ended.pid}))
+        with pytest.raises(StageError, match="does not run on this machine"):
+            runner.stop("train")

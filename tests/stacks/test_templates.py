@@ -208,7 +208,7 @@ def _server(name: str, champion: ServedModel | None) -> dict[str, Any]:
 
 def test_s_llama_cpp_loads_what_was_registered_for_it() -> None:
     found = _server("demo", ServedModel("a" * 64, "b" * 64))
-    assert f"models/demo/register/{'a' * 64}.served/" in found["fetch"]["command"]
+    assert f"models/demo/register/{'a' * 64}.served/{'b' * 64}/" in found["fetch"]["command"]
     assert "b" * 64 in found["fetch"]["command"]
     assert f"/models/{'b' * 64}/model.gguf" in found["engine"]["command"]
     assert found["engine"]["resources"]["limits"]["memory"] in {f"{number}M" for number in range(150, 400)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -81,16 +83,23 @@ def fresh_compiler() -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", PROPORTIONS)
+def layers() -> Iterator[Any]:
+    """Every kind of layer; one eager and one compiled in `make test`."""
+    for name, precision, compiled in itertools.product(PROPORTIONS, ("fp32", "bf16"), (False, True)):
+        is_quick = (name, precision, compiled) in (("few heads", "fp32", False), ("8B", "bf16", True))
+        code = "compiled" if compiled else "eager"
+        marks = [] if is_quick else [pytest.mark.drill]
+        yield pytest.param(name, precision, compiled, marks=marks, id=f"{name}-{precision}-{code}")
+
+
+@pytest.mark.parametrize(("name", "precision", "compiled"), list(layers()))
 def test_t12_a_layer_keeps_what_the_plan_counts(name: str, precision: str, compiled: bool) -> None:
     one, two = (saved_bytes(shape_of(name, count), precision=precision, compiled=compiled) for count in (1, 2))
     memory = Memory(0, 1, 1, checkpointing=False, precision=precision, compiled=compiled, on_cpu=True)
     assert (two - one) / LENGTH == pytest.approx(saved_bytes_per_token(shape_of(name, 1), memory), rel=0.02)
 
 
-@pytest.mark.parametrize("length", [128, 512])
+@pytest.mark.parametrize("length", [128, pytest.param(512, marks=pytest.mark.drill)])
 def test_t12_short_rows_on_cpu_keep_their_scores(length: int) -> None:
     one, two = (
         saved_bytes(shape_of("few heads", count, sequence_length=length), precision="fp32", compiled=True)
@@ -140,21 +149,26 @@ def send_peak(resolved: Plan, answers: Connection) -> None:
     answers.send({"peak": before + int(np.cumsum(changes).max())})
 
 
+PEAKS = {  # rows of the vocabulary, layout
+    "layers": (1024, Memory(2, 1, 2, False, "bf16", compiled=False, on_cpu=True, has_z_loss=True)),
+    "checkpointing": (1024, Memory(2, 1, 2, True, "bf16", compiled=False, on_cpu=True, has_z_loss=True)),
+    "logits": (32_768, Memory(2, 1, 1, False, "bf16", compiled=False, on_cpu=True, has_z_loss=True)),
+    "logits in fp32": (32_768, Memory(0, 1, 1, False, "fp32", compiled=False, on_cpu=True)),
+    "ZeRO-1": (1024, Memory(1, 1, 2, False, "fp32", compiled=False, on_cpu=True)),
+    "ZeRO-3": (1024, Memory(3, 1, 2, False, "bf16", compiled=False, on_cpu=True, has_z_loss=True)),
+}
+
+
 @pytest.mark.parametrize(
     ("vocab_size", "memory"),
     [
-        (1024, Memory(2, 1, 2, False, "bf16", compiled=False, on_cpu=True, has_z_loss=True)),
-        (1024, Memory(2, 1, 2, True, "bf16", compiled=False, on_cpu=True, has_z_loss=True)),
-        (32_768, Memory(2, 1, 1, False, "bf16", compiled=False, on_cpu=True, has_z_loss=True)),
-        (32_768, Memory(0, 1, 1, False, "fp32", compiled=False, on_cpu=True)),
-        (1024, Memory(1, 1, 2, False, "fp32", compiled=False, on_cpu=True)),
-        (1024, Memory(3, 1, 2, False, "bf16", compiled=False, on_cpu=True, has_z_loss=True)),
+        pytest.param(*values, marks=[] if name == "layers" else [pytest.mark.drill], id=name)
+        for name, values in PEAKS.items()
     ],
-    ids=["layers", "checkpointing", "logits", "logits in fp32", "ZeRO-1", "ZeRO-3"],
 )
 def test_t12_the_peak_of_a_step_is_the_plans(vocab_size: int, memory: Memory, tmp_path: Path) -> None:
     layers = 1 if vocab_size > 1024 else 4
     shape = shape_of("8B", layers, vocab_size=vocab_size, tied=False)
     found = call(partial(send_peak, plan_of(shape, memory)), tmp_path)["peak"]
     planned = memory_bytes_per_device(shape, memory)
-    assert 0.98 * found < planned < 1.25 * found, json.dumps({"planned": planned, "found": found})
+    assert 0.98 * found < planned < 1.12 * found, json.dumps({"planned": planned, "found": found})

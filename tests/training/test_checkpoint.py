@@ -379,7 +379,7 @@ def test_a_store_that_fails_does_not_stop_training(place: Place) -> None:
     shutil.rmtree(place.root / "store" / PREFIX)
     (place.root / "store" / PREFIX).write_text("not a folder")
     assert place.save(8) == [None]
-    assert "could not be stored, training goes on" in place.warnings[0]
+    assert "could not be stored, training continues" in place.warnings[0]
 
 
 def test_a_rank_that_fails_does_not_wait_for_one_that_is_gone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

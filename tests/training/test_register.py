@@ -22,13 +22,13 @@ from sovereign.base import fetch_base, read_base
 from sovereign.cli.base import name_base, settle_base
 from sovereign.errors import StageError, StoreError, TrainingError
 from sovereign.files import sha256_file
-from sovereign.serving.fetch import fetch_model
+from sovereign.serving.fetch import fetch_model, model_digest
 from sovereign.site import init_site
 from sovereign.stages import StageOutput, run_stage
 from sovereign.store import Store, open_store
 from tests.sovereign.bases import make_base
 from tests.training.lake import make_lake, make_profile, store_output, write_receipt
-from training.register import register
+from training.register import register, served_prefix
 from training.registry import champion, open_client
 
 # MLflow's own code and that of its libraries.
@@ -122,7 +122,7 @@ def test_what_llama_cpp_serves_is_stored_beside_the_model(lake: Path, tmp_path: 
     registration, store = run(lake)
     found = champion(tracking_uri(lake), "tiny")
     assert found.gguf_digest == registration["gguf_digest"]
-    prefix = f"models/tiny/register/{found.digest}.served/"
+    prefix = f"models/tiny/register/{found.digest}.served/{found.gguf_digest}/"
     assert found.gguf_digest is not None
     folder = fetch_model(store, prefix, found.gguf_digest, tmp_path / "hf")
     assert {path.name for path in folder.iterdir()} >= {"model.gguf", "config.json", "tokenizer.json"}
@@ -134,6 +134,24 @@ def test_what_llama_cpp_serves_is_stored_beside_the_model(lake: Path, tmp_path: 
         fetch_model(store, prefix, found.gguf_digest, tmp_path / "hf2")
     shutil.rmtree(lake / "work")
     assert run(lake)[0]["gguf_digest"] == found.gguf_digest  # the same bytes again
+
+
+def test_sec1_pods_with_the_file_of_an_earlier_kit_start_again(lake: Path, tmp_path: Path) -> None:
+    """Another version of the kit makes another file of the same model: both can be fetched."""
+    registration, store = run(lake)
+    digest, gguf = registration["digest"], registration["gguf_digest"]
+    made = fetch_model(store, f"models/tiny/register/{digest}.served/{gguf}/", gguf, tmp_path / "made")
+    with (made / "model.gguf").open("ab") as file:
+        file.write(b"of an earlier kit")
+    earlier = {path.name: sha256_file(path) for path in made.iterdir()}
+    for path in made.iterdir():
+        store.put_file(served_prefix("tiny", digest, earlier) + path.name, path)
+    client = open_client(tracking_uri(lake))
+    client.set_model_version_tag("tiny", "1", "gguf_digest", model_digest(earlier))
+    store.delete("models/tiny/register/receipt.json")
+    assert run(lake)[0]["gguf_digest"] == gguf == champion(tracking_uri(lake), "tiny").gguf_digest
+    for found in (gguf, model_digest(earlier)):
+        fetch_model(store, f"models/tiny/register/{digest}.served/{found}/", found, tmp_path / "hf")
 
 
 def test_below_the_gate_it_is_a_candidate_only(lake: Path) -> None:

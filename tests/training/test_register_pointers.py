@@ -211,7 +211,7 @@ def test_sec1_prune_deletes_what_nothing_names(lake: Callable[[str], Path]) -> N
     open_client(uri).delete_model_version("tiny", "1")
     store.put_bytes("models/tiny/register/" + "0" * 64 + "/config.json", b"{}")  # of a run that was killed
     for digest_of_served in ("0" * 64, before.digest, digest):  # what llama.cpp loads is kept and goes with its model
-        store.put_bytes(f"models/tiny/register/{digest_of_served}.served/model.gguf", b"GGUF")
+        store.put_bytes(f"models/tiny/register/{digest_of_served}.served/{'1' * 64}/model.gguf", b"GGUF")
     assert [one.digest for one in find_unnamed(store, uri, "tiny", {before.digest})] == ["0" * 64]  # A is served
     found = find_unnamed(store, uri, "tiny", ())
     assert sorted(one.digest for one in found) == sorted([before.digest, "0" * 64])
@@ -221,7 +221,7 @@ def test_sec1_prune_deletes_what_nothing_names(lake: Callable[[str], Path]) -> N
     assert is_served(root).digest == digest
     assert not list(store.list(before.store_prefix))
     served = {key for key in store.list("models/tiny/register/") if key.endswith(".gguf")}
-    assert served == {f"models/tiny/register/{digest}.served/model.gguf"}
+    assert served == {f"models/tiny/register/{digest}.served/{'1' * 64}/model.gguf"}
 
 
 def test_sec1_prune_keeps_what_register_is_storing(lake: Callable[[str], Path]) -> None:

@@ -234,6 +234,38 @@ def test_t8_a_damaged_record_does_not_hide_the_others(site: Path, name: str, con
     assert SECOND[:8] in call("list", str(site), "--local")
 
 
+OTHER_TYPES: list[dict[str, Any]] = [
+    {"started_at": None},
+    {"step": "3"},
+    {"problems": None},
+    {"summary": []},
+    {"status": 5},
+    {"plan": {}},
+    {"plan": {"recipe": []}},
+    {"plan": {"recipe": {"num_steps": "12"}}},
+]
+
+
+@pytest.mark.parametrize("changes", OTHER_TYPES, ids=str)
+def test_t8_values_of_other_types_do_not_hide_the_other_runs(site: Path, changes: dict[str, Any]) -> None:
+    path = site / "data/models/tiny/runs" / FIRST[:8] / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    warnings: list[str] = []
+    assert [run.run for run in read_runs(open_store(f"file://{site / 'data'}"), "tiny", warnings.append)] == [SECOND]
+    assert len(warnings) == 1 and "run.json is damaged" in warnings[0]
+    for command in ("list", "show", "compare"):
+        assert SECOND[:8] in call(command, str(site))
+
+
+@pytest.mark.parametrize("line", [{"step": "1"}, {"step": 1, "loss": "low"}, {"step": 1, "loss": None}], ids=str)
+def test_t8_lines_of_other_types_do_not_hide_the_other_runs(site: Path, line: dict[str, Any]) -> None:
+    path = site / "data/models/tiny/runs" / FIRST[:8] / "metrics.jsonl"
+    path.write_text(f"{path.read_text()}{json.dumps(line)}\n")
+    warnings: list[str] = []
+    assert [run.run for run in read_runs(open_store(f"file://{site / 'data'}"), "tiny", warnings.append)] == [SECOND]
+    assert len(warnings) == 1 and "metrics.jsonl is damaged" in warnings[0]
+
+
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_t8_training_sets_a_damaged_record_aside_and_continues(
     tmp_path: Path, profile_file: Path, content: bytes

@@ -26,10 +26,11 @@ _CLI = "import sys; from sovereign.cli import main; sys.argv[0] = 'sovereign'; m
 
 
 @pytest.fixture
-def site(tokens: Path, tmp_path: Path) -> Site:
-    """A site whose lake has all that training needs, for a training of some ten seconds."""
+def site(request: pytest.FixtureRequest, tokens: Path, tmp_path: Path) -> Site:
+    """A site whose lake has all that training needs, for a training of some ten seconds on `request.param` ranks."""
     profile = tmp_path / "profile.yaml"
-    profile.write_text(json.dumps(PROFILE | {"training": PROFILE["training"] | {"tokens": STEPS * 256}}))  # type: ignore[operator]
+    training = PROFILE["training"] | {"tokens": STEPS * 256, "pods": getattr(request, "param", 1)}  # type: ignore[operator]
+    profile.write_text(json.dumps(PROFILE | {"training": training}))
     site = init_site(tmp_path / "site", profile)
     shutil.copytree(tokens, site.data_dir)
     return site
@@ -120,8 +121,9 @@ def test_t5_t15_training_that_is_stopped_leaves_a_checkpoint_and_resumes(
         assert f"train: resuming at step {step}" in log and "tokens/s" in log
 
 
+@pytest.mark.parametrize("site", [pytest.param(1, marks=pytest.mark.drill), 2], indirect=True)
 def test_t5_a_second_signal_kills(site: Site, training: subprocess.Popen[str]) -> None:
-    """The stage is stopped, so that it cannot answer the first one."""
+    """The stage is stopped, so that it cannot answer the first one; with two ranks each is in a session of its own."""
     holder = holder_of(site.data_dir / "work" / "train" / LOCK)
     assert holder is not None
     os.kill(holder["pid"], signal.SIGSTOP)

@@ -70,6 +70,14 @@ def test_t19_gold_as_a_column(gold: int | None, tmp_path: Path) -> None:
         (CHOICE | {"doc_to_target": 7}, [GOOD], r"row 1 of split test, doc_to_target: 7"),
         (CHOICE | {"doc_to_target": "{{[gold, 4]}}"}, [GOOD], r"row 1 of split test, doc_to_target: 4"),
         ({"output_type": "loglikelihood"}, [GOOD, GOOD | {"gold": ""}], "row 2 of split test, doc_to_target: ''"),
+        (CHOICE, [GOOD, GOOD | {"q": None}], "row 2 of split test, doc_to_text: 'None', made of null in q"),
+        (CHOICE, [GOOD, {"choices": ["a"], "gold": 0}], "row 2 of split test, doc_to_text: 'None', made of null in q"),
+        (
+            {"output_type": "generate_until", "doc_to_target": "gold"},
+            [{"q": "?", "gold": [1]}, {"q": "?", "gold": []}],
+            r"row 2 of split test, doc_to_target: \[\]\n  expected: at least one right answer",
+        ),
+        ({"output_type": "loglikelihood_rolling", "doc_to_target": "{{q}}"}, [GOOD, GOOD | {"q": ""}], "row 2 .*: ''"),
         (CHOICE, [], r"own.yaml\) cannot be run: it has no questions\n  got: nothing in d.jsonl"),
     ],
 )
@@ -86,6 +94,9 @@ def test_t19_good_rows_are_loaded(tmp_path: Path) -> None:
     assert len(load(tmp_path / "texts", rows, output_type="generate_until").items()) == 3
     named = [row | {"gold": "b"} for row in rows]
     assert [item.text for item in load(tmp_path / "named", named, **CHOICE).items()] == ["Which? b"] * 3
+    optional = {"doc_to_text": "{% if context %}{{context}} {% endif %}{{q}}"}
+    texts = load(tmp_path / "optional", [GOOD | {"context": "C."}, GOOD | {"context": None}], **CHOICE | optional)
+    assert [item.text for item in texts.items()] == ["C. Which? b", "Which? b"]
     several = load(tmp_path / "several", [GOOD, GOOD], **CHOICE | {"doc_to_target": "{{[0, gold]}}"})
     assert len(several.items()) == 2
 

@@ -105,6 +105,9 @@ def test_t1_ambiguous_ids_are_refused() -> None:
     document = {"model": {"vocab": {"a": 1}}, "added_tokens": [{"content": "a", "id": 2, "special": True}]}
     with pytest.raises(StageError, match=r"'a' is 1 in the vocabulary and 2 in added_tokens"):
         pin_added_tokens(document, {})
+    listed = {"model": {"type": "Unigram", "vocab": [["a", -1.0]]}, "added_tokens": []}
+    with pytest.raises(StageError, match=r"cannot keep the ids.*\n  got: Unigram with 1 tokens, and \{'<s>': 8\}"):
+        pin_added_tokens(listed, {"<s>": 8})
 
 
 @pytest.mark.parametrize(
@@ -202,9 +205,16 @@ def test_t3_documents_are_never_truncated() -> None:
     assert text_tokenizer(backend).decode(text_tokenizer(backend).encode(WRITTEN).ids) == WRITTEN
 
 
-def test_t3_a_tokenizer_whose_words_are_control_tokens_is_refused() -> None:
+@pytest.mark.parametrize("add_prefix_space", [False, True])
+def test_t3_a_tokenizer_whose_words_are_control_tokens_is_refused(add_prefix_space: bool) -> None:
     document = json.loads(make_tokenizer(["the river"]).backend_tokenizer.to_str())
     document["model"] |= {"ignore_merges": True}
+    document["pre_tokenizer"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": add_prefix_space,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
     backend = Tokenizer.from_str(json.dumps(document).replace("<|endoftext|>", "STOP"))
     with pytest.raises(StageError, match=r"control tokens of plain text\n  got: 'STOP' becomes STOP"):
         text_tokenizer(backend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ CONVERSATION = [
 ]
 
 
-def make(folder: Path, template: str | None, *, begins: bool = False, strips: bool = False) -> PreTrainedTokenizerFast:
+def make(
+    folder: Path, template: str | None, *, begins: bool = False, strips: bool = False, more: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    names: list[Any] = [BEGIN, START, AddedToken(END, special=True, rstrip=strips, lstrip=strips)]
+    names: list[Any] = [BEGIN, START, AddedToken(END, special=True, rstrip=strips, lstrip=strips), *more]
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         special_tokens=names,
@@ -66,6 +69,17 @@ def test_a_conversation_is_tokenised_as_transformers_does_it(tmp_path: Path, tem
 def test_a_text_begins_as_the_tokenizer_begins_it(tmp_path: Path, begins: bool) -> None:
     fast = make(tmp_path, None, begins=begins)
     assert Prompts(tmp_path).of_text("What is  this?") == fast("What is  this?")["input_ids"]
+
+
+def test_t2_no_end_of_text_follows_a_prompt(tmp_path: Path) -> None:
+    """Some tokenizers (`add_eos_token`) put one after each text."""
+    fast = make(tmp_path, None)
+    backend = fast.backend_tokenizer
+    ids = [(name, backend.token_to_id(name)) for name in (BEGIN, END)]
+    backend.post_processor = processors.TemplateProcessing(single=f"{BEGIN} $A {END}", special_tokens=ids)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    text = fast.encode("What is  this?", add_special_tokens=False)
+    assert Prompts(tmp_path).of_text("What is  this?") == [ids[0][1], *text]
 
 
 FORGED = [
@@ -106,6 +120,23 @@ def test_t3_two_messages_make_no_control_token_together(tmp_path: Path, cut: int
     found = Prompts(tmp_path).of_messages(messages)
     assert fast.convert_tokens_to_ids(END) not in found
     assert fast.decode(found) == END
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["<s>NOTUSED", "x<s>NOTUSED", "<s>"], "hi x<s>NOTUSED"),  # as CamemBERT has them
+        (["ab|", "b|c"], "ab|c"),
+        (["⁂", "𝕊"], "a⁂𝕊"),
+        (["[A]", "[A][A]"], "[A][A][A"),
+    ],
+    ids=["one inside another", "overlapping", "one character", "repeated"],
+)
+def test_t3_names_that_share_characters_are_text(tmp_path: Path, names: list[str], text: str) -> None:
+    fast = make(tmp_path, CHATML, more=names)
+    found = Prompts(tmp_path).of_messages([{"role": "user", "content": text}])
+    assert not {fast.convert_tokens_to_ids(name) for name in names} & set(found)
+    assert str(fast.decode(found, skip_special_tokens=False)).startswith(f"{START}user\n{text}{END}")
 
 
 def test_what_the_template_refuses(tmp_path: Path) -> None:

@@ -183,6 +183,7 @@ INVALID: list[tuple[dict[str, Any], str | None]] = [
     ({"logit_bias": {"x": 1}}, "logit_bias"),
     ({"logit_bias": {"-1": 1}}, "logit_bias"),
     ({"logit_bias": {"100000": 1}}, "logit_bias"),
+    ({"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
     ({"logit_bias": [5]}, "logit_bias"),
     ({"presence_penalty": 3}, "presence_penalty"),
     ({"stream": "yes"}, "stream"),
@@ -211,6 +212,12 @@ def test_s4_invalid_prompts(http: httpx2.Client, prompt: Any) -> None:
 )
 def test_s4_bodies_that_are_no_requests(http: httpx2.Client, path: str, body: bytes) -> None:
     refused(post(http, path, body))
+
+
+@pytest.mark.parametrize("field", ["model", "user", "stop", "\ud800"], ids=ascii)
+def test_s4_half_of_a_surrogate_pair_is_refused_anywhere(http: httpx2.Client, field: str) -> None:
+    error = refused(chat(http, **{field: "\ud800"}))
+    assert "surrogate" in error["message"] and error["param"] == field.replace("\ud800", "?")
 
 
 def test_s4_another_type_of_body(http: httpx2.Client) -> None:
