@@ -25,7 +25,7 @@ from sovereign.profile import Source
 from sovereign.receipts import code_version, config_digest
 from sovereign.stages import StageContext
 
-VERSION = 6
+VERSION = 7
 """Of stage `corpus`: raised when the code changes what it gives."""
 BATCH_BYTES = 256 * 2**20
 """A batch is full with so many bytes of files, as they lie there, …"""

@@ -58,12 +58,12 @@ class Report:
     without_time: int = 0
     """Documents whose `collected_at` is not ISO 8601, and null in the lake."""
 
-    def skip(self, where: str, reason: str, count: int = 1) -> None:
-        """Count `count` records that cannot be read."""
+    def skip(self, where: str, reason: str, count: int = 1, *, detail: object = None) -> None:
+        """Count `count` records that cannot be read; `detail` is for the example, since reasons are few."""
         self.found += count
         self.skipped[reason] += count
         if len(self.examples) < _MAX_EXAMPLES:
-            self.examples.append(f"{where}: {reason}")
+            self.examples.append(f"{where}: {reason}" + (f" ({detail})" if detail is not None else ""))
 
     def add(self, other: Report) -> None:
         """Count what `other` counted."""

@@ -133,7 +133,7 @@ def _read_piece(
             report.without_robots += admission is not None and admission.knows_no_robots(document)
             yield replace(document, text=text)
     except Unreadable as error:
-        report.skip(piece.name, error.message)
+        report.skip(piece.name, error.message, detail=error.got)
     except OSError as error:
         report.skip(piece.name, error.strerror or type(error).__name__)
 
@@ -321,6 +321,8 @@ def _to_document(source: Source, where: str, record: dict[Any, Any], places: Pla
     text = record.get("text")
     if not isinstance(text, str):
         raise Unreadable("no text")
+    if len({record[name] for name in ("licence", "license") if isinstance(record.get(name), str)}) > 1:
+        raise Unreadable("licence and license differ")
     values = {
         "doc_id": f"{source.name}/{places.find(where, record.get('id'))}",
         "text": text,

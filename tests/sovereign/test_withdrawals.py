@@ -95,6 +95,13 @@ def test_public_keys_in_the_forms_that_tools_write() -> None:
             profile(owners=[{"name": "Archive", "public_key": form}])
 
 
+def test_l11_a_withdrawal_that_names_two_owners_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "withdrawals.jsonl"
+    path.write_text('{"date":"2026-05-01","owner":"A","owner":"B"}\n')
+    with pytest.raises(SiteError, match=r"line 1 of .* is no withdrawal: keys repeat"):
+        list(read_withdrawals(path))
+
+
 def test_the_file_only_grows_and_takes_a_thing_once(tmp_path: Path) -> None:
     path = tmp_path / "withdrawals.jsonl"
     first = Withdrawal(date="2026-05-01", owner="Bibliothèque", reason="contract ended")
