@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sovereign.errors import ProfileError
-from sovereign.licences import check_licence
+from sovereign.licences import LicenceError, check_licence
 from sovereign.owners import OwnerName
 from sovereign.profile_base import Base
 from sovereign.profile_cleaning import Cleaning, Share
@@ -220,7 +220,10 @@ class Corpus(Section):
         refuse_repeats("source names", (source.name for source in self.sources))
         refuse_repeats("owner names", (owner.name for owner in self.owners))
         for source in self.sources:
-            check_licence(source.licence, self.rights.declared)
+            try:
+                check_licence(source.licence, self.rights.declared)
+            except LicenceError as error:
+                raise ValueError(f"source {source.name}: {error}") from error
         if self.rights.registered_owners_only:
             unknown = sorted({source.owner for source in self.sources} - {owner.name for owner in self.owners})
             if unknown:

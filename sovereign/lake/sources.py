@@ -16,6 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sovereign.display import visible
 from sovereign.errors import SourceError
 from sovereign.files import sha256_file
 from sovereign.lake import records, stdlib
@@ -58,6 +59,7 @@ READERS: dict[str, Reader] = {
 UNCOMPRESSED_READERS: dict[str, Reader] = {".parquet": read_parquet}
 """Of files that are read here and there, not from their start."""
 
+_SHOWN_CHARS = 60
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MONTH = re.compile(r"\d{4}(-(0[1-9]|1[0-2]))?", re.ASCII)
 
@@ -122,9 +124,10 @@ def _read_piece(
                 document = _to_document(source, where, record, places)
                 text, num_repaired = repair(document.text, document.language)
                 if admission and (reason := admission.reason(document, record)):
-                    raise Unreadable(reason)
+                    is_licence = reason.startswith("licence ")
+                    raise Unreadable(reason, got=visible(document.licence)[:_SHOWN_CHARS] if is_licence else None)
             except Unreadable as error:
-                report.skip(where, error.message)
+                report.skip(where, error.message, detail=error.got)
                 continue
             report.found += 1
             report.documents += 1
