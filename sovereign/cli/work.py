@@ -14,6 +14,7 @@ from typing import TextIO
 from sovereign.cli.base import settle_base
 from sovereign.cli.catalog import record_if_possible
 from sovereign.cli.console import Board, describe, lines, say, write_json
+from sovereign.cli.metrics import metric_lines
 from sovereign.errors import StageError
 from sovereign.jobs import NAMESPACE, JobRunner, job_object
 from sovereign.plan import plan
@@ -92,7 +93,6 @@ def run_until(site: Site, name: str, *, local: bool) -> dict[str, Receipt]:
             runner.activate(name)
         with Board() as board:
             receipts, _ = run_stages(site, runner, names, board)
-    show_metrics(receipts[name].metrics)
     return receipts
 
 
@@ -114,12 +114,21 @@ def slurm_script(site: Site) -> str:
     return render_text("training/slurm.sbatch.j2", context, [site.overlays_dir])
 
 
-def show_metrics(metrics: Mapping[str, object]) -> None:
-    """A receipt's numbers, one a line."""
-    for key, value in metrics.items():
-        if value is None:
-            continue
-        say(f"  {key}: {value:,.4g}" if isinstance(value, float) else f"  {key}: {value}")
+def run_and_show(site: Site, name: str, *, local: bool, as_json: bool = False) -> None:
+    """As `run_until`, and show the stage's numbers: to people, or all of them as JSON.
+
+    Raises:
+        StageError: see there.
+    """
+    metrics = run_until(site, name, local=local)[name].metrics
+    if as_json:
+        write_json(metrics)
+        return
+    found, is_short = metric_lines(metrics)
+    for line in found:
+        say(line)
+    if is_short:
+        say(f"  sovereign stage {name} {os.path.relpath(site.root)}{' --local' if local else ''} --json shows all")
 
 
 def show_ledger(site: Site, step: int | None, *, local: bool, as_json: bool) -> None:
