@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from sovereign.display import visible
 from sovereign.lake import records
 from sovereign.lake.decoding import find_encoding, fits
-from sovereign.lake.opening import expands_too_far, open_expanded
+from sovereign.lake.opening import Watch, expands_too_far, open_expanded
 from sovereign.lake.parquet_pages import read_page_sizes
 from sovereign.lake.records import FIELDS, Record, Report, SourceFile, Unreadable
 
@@ -43,7 +43,7 @@ _DAMAGE, _MARK_DAMAGE = "\udcff", "sovereign-mark-damage"
 
 def read_jsonl(file: SourceFile, report: Report) -> Iterator[Record]:
     """A JSON object in each line, in UTF-8 as the format wants it; empty lines are no records."""
-    for number, line in enumerate(_read_lines(file, guess=False), 1):
+    for number, line in enumerate(_read_lines(file, report.watching(file.name), guess=False), 1):
         where = f"{file.name}#{number}"
         if isinstance(line, Unreadable):
             report.skip(where, line.message)
@@ -76,7 +76,7 @@ def _repeated(names: list[str]) -> str:
 
 def read_csv(file: SourceFile, report: Report) -> Iterator[Record]:
     """A row of names, then rows; fields are parted as in the row of names, or as a line `sep=;` before it says."""
-    lines = _read_lines(file, guess=True)
+    lines = _read_lines(file, report.watching(file.name), guess=True)
     delimiter, names = _read_names(lines)
     if repeated := _repeated(names):
         raise Unreadable(f"{repeated} stands twice")
@@ -139,6 +139,8 @@ def read_parquet(file: SourceFile, report: Report) -> Iterator[Record]:
             num_rows, number = parquet.metadata.row_group(group).num_rows, 0
             if num_rows == 0:  # its columns have no pages
                 continue
+            if report.watch:
+                report.watch(file.name, start, parquet.metadata.num_rows, "rows")
             try:
                 size = _batch_rows(raw, parquet.metadata.row_group(group), columns)
                 for batch in parquet.iter_batches(batch_size=size, row_groups=[group], columns=list(columns)):
@@ -262,9 +264,9 @@ def _parquet_damage(error: Exception) -> Unreadable:
     return Unreadable("damaged or not Parquet")
 
 
-def _read_lines(file: SourceFile, *, guess: bool) -> Iterator[str | Unreadable]:
+def _read_lines(file: SourceFile, watch: Watch | None, *, guess: bool) -> Iterator[str | Unreadable]:
     """Lines as text, or why one cannot be read."""
-    with open_expanded(file.path, file.name) as expanded:
+    with open_expanded(file.path, file.name, watch) as expanded:
         sample = expanded.peek(_SAMPLE_BYTES)
         whole = sample[: sample.rfind(b"\n") + 1] or sample
         encoding = file.source.encoding or find_encoding(whole, file.source.language if guess else "")

@@ -85,7 +85,7 @@ def read_wiki(file: SourceFile, report: Report) -> Iterator[Record]:
 
     handler, parser, number = _Pages(), DefusedExpatParser(forbid_dtd=True), 0
     parser.setContentHandler(handler)
-    with open_expanded(file.path, file.name) as expanded:
+    with open_expanded(file.path, file.name, report.watching(file.name)) as expanded:
         while True:
             block = expanded.read1(_BLOCK_BYTES)
             try:
