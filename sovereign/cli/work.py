@@ -144,7 +144,7 @@ def show_ledger(site: Site, step: int | None, *, local: bool, as_json: bool) -> 
         ledger, stream = open_run(runner.store, site.profile.name, Path(folder))
         if step is None:
             found: object = ledger
-            groups = (("by_language", lambda value: f"{value:,} tokens"), ("by_owner", _owner_text))
+            groups = (("by_language", lambda value: f"{value:,} tokens"), ("by_owner", owner_text))
             rows = [(name, text(value)) for group, text in groups for name, value in ledger[group].items()]
         else:
             if step >= ledger["steps"]:
@@ -158,8 +158,10 @@ def show_ledger(site: Site, step: int | None, *, local: bool, as_json: bool) -> 
         lines(f"{ledger['tokens']:,} tokens in {ledger['steps']:,} steps" if step is None else f"Step {step}", rows)
 
 
-def _owner_text(value: Mapping[str, float]) -> str:
-    return f"{value['tokens']:,} tokens, of which {value['share']:,.0f} when shared with other owners"
+def owner_text(value: Mapping[str, float]) -> str:
+    """What a ledger says of an owner: tokens, and their part of these where text has several owners."""
+    tokens, share = round(value["tokens"]), round(value["share"])
+    return f"{tokens:,} tokens" + (f"; {share:,} where text of several owners is divided" if share != tokens else "")
 
 
 def write_logs(site: Site, name: str, stream: TextIO) -> None:

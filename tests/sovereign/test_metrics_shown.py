@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from sovereign.cli.app import app
 from sovereign.cli.metrics import MAX_CHARS, metric_lines
 from sovereign.cli.sites import find_profile
+from sovereign.cli.work import owner_text
 from sovereign.site import init_site
 
 
@@ -71,6 +72,18 @@ def test_l12_no_metrics_make_long_lines_or_many() -> None:
     assert len(lines) < 150
     assert "{" not in "".join(lines)
     assert "  source s699:" in lines and "  source s1:" not in lines
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"tokens": 40_960, "share": 40_960.0}, "40,960 tokens"),
+        ({"tokens": 40_960, "share": 40_959.9996}, "40,960 tokens"),
+        ({"tokens": 40_960, "share": 20_480.0}, "40,960 tokens; 20,480 where text of several owners is divided"),
+    ],
+)
+def test_l20_tokens_of_one_owner_are_told_once(value: dict[str, float], text: str) -> None:
+    assert owner_text(value) == text
 
 
 def test_l12_a_stage_ends_with_lines_for_people_and_all_as_json(tmp_path: Path) -> None:
