@@ -146,9 +146,9 @@ class Process:
             path.relative_to(self.root).as_posix(): sha256_file(path)
             for path in self.root.rglob("*")
             if path.is_file()
-            and path.suffix != ".lock"
             and path.name != "receipt.json"
             and "sovereign-part" not in path.name
+            and path.suffix != ".lock"  # of a running process
         }
 
     @property
