@@ -9,6 +9,9 @@ import re
 from functools import cache, lru_cache
 from typing import Any
 
+from sovereign.display import visible
+from sovereign.licence_names import suggest
+
 CUSTOM = r"LicenseRef-[A-Za-z0-9.-]+"
 """Identifier of custom terms."""
 _MAX_CHARS = 1_000
@@ -18,14 +21,23 @@ _CACHED = 4_096
 class LicenceError(ValueError):
     """A licence that is no SPDX expression, or names custom terms that are not declared."""
 
-    def __init__(self, message: str, problem: str) -> None:
-        """Args: `problem` is the kind of error, to be counted."""
+    def __init__(self, message: str, problem: str, unknown: str = "") -> None:
+        """Args: `problem` is the kind of error, to be counted; `unknown` is what is no expression."""
         super().__init__(message)
-        self.problem = problem
+        self.problem, self._unknown = problem, unknown
+
+    def __str__(self) -> str:
+        """The message, with what to write instead; that takes too long for each of a million documents."""
+        message = super().__str__()
+        if not self._unknown:
+            return message
+        symbols = _licensing().known_symbols.values()
+        return f"{message}; write {suggest(self._unknown, [one.key for one in symbols if not one.is_exception])}"
 
 
 def _no_expression(expression: str, why: str = "") -> LicenceError:
-    return LicenceError(f"licence {expression:.100} is no SPDX expression{why}", "is no SPDX expression")
+    told = f"licence {visible(expression):.100} is no SPDX expression{why}"
+    return LicenceError(told, "is no SPDX expression", expression or " ")
 
 
 @cache

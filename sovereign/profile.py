@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 from sovereign import strict_yaml
 from sovereign.errors import ProfileError
 from sovereign.files import read_text
-from sovereign.licences import check_licence
+from sovereign.licences import LicenceError, check_licence
 from sovereign.owners import OwnerName
 from sovereign.profile_base import Base
 from sovereign.profile_cleaning import Cleaning, Share
@@ -225,7 +225,10 @@ class Corpus(Section):
         refuse_repeats("source names", (source.name for source in self.sources))
         refuse_repeats("owner names", (owner.name for owner in self.owners))
         for source in self.sources:
-            check_licence(source.licence, self.rights.declared)
+            try:
+                check_licence(source.licence, self.rights.declared)
+            except LicenceError as error:
+                raise ValueError(f"source {source.name}: {error}") from error
         if self.rights.registered_owners_only:
             unknown = sorted({source.owner for source in self.sources} - {owner.name for owner in self.owners})
             if unknown:

@@ -6,6 +6,7 @@ stages read; a profile's `corpus.rights.opt_outs.file` has the same form and may
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sovereign.errors import SiteError
 from sovereign.files import write_atomic
 from sovereign.profile import Profile
 from sovereign.profile_rights import Withdrawal
+from sovereign.section import refuse_repeats
 
 
 def read_withdrawals(path: Path) -> Iterator[Withdrawal]:
@@ -37,14 +39,17 @@ def read_withdrawals(path: Path) -> Iterator[Withdrawal]:
 
 def _parse(line: str, path: Path, number: int) -> Withdrawal:
     try:
-        return Withdrawal.model_validate_json(line)
-    except ValidationError as error:
+        found = Withdrawal.model_validate_json(line)
+        refuse_repeats("keys", (name for name, _ in json.loads(line, object_pairs_hook=list)))
+    except ValueError as error:
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise SiteError(
-            f"line {number} of {path} is no withdrawal: {error.errors()[0]['msg']}",
+            f"line {number} of {path} is no withdrawal: {why}",
             got=line.strip()[:100],
             expected='such as {"date":"2026-05-01","owner":"National Archive"}',
             hint="correct the line; nothing is applied before",
         ) from error
+    return found
 
 
 def add_withdrawal(path: Path, wanted: Withdrawal) -> bool:

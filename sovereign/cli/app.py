@@ -99,11 +99,12 @@ def stage(
     profile: ProfileArgument,
     site_dir: SiteOption = None,
     local: LocalOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Run one stage and those that it needs."""
-    from sovereign.cli.work import run_until
+    """Run one stage and those that it needs, and show its numbers."""
+    from sovereign.cli.work import run_and_show
 
-    run_until(site_of(profile, site_dir), name, local=local)
+    run_and_show(site_of(profile, site_dir), name, local=local, as_json=as_json)
 
 
 @app.command()
@@ -128,7 +129,7 @@ def train(
 ) -> None:
     """Train, after the stages that training needs, and follow it to its end. Resumes from the last checkpoint."""
     from sovereign.cli.preflight import run_preflight
-    from sovereign.cli.work import run_until, slurm_script
+    from sovereign.cli.work import run_and_show, slurm_script
 
     site = site_of(profile, site_dir, base=base)
     if preflight and not run_preflight(site, local=local, as_json=as_json):
@@ -136,7 +137,7 @@ def train(
     if slurm:
         sys.stdout.write(slurm_script(site))
     else:
-        run_until(site, "train", local=local)
+        run_and_show(site, "train", local=local)
 
 
 @app.command()
@@ -178,9 +179,9 @@ def stop(profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOpti
 @app.command()
 def resume(profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOption = False) -> None:
     """Resume stopped training from its checkpoint, and follow it."""
-    from sovereign.cli.work import run_until
+    from sovereign.cli.work import run_and_show
 
-    run_until(site_of(profile, site_dir), "train", local=local)
+    run_and_show(site_of(profile, site_dir), "train", local=local)
 
 
 @app.command()

@@ -248,7 +248,9 @@ def _show_where(found: dict[str, Any]) -> None:
     reasons = Counter(found["curated"]["rejected"].values())
     rows += [(f"set aside: {reason}", f"{count:,} documents") for reason, count in sorted(reasons.items())]
     lines("Stored documents", rows or [("none", "")])
-    rows = [(f"{found['dataset']} {one['version'][:12]}", _held(one)) for one in found["datasets"]]
+    rows = [
+        (f"{found['dataset']} {one['version'][:12]}", _held(one, found.get("document"))) for one in found["datasets"]
+    ]
     lines("Versions of the dataset", rows or [("none", "")])
     rows = [(one["shard"], f"{one['documents']:,} documents, {one['tokens']:,} tokens") for one in found["shards"]]
     rows += [(f"shards {one['version'][:12]}", _when(one)) for one in found["tokenized"] if not one["is_current"]]
@@ -265,10 +267,11 @@ def _show_where(found: dict[str, Any]) -> None:
     lines("Exports", rows or [("none", "")])
 
 
-def _held(one: dict[str, Any]) -> str:
+def _held(one: dict[str, Any], document: str | None) -> str:
     if one["documents"] is not None:
         return f"{one['documents']:,} documents, {_when(one)}"
-    kept = f"the text of the document, kept as {', '.join(one['kept_as'])}" if one["kept_as"] else "the document"
+    others = [name for name in one["kept_as"] if name != document]
+    kept = f"the text of the document, kept as {', '.join(others)}" if others else "the document"
     return f"{kept}, {_when(one)}" + (f": {one['unknown']}" if "unknown" in one else "")
 
 

@@ -14,6 +14,7 @@ from typing import TextIO
 from sovereign.cli.base import settle_base
 from sovereign.cli.catalog import record_if_possible
 from sovereign.cli.console import Board, describe, lines, say, write_json
+from sovereign.cli.metrics import metric_lines
 from sovereign.errors import StageError
 from sovereign.jobs import NAMESPACE, JobRunner, job_object
 from sovereign.plan import plan
@@ -92,7 +93,6 @@ def run_until(site: Site, name: str, *, local: bool) -> dict[str, Receipt]:
             runner.activate(name)
         with Board() as board:
             receipts, _ = run_stages(site, runner, names, board)
-    show_metrics(receipts[name].metrics)
     return receipts
 
 
@@ -114,12 +114,21 @@ def slurm_script(site: Site) -> str:
     return render_text("training/slurm.sbatch.j2", context, [site.overlays_dir])
 
 
-def show_metrics(metrics: Mapping[str, object]) -> None:
-    """A receipt's numbers, one a line."""
-    for key, value in metrics.items():
-        if value is None:
-            continue
-        say(f"  {key}: {value:,.4g}" if isinstance(value, float) else f"  {key}: {value}")
+def run_and_show(site: Site, name: str, *, local: bool, as_json: bool = False) -> None:
+    """As `run_until`, and show the stage's numbers: to people, or all of them as JSON.
+
+    Raises:
+        StageError: see there.
+    """
+    metrics = run_until(site, name, local=local)[name].metrics
+    if as_json:
+        write_json(metrics)
+        return
+    found, is_short = metric_lines(metrics)
+    for line in found:
+        say(line)
+    if is_short:
+        say(f"  sovereign stage {name} {os.path.relpath(site.root)}{' --local' if local else ''} --json shows all")
 
 
 def show_ledger(site: Site, step: int | None, *, local: bool, as_json: bool) -> None:
@@ -135,7 +144,7 @@ def show_ledger(site: Site, step: int | None, *, local: bool, as_json: bool) -> 
         ledger, stream = open_run(runner.store, site.profile.name, Path(folder))
         if step is None:
             found: object = ledger
-            groups = (("by_language", lambda value: f"{value:,} tokens"), ("by_owner", _owner_text))
+            groups = (("by_language", lambda value: f"{value:,} tokens"), ("by_owner", owner_text))
             rows = [(name, text(value)) for group, text in groups for name, value in ledger[group].items()]
         else:
             if step >= ledger["steps"]:
@@ -149,8 +158,10 @@ def show_ledger(site: Site, step: int | None, *, local: bool, as_json: bool) -> 
         lines(f"{ledger['tokens']:,} tokens in {ledger['steps']:,} steps" if step is None else f"Step {step}", rows)
 
 
-def _owner_text(value: Mapping[str, float]) -> str:
-    return f"{value['tokens']:,} tokens, of which {value['share']:,.0f} when shared with other owners"
+def owner_text(value: Mapping[str, float]) -> str:
+    """What a ledger says of an owner: tokens, and their part of these where text has several owners."""
+    tokens, share = round(value["tokens"]), round(value["share"])
+    return f"{tokens:,} tokens" + (f"; {share:,} where text of several owners is divided" if share != tokens else "")
 
 
 def write_logs(site: Site, name: str, stream: TextIO) -> None:

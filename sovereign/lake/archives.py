@@ -28,7 +28,7 @@ _HEADER_END = re.compile(rb"\r?\n(?:(\r?\n)|(?=WARC/[01]\.))")
 
 def read_warc(file: SourceFile, report: Report) -> Iterator[Record]:
     """Pages (HTML, plain text, PDF) of responses, resources and conversions; records of other kinds are counted."""
-    with open_expanded(file.path, file.name) as expanded:
+    with open_expanded(file.path, file.name, report.watching(file.name)) as expanded:
         for number, record in enumerate(split_warc(expanded), 1):
             where = f"{file.name}#{number}"
             try:

@@ -8,6 +8,7 @@ not. When all are finished, their files get the names of the result.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +33,7 @@ BATCH_BYTES = 256 * 2**20
 _BATCH_PIECES = 10_000
 """… or so many files."""
 _PROGRESS_EVERY = 500
+_PROGRESS_SECONDS = 2.0
 _READ, _PUBLISH = "read", "publish"
 Item = TypeVar("Item")
 
@@ -135,7 +137,7 @@ class Batches:
             self._store.delete(key)
 
     def _write(self, name: str, start: int, key: str, read: Callable[[Report], Iterator[Document]]) -> Result:
-        report, counts = Report(watch=partial(_watch, self._context, name)), Counts()
+        report, counts = Report(watch=Watch(self._context.progress, name)), Counts()
         with DocumentWriter(self._folder, "documents", first=start) as writer:
             for document in with_progress(self._context, read(report), name):
                 writer.add(document)
@@ -189,8 +191,18 @@ def _read(
         yield from read_piece(source, piece, report, admission, scratch)
 
 
-def _watch(context: StageContext, name: str, file: str, done: int, total: int, unit: str) -> None:
-    context.progress(f"{name}: {file}", done=done, total=total, unit=unit)
+class Watch:
+    """Reports how far the reading of a file is, from time to time; of a file that is soon read, nothing."""
+
+    def __init__(self, progress: Callable[..., None], name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._progress, self._name, self._clock = progress, name, clock
+        self._reported = clock()
+
+    def __call__(self, file: str, done: float, total: float, unit: str) -> None:
+        """`done` of `total` `unit` of the file are read."""
+        if self._clock() - self._reported >= _PROGRESS_SECONDS:
+            self._reported = self._clock()
+            self._progress(f"{self._name}: {file}", done=done, total=total, unit=unit)
 
 
 def with_progress(

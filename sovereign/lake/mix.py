@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
+from itertools import chain
 from typing import Annotated, Literal, NamedTuple
 
 import rfc8785
@@ -74,6 +75,19 @@ class PhaseShare(Section):
     mix: dict[str, float] | None
 
 
+_MOST_SHOWN = 10
+_PROFILE_KEYS = {name: f"training.{name}" for name in ("tokens", "batch_tokens", "seed", "phases")}
+
+
+def _differences(key: str, mine: object, theirs: object) -> Iterator[tuple[str, tuple[object, object]]]:
+    """What differs below `key`, each by its own key."""
+    if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+        for name in dict.fromkeys([*mine, *theirs]):
+            yield from _differences(f"{key}.{name}", mine.get(name), theirs.get(name))
+    elif mine != theirs:
+        yield key, (mine, theirs)
+
+
 class Request(Section):
     """What profile and plan ask of a mix."""
 
@@ -101,9 +115,11 @@ class Request(Section):
         )
         return request.model_copy(update={"batch_tokens": recipe.batch_tokens, "seed": recipe.seed, "phases": phases})
 
-    def differences(self, other: Request) -> list[str]:
-        """Names of the fields that another request has otherwise."""
-        return [name for name in Request.model_fields if getattr(self, name) != getattr(other, name)]
+    def differences(self, other: Request) -> dict[str, tuple[object, object]]:
+        """The values of both, by the profile's key, where another request has another value."""
+        mine, theirs = (one.model_dump(mode="json") for one in (self, other))
+        found = (_differences(_PROFILE_KEYS.get(name, name), mine[name], theirs[name]) for name in mine)
+        return dict(chain.from_iterable(found))
 
     @property
     def languages(self) -> set[str] | None:
@@ -292,7 +308,7 @@ class MixFile(Selection):
     def differences(self, other: MixFile) -> list[str]:
         """Names of what another mix has otherwise, approval aside: fields, and at most ten groups."""
         fields = [name for name in ("name", "dataset", "tokenizer") if getattr(self, name) != getattr(other, name)]
-        fields += [f"request.{name}" for name in self.request.differences(other.request)]
+        fields += self.request.differences(other.request)
         fields += [name for name in ("budgets", "shards", "run") if getattr(self, name) != getattr(other, name)]
         mine, others = ({portion.group: portion for portion in mix.groups} for mix in (self, other))
         groups = [
@@ -340,6 +356,15 @@ def mix_key(dataset: str) -> str:
     return f"curated/{dataset}/mix.json"
 
 
+def _shown(value: object) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, Mapping):
+        value = ", ".join(f"{name} {one}" for name, one in value.items() if one is not None)
+        return f"({value:.60})"
+    return f"{value:,}" if isinstance(value, int | float) else f"{value!s:.60}"
+
+
 def approved_mix(profile: Profile, store: Store) -> Mapping[str, str]:
     """Key and digest of the approved mix as an input of stage `tokenize`; nothing where none is asked for.
 
@@ -365,7 +390,12 @@ def approved_mix(profile: Profile, store: Store) -> Mapping[str, str]:
             "the approved mix is of another version of the dataset", got=mix.dataset, expected=digest, hint=hint
         )
     if changed := Request.of(profile, plan(profile)).differences(mix.request):
+        shown = list(changed.items())[:_MOST_SHOWN]
+        more = [f"and {len(changed) - _MOST_SHOWN:,} more"] if len(changed) > _MOST_SHOWN else []
         raise StageError(
-            "the profile asks for another mix than the approved one", got=f"another {', '.join(changed)}", hint=hint
+            "the profile asks for another mix than the approved one",
+            got=", ".join([*(f"{key} {_shown(mine)}" for key, (mine, _) in shown), *more]),
+            expected=", ".join(f"{key} {_shown(theirs)}" for key, (_, theirs) in shown) + ", as approved",
+            hint=hint,
         )
     return {key: sha256_bytes(content)}

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,10 @@ _DICTIONARY_FRAME, _ZSTD_MAGIC = b"\x5d\x2a\x4d\x18", b"\x28\xb5\x2f\xfd"
 _MAX_DICTIONARY_BYTES = 100 * 2**20
 """As much as such files may have."""
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, pa.ArrowException, zstandard.ZstdError)
+
+
+Watch = Callable[[int, int], None]
+"""Called with the bytes that were read, and all."""
 
 
 def expands_too_far(num_bytes: int, num_packed: int) -> bool:
@@ -90,6 +95,21 @@ _KINDS: dict[str, tuple[str, Callable[[Any], _Expanded]]] = {
 }
 
 
+class _Watched(io.FileIO):
+    """A file that says how much of it was read."""
+
+    def __init__(self, path: Path, watch: Watch | None) -> None:
+        super().__init__(path)
+        self._watch, self._size = watch, os.fstat(self.fileno()).st_size
+
+    def readinto(self, buffer: Any, /) -> int:
+        """As of any file."""
+        count = super().readinto(buffer) or 0
+        if self._watch is not None:
+            self._watch(self.tell(), self._size)
+        return count
+
+
 class _Bounded(io.RawIOBase):
     """What comes of a compressed file, until that is damaged or more than a text could be."""
 
@@ -122,17 +142,19 @@ def split_compression(name: str) -> tuple[str, str]:
 
 
 @contextmanager
-def open_expanded(path: Path, name: str) -> Iterator[io.BufferedReader]:
+def open_expanded(path: Path, name: str, watch: Watch | None = None) -> Iterator[io.BufferedReader]:
     """Open the file at `path`, expanded as the end of its `name` says.
 
     Reading raises Unreadable where the file is damaged, after all that came before the damage.
+
+    Args: `watch` is called with the bytes of the file that were read, and with its size.
 
     Raises:
         Unreadable: a compressed file has no bytes.
     """
     _, suffix = split_compression(name)
-    with path.open("rb", _BLOCK_BYTES) as raw:
-        assert isinstance(raw, io.BufferedReader)
+    opened: io.BufferedReader = io.BufferedReader(_Watched(path, watch), _BLOCK_BYTES)
+    with opened as raw:
         if not suffix:
             yield raw
             return

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urljoin
 
 from sovereign.lake.notices import FILES, HostFile, Notice, file_name
-from sovereign.lake.robots import Robots, read_robots
+from sovereign.lake.robots import Robots, host_text, read_robots
 from sovereign.lake.scratch import open_scratch
 from sovereign.urls import Address, parse_address
 
@@ -169,17 +169,21 @@ class OptOuts:
         from protego import Protego
 
         if key.name != "tdmrep.json":
-            return read_robots(self._content(key).decode("utf-8-sig", "replace"))
+            return read_robots(host_text(self._content(key)))
         try:
-            rules = json.loads(self._content(key))
+            # Objects as pairs: what is reserved once stays so, whatever the same object says again.
+            rules = json.loads(host_text(self._content(key)), object_pairs_hook=tuple)
         except (ValueError, RecursionError):
             return []
         found = []
         for rule in rules if isinstance(rules, list) else ():
-            if isinstance(rule, dict) and isinstance(location := rule.get("location"), str):
-                # Its patterns are those of robots.txt.
-                matches = Protego.parse(f"User-agent: *\nDisallow: {' '.join(location.split())}")
-                found.append((matches, rule.get("tdm-reservation") in (1, "1")))
+            pairs = rule if isinstance(rule, tuple) else ()
+            is_reserved = any(name == "tdm-reservation" and value in (1, "1") for name, value in pairs)
+            for name, location in pairs:
+                if name == "location" and isinstance(location, str):
+                    # Its patterns are those of robots.txt.
+                    matches = Protego.parse(f"User-agent: *\nDisallow: {' '.join(location.split())}")
+                    found.append((matches, is_reserved))
         return found
 
     def _is_reserved(self, key: _Key, address: Address) -> bool:

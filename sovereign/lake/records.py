@@ -59,15 +59,20 @@ class Report:
     """Documents whose `collected_at` is not ISO 8601, and null in the lake."""
     extraction: Counter[str] = field(default_factory=Counter)
     """What readers of pages and PDF files kept and left out: words of pages, words and pages of PDF files."""
-    watch: Callable[[str, int, int, str], None] | None = field(default=None, compare=False)
+    watch: Callable[[str, float, float, str], None] | None = field(default=None, compare=False)
     """Called by a reader that is long at one file: its name, how much was done, of how much, of what."""
 
-    def skip(self, where: str, reason: str, count: int = 1) -> None:
-        """Count `count` records that cannot be read."""
+    def watching(self, name: str) -> Callable[[int, int], None] | None:
+        """What follows the reading of the file `name` by its bytes; None where nobody watches."""
+        watch = self.watch
+        return None if watch is None else lambda done, total: watch(name, done / 2**20, total / 2**20, "MiB")
+
+    def skip(self, where: str, reason: str, count: int = 1, *, detail: object = None) -> None:
+        """Count `count` records that cannot be read; `detail` is for the example, since reasons are few."""
         self.found += count
         self.skipped[reason] += count
         if len(self.examples) < _MAX_EXAMPLES:
-            self.examples.append(f"{where}: {reason}")
+            self.examples.append(f"{where}: {reason}" + (f" ({detail})" if detail is not None else ""))
 
     def add(self, other: Report) -> None:
         """Count what `other` counted."""

@@ -7,6 +7,8 @@ Of training two kinds of lines speak, of which neither is a standard yet: `Conte
 
 from __future__ import annotations
 
+import codecs
+import json
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +23,13 @@ _OTHER = "other: rule"
 """Ends the list of a group's agents and says nothing."""
 _TRAINING = ("train-ai", "ai-train", "train-genai")
 """Labels of the draft, of Cloudflare's signals, and of former drafts."""
+_BOMS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""UTF-32 before UTF-16: one begins like the other."""
 _ANSWERS = {"n": False, "no": False, "y": True, "yes": True}
 
 
@@ -40,6 +49,16 @@ def read_robots(text: str) -> Robots:
     says_more = any(map(_PREFERENCE.match, lines))
     training = Protego.parse("\n".join(_training_rules(lines))) if says_more else None
     return Robots(Protego.parse("\n".join(lines)), training)
+
+
+def host_text(content: bytes) -> str:
+    """A host's file as text: UTF-8 as its format wants it, or UTF-16 or UTF-32, which editors write too."""
+    for marks, encoding in _BOMS:
+        if content.startswith(marks):
+            return content.decode(encoding, "replace").removeprefix("\ufeff")
+    if b"\0" not in content[:4]:
+        return content.decode("utf-8-sig", "replace")
+    return content.decode(json.detect_encoding(content), "replace")  # by where the zeros of ASCII stand
 
 
 def may_be_trained_on(preferences: str) -> bool | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign.beneath import NotAFileError, OutsideError, open_beneath
+from sovereign.display import visible
 from sovereign.errors import SourceError
 from sovereign.files import sha256_file
 from sovereign.lake import records, stdlib
@@ -60,6 +61,7 @@ READERS: dict[str, Reader] = {
 UNCOMPRESSED_READERS: dict[str, Reader] = {".parquet": read_parquet}
 """Of files that are read here and there, not from their start."""
 
+_SHOWN_CHARS = 60
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MONTH = re.compile(r"\d{4}(-(0[1-9]|1[0-2]))?", re.ASCII)
 
@@ -124,9 +126,10 @@ def _read_piece(
                 document = _to_document(source, where, record, places)
                 text, num_repaired = repair(document.text, document.language)
                 if admission and (reason := admission.reason(document, record)):
-                    raise Unreadable(reason)
+                    is_licence = reason.startswith("licence ")
+                    raise Unreadable(reason, got=visible(document.licence)[:_SHOWN_CHARS] if is_licence else None)
             except Unreadable as error:
-                report.skip(where, error.message)
+                report.skip(where, error.message, detail=error.got)
                 continue
             report.found += 1
             report.documents += 1
@@ -135,7 +138,7 @@ def _read_piece(
             report.without_robots += admission is not None and admission.knows_no_robots(document)
             yield replace(document, text=text)
     except Unreadable as error:
-        report.skip(piece.name, error.message)
+        report.skip(piece.name, error.message, detail=error.got)
     except OSError as error:
         report.skip(piece.name, error.strerror or type(error).__name__)
 
@@ -353,6 +356,8 @@ def _to_document(source: Source, where: str, record: dict[Any, Any], places: Pla
     text = record.get("text")
     if not isinstance(text, str):
         raise Unreadable("no text")
+    if len({record[name] for name in ("licence", "license") if isinstance(record.get(name), str)}) > 1:
+        raise Unreadable("licence and license differ")
     values = {
         "doc_id": f"{source.name}/{places.find(where, record.get('id'))}",
         "text": text,

@@ -6,17 +6,20 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sovereign.display import visible
 from sovereign.lake import records
 from sovereign.lake.decoding import find_encoding, fits
-from sovereign.lake.opening import expands_too_far, open_expanded
+from sovereign.lake.opening import Watch, expands_too_far, open_expanded
 from sovereign.lake.parquet_pages import read_page_sizes
 from sovereign.lake.records import FIELDS, Record, Report, SourceFile, Unreadable
 
@@ -27,6 +30,11 @@ _BATCH_BYTES = 64 * 2**20
 _MAX_BATCH_ROWS = 64
 _MAX_PAGE_BYTES = 256 * 2**20
 """One page of each column, expanded. Writers aim at 1 MiB, but some put a thousand rows into a page at least."""
+_DELIMITERS = "\t;,|"
+_SEPARATOR = re.compile(r"""\s*"?sep=([^\w\s"]|\t)"?\s*""", re.IGNORECASE)
+"""Spreadsheets write it before the row of names."""
+_MAX_HEADER, _MAX_NAMES, _NAME_CHARS = 2**16, 20, 60
+"""Characters of a row of names with a quote that is open; names that an error lists, and of each so many characters."""
 _MAX_AGAIN, _FREE_AGAIN = 8, 2**20
 """Characters of CSV that are read again: so many for each that was read, and so many more."""
 _DAMAGE, _MARK_DAMAGE = "\udcff", "sovereign-mark-damage"
@@ -35,32 +43,43 @@ _DAMAGE, _MARK_DAMAGE = "\udcff", "sovereign-mark-damage"
 
 def read_jsonl(file: SourceFile, report: Report) -> Iterator[Record]:
     """A JSON object in each line, in UTF-8 as the format wants it; empty lines are no records."""
-    for number, line in enumerate(_read_lines(file, guess=False), 1):
+    for number, line in enumerate(_read_lines(file, report.watching(file.name), guess=False), 1):
         where = f"{file.name}#{number}"
         if isinstance(line, Unreadable):
             report.skip(where, line.message)
         elif line.strip():
             try:
-                record = json.loads(line)
+                record = json.loads(line, object_pairs_hook=_Object)
             except (ValueError, RecursionError):
                 report.skip(where, "not JSON")
                 continue
-            if isinstance(record, dict):
-                yield where, record
-            else:
+            if not isinstance(record, _Object):
                 report.skip(where, "not a JSON object")
+            elif record.twice in FIELDS:
+                report.skip(where, f"{record.twice} stands twice")
+            else:
+                yield where, record
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that knows whether it says something twice, which parsers take in different ways."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.twice = "" if len(self) == len(pairs) else _repeated([name for name, _ in pairs])
+
+
+def _repeated(names: list[str]) -> str:
+    """The first of `FIELDS` that is among the names more than once, or nothing."""
+    return next((name for name in FIELDS if names.count(name) > 1), "")
 
 
 def read_csv(file: SourceFile, report: Report) -> Iterator[Record]:
-    """A row of names, then rows; fields are parted by commas, semicolons or tabs, as the row of names is."""
-    lines = _read_lines(file, guess=True)
-    first = next(lines, "")
-    if isinstance(first, Unreadable):
-        raise first
-    delimiter = max("\t;,", key=first.count)
-    names = next(iter(_parse_rows(iter([first]), delimiter)), [])
-    if isinstance(names, Unreadable) or "text" not in names:
-        raise Unreadable("no column text")
+    """A row of names, then rows; fields are parted as in the row of names, or as a line `sep=;` before it says."""
+    lines = _read_lines(file, report.watching(file.name), guess=True)
+    delimiter, names = _read_names(lines)
+    if repeated := _repeated(names):
+        raise Unreadable(f"{repeated} stands twice")
     for number, row in enumerate(_parse_rows(lines, delimiter), 1):
         where = f"{file.name}#{number}"
         if isinstance(row, Unreadable):
@@ -69,6 +88,42 @@ def read_csv(file: SourceFile, report: Report) -> Iterator[Record]:
             report.skip(where, "row of another length than the first")
         else:
             yield where, {name: value for name, value in zip(names, row, strict=True) if name in FIELDS and value}
+
+
+def _read_names(lines: Iterator[str | Unreadable]) -> tuple[str, list[str]]:
+    """What parts the fields, and the names of the columns.
+
+    Raises:
+        Unreadable: the line cannot be read, or no column is called text.
+    """
+    delimiters, header = _DELIMITERS, ""
+    for line in lines:
+        if isinstance(line, Unreadable):
+            raise line
+        if not header and (said := _SEPARATOR.fullmatch(line)):
+            delimiters = said[1]
+            continue
+        header += line
+        if header.strip() and (header.count('"') % 2 == 0 or len(header) > _MAX_HEADER):  # a name may have lines
+            break
+    found = [(delimiter, _split_names(header, delimiter)) for delimiter in delimiters]
+    delimiter, names = max(found, key=lambda one: ("text" in one[1], len(one[1])))
+    if "text" not in names:
+        raise no_text(names)
+    return delimiter, names
+
+
+def _split_names(header: str, delimiter: str) -> list[str]:
+    rows = _parse_rows(iter(header.splitlines(keepends=True)), delimiter)
+    names = next(rows, [])
+    return [] if isinstance(names, Unreadable) else [name.strip() for name in names]
+
+
+def no_text(names: Iterable[str]) -> Unreadable:
+    """The error of a table without a column `text`, with the columns that it has."""
+    shown = [visible(name)[:_NAME_CHARS] for name in islice(names, _MAX_NAMES + 1)]
+    listed = ", ".join(shown[:_MAX_NAMES]) + (", …" if len(shown) > _MAX_NAMES else "")
+    return Unreadable("no column text", got=f"columns {listed}" if any(shown) else "no columns")
 
 
 def read_parquet(file: SourceFile, report: Report) -> Iterator[Record]:
@@ -82,6 +137,10 @@ def read_parquet(file: SourceFile, report: Report) -> Iterator[Record]:
         budget, start = _Budget(file.path.stat().st_size), 0
         for group in range(parquet.num_row_groups):
             num_rows, number = parquet.metadata.row_group(group).num_rows, 0
+            if num_rows == 0:  # its columns have no pages
+                continue
+            if report.watch:
+                report.watch(file.name, start, parquet.metadata.num_rows, "rows")
             try:
                 size = _batch_rows(raw, parquet.metadata.row_group(group), columns)
                 for batch in parquet.iter_batches(batch_size=size, row_groups=[group], columns=list(columns)):
@@ -134,11 +193,13 @@ def _flat_columns(schema: pq.ParquetSchema) -> dict[str, int]:
         column = schema.column(number)
         name = column.path.partition(".")[0]
         if name in FIELDS:
-            if column.path != name or column.max_repetition_level or name in found:
+            if column.path != name or column.max_repetition_level:
                 raise Unreadable(f"{name} is not text")
+            if name in found:
+                raise Unreadable(f"{name} stands twice")
             found[name] = number
     if "text" not in found:
-        raise Unreadable("no column text")
+        raise no_text(dict.fromkeys(schema.column(number).path.partition(".")[0] for number in range(len(schema))))
     return found
 
 
@@ -172,7 +233,11 @@ def _read_batch(batch: pa.RecordBatch, budget: _Budget) -> Iterator[dict[Any, An
         record: dict[Any, Any] = {}
         try:
             for name, column in columns.items():
-                record[name] = column[row].as_py()
+                value = column[row].as_py()
+                # Many programs write text without saying that it is text; an id may be any bytes.
+                if isinstance(value, bytes):
+                    value = value.decode(errors="backslashreplace" if name == "id" else "strict")
+                record[name] = value
         except UnicodeDecodeError:
             yield Unreadable(f"{name} is not valid Unicode")
         except (OverflowError, ValueError, LookupError):  # a time that Python has not, in a zone that nobody has
@@ -199,9 +264,9 @@ def _parquet_damage(error: Exception) -> Unreadable:
     return Unreadable("damaged or not Parquet")
 
 
-def _read_lines(file: SourceFile, *, guess: bool) -> Iterator[str | Unreadable]:
+def _read_lines(file: SourceFile, watch: Watch | None, *, guess: bool) -> Iterator[str | Unreadable]:
     """Lines as text, or why one cannot be read."""
-    with open_expanded(file.path, file.name) as expanded:
+    with open_expanded(file.path, file.name, watch) as expanded:
         sample = expanded.peek(_SAMPLE_BYTES)
         whole = sample[: sample.rfind(b"\n") + 1] or sample
         encoding = file.source.encoding or find_encoding(whole, file.source.language if guess else "")

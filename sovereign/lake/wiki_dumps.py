@@ -8,12 +8,14 @@ from xml.sax import SAXException
 from xml.sax.handler import ContentHandler  # the parser is defusedxml's
 from xml.sax.xmlreader import AttributesImpl
 
+from sovereign.display import visible
 from sovereign.lake import records
 from sovereign.lake.opening import open_expanded
 from sovereign.lake.records import Record, Report, SourceFile, Unreadable
 from sovereign.lake.wiki_markup import link_prefixes, redirects, strip_markup
 
 _BLOCK_BYTES = 2**18
+_NAME_CHARS = 60
 _FILE, _CATEGORY = "6", "14"
 """Namespaces of pages whose links are no text, by their number in every Wikimedia wiki."""
 
@@ -78,12 +80,12 @@ class _Pages(ContentHandler):
 
 def read_wiki(file: SourceFile, report: Report) -> Iterator[Record]:
     """Articles of a Wikimedia dump: the newest revision of each in the file, its title, a blank line, its text."""
-    from defusedxml.common import DefusedXmlException
+    from defusedxml.common import DefusedXmlException, DTDForbidden
     from defusedxml.expatreader import DefusedExpatParser
 
     handler, parser, number = _Pages(), DefusedExpatParser(forbid_dtd=True), 0
     parser.setContentHandler(handler)
-    with open_expanded(file.path, file.name) as expanded:
+    with open_expanded(file.path, file.name, report.watching(file.name)) as expanded:
         while True:
             block = expanded.read1(_BLOCK_BYTES)
             try:
@@ -102,8 +104,9 @@ def read_wiki(file: SourceFile, report: Report) -> Iterator[Record]:
             if handler.num_older:
                 report.skip(file.name, "older revision of a wiki page", handler.num_older)
                 handler.num_older = 0
-            if handler.root not in (None, "mediawiki"):
-                raise Unreadable("XML that is no Wikimedia dump")
+            root = failed.name if isinstance(failed, DTDForbidden) and handler.root is None else handler.root
+            if root not in (None, "mediawiki"):
+                raise Unreadable("XML that is no Wikimedia dump", got=f"<{visible(root)[:_NAME_CHARS]}>")
             if failed is not None or (not block and handler.root is None):
                 raise Unreadable("truncated or damaged XML") from failed
             if not block:

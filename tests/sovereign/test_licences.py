@@ -43,6 +43,52 @@ def test_what_is_no_expression(licence: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("licence", "wanted"),
+    [
+        ("CC BY 4.0", "CC-BY-4.0"),
+        ("CC-BY 4.0", "CC-BY-4.0"),
+        ("cc by-sa 4.0", "CC-BY-SA-4.0"),
+        ("CC BY-NC-ND 3.0 IGO", "CC-BY-NC-ND-3.0-IGO"),
+        ("CC-BY", "CC-BY-4.0 or CC-BY-3.0 or CC-BY-2.5"),
+        ("Creative Commons Attribution-ShareAlike 3.0 Unported", "CC-BY-SA-3.0"),
+        ("https://creativecommons.org/licenses/by/4.0/deed.de", "CC-BY-4.0"),
+        ("https://creativecommons.org/publicdomain/zero/1.0/", "CC0-1.0"),
+        ("CC0", "CC0-1.0"),
+        ("Apache 2.0", "Apache-2.0"),
+        ("Apache License, Version 2.0", "Apache-2.0"),
+        ("GPLv3", "GPL-3.0-only"),
+        ("GPLv3+", "GPL-3.0-or-later"),
+        ("GNU Lesser General Public License v2.1 or later", "LGPL-2.1-or-later"),
+        ("MIT License", "MIT"),
+        ("OGL", "OGL-UK-3.0 or OGL-UK-2.0"),
+        ("Open Government Licence v3.0", "OGL-UK-3.0"),
+        ("Licence Ouverte 2.0", "etalab-2.0"),
+        ("dl-de/by-2-0", "DL-DE-BY-2.0"),
+        ("ODbL", "ODbL-1.0"),
+        ("Aapche-2.0", "Apache-2.0"),
+        ("CC BY 4.0 AND MIT", "CC-BY-4.0"),
+        ("CC BY 4.0 OR Apache 2.0", "CC-BY-4.0 and Apache-2.0"),
+        ("BSD", "BSD-4-Clause or BSD-3-Clause or BSD-2-Clause"),
+        ("Public Domain", "CC0-1.0 where the owner waived all rights, else terms as LicenseRef-…"),
+        ("all rights reserved", "an identifier of https://spdx.org/licenses, or terms as LicenseRef-…"),
+    ],
+)
+def test_l12_what_people_write_gets_the_identifier(licence: str, wanted: str) -> None:
+    with pytest.raises(LicenceError) as caught:
+        check_licence(licence, NOTHING)
+    assert f"; write {wanted}" in str(caught.value)
+    for identifier in wanted.replace(" and ", " or ").split(" or "):
+        if " " not in identifier:
+            check_licence(identifier, NOTHING)
+
+
+def test_l12_every_identifier_is_found_without_its_marks() -> None:
+    for identifier in ("CC-BY-SA-3.0-AT", "BSD-3-Clause", "EUPL-1.2", "GFDL-1.3-or-later", "OGL-UK-3.0", "MPL-2.0"):
+        with pytest.raises(LicenceError, match=f"; write {identifier}, as SPDX spells it"):
+            check_licence(identifier.replace("-", " ") + " ", NOTHING)
+
+
+@pytest.mark.parametrize(
     "licence", ["LicenseRef-Other", "MIT OR LicenseRef-Other", "LicenseRef-scancode-public-domain"]
 )
 def test_custom_terms_must_be_declared(licence: str) -> None:

@@ -240,6 +240,16 @@ def test_where_of_a_document_finds_what_was_kept_for_it(site: Site) -> None:
     assert run("where", site, "--document", "nothing")["datasets"] == []  # no version was made of such a source
 
 
+def test_l20_a_document_that_is_there_itself_is_not_kept_as_itself(site: Site) -> None:
+    first, second = (f"gazette/gazette.jsonl#{number}" for number in (1, 2))
+    make(site, "curate")
+    for document in (first, second):
+        told = say("where", site, "--document", document, "--local")
+        assert "kept as" not in told and "  the document, current, of " in told
+    told = say("where", site, "--document", "gazette/gazette.jsonl#3", "--local")
+    assert f"the text of the document, kept as {second}, current, of " in told
+
+
 def datasets(site: Site, document: str) -> list[tuple[bool, bool, list[str]]]:
     """The versions with the document's text: whether each is the current one and certain, and what was kept for it."""
     found = run("where", site, "--document", document)["datasets"]

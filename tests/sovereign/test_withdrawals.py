@@ -76,6 +76,15 @@ def test_what_is_wrong_is_told(source: dict[str, Any], corpus: dict[str, Any], m
         profile(source, **corpus)
 
 
+def test_l12_a_licence_of_no_list_names_its_source_and_the_identifier() -> None:
+    with pytest.raises(ProfileError) as caught:
+        profile({"name": "gazette", "licence": "CC BY 4.0"})
+    wanted = "source gazette: licence CC BY 4.0 is no SPDX expression; write CC-BY-4.0, as SPDX spells it"
+    assert wanted in str(caught.value)
+    with pytest.raises(ProfileError, match=r"rights: .*licence Apache 2.0 .* write Apache-2.0"):
+        profile(rights={"trainable": ["Apache 2.0"]})
+
+
 def test_public_keys_in_the_forms_that_tools_write() -> None:
     key = Ed25519PrivateKey.from_private_bytes(bytes(range(32))).public_key()
     pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
@@ -93,6 +102,13 @@ def test_public_keys_in_the_forms_that_tools_write() -> None:
     for form in wrong:
         with pytest.raises(ProfileError, match="must be an Ed25519 public key"):
             profile(owners=[{"name": "Archive", "public_key": form}])
+
+
+def test_l11_a_withdrawal_that_names_two_owners_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "withdrawals.jsonl"
+    path.write_text('{"date":"2026-05-01","owner":"A","owner":"B"}\n')
+    with pytest.raises(SiteError, match=r"line 1 of .* is no withdrawal: keys repeat"):
+        list(read_withdrawals(path))
 
 
 def test_the_file_only_grows_and_takes_a_thing_once(tmp_path: Path) -> None:

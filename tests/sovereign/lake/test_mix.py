@@ -275,6 +275,27 @@ def test_an_approved_mix_is_an_input_by_its_digest(store: FolderStore) -> None:
     assert approved_mix(profile(corpus=REQUIRED["corpus"]), store) == {}
 
 
+def test_l20_another_mix_is_told_by_the_keys_and_both_values(store: FolderStore) -> None:
+    phases = [{"tokens": 5e4, "mix": {"fr": 1, "en": 3}}]
+    asked = profile(**REQUIRED, mix={"max_epochs": 40, "rest": 1, "sources": {"demonstration": 2}})
+    store.put_bytes(mix_key("test"), approved(store, asked))
+    assert approved_mix(asked, store)
+    for mix, got, expected in (
+        ({"max_epochs": 50, "rest": 1, "sources": {"demonstration": 2}}, "mix.max_epochs 50", "mix.max_epochs 40"),
+        ({"rest": 1, "sources": {"demonstration": 2}}, "mix.max_epochs not set", "mix.max_epochs 40"),
+        (
+            {"max_epochs": 40, "rest": 0.5, "sources": {"demonstration": 3}},
+            "mix.sources.demonstration 3.0, mix.rest 0.5",
+            "mix.sources.demonstration 2.0, mix.rest 1.0",
+        ),
+    ):
+        with pytest.raises(StageError) as caught:
+            approved_mix(profile(**REQUIRED, mix=mix), store)
+        assert (caught.value.got, caught.value.expected) == (got, f"{expected}, as approved")
+    with pytest.raises(StageError, match=r"got: (?s:.*)training.phases"):
+        approved_mix(profile(**REQUIRED, training={"tokens": 5e4, "phases": phases}), store)
+
+
 def test_without_approval_or_with_a_stale_one_nothing_goes_on(store: FolderStore, tmp_path: Path) -> None:
     asked = profile(**REQUIRED)
     hint = "sovereign lake approve SITE --by NAME"
@@ -285,9 +306,10 @@ def test_without_approval_or_with_a_stale_one_nothing_goes_on(store: FolderStore
         approved_mix(asked, store)
     store.put_bytes(mix_key("test"), approved(store, asked))
     longer = profile(**REQUIRED, training={"tokens": 2e5})
-    with pytest.raises(StageError, match=rf"(?s)asks for another mix.*got: another tokens\n.*{hint}"):
+    with pytest.raises(StageError, match=rf"(?s)asks for another mix.*got: training.tokens .*\n.*{hint}"):
         approved_mix(longer, store)
-    with pytest.raises(StageError, match=r"(?s)got: another mix\n"):
+    wanted = r"got: mix \(rest 0.0, temperature 2.0, seed 0\)\n *expected: mix not set, as approved"
+    with pytest.raises(StageError, match=wanted):
         approved_mix(profile(**REQUIRED, mix={"temperature": 2}), store)
     changed = profile(**REQUIRED | {"corpus": {"demonstration": {"facts": 11}}})
     for stage in (corpus, curate):

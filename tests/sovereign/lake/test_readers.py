@@ -236,8 +236,8 @@ def test_damaged_dump(tmp_path: Path) -> None:
     (tmp_path / "bomb.xml").write_text(entities + "<mediawiki><page><ns>0</ns><text>&b;</text></page></mediawiki>")
     documents, report = read(tmp_path, "de")
     assert [one.doc_id for one in documents] == ["ss/cut.xml#7"]
-    assert report.skipped["truncated or damaged XML"] == 2
-    assert report.skipped["XML that is no Wikimedia dump"] == 1
+    assert report.skipped["truncated or damaged XML"] == 1
+    assert report.skipped["XML that is no Wikimedia dump"] == 2
 
 
 @pytest.mark.parametrize("opening_mark", ["[[", "{{", "<ref>", "{|", "'" * 5, "[[a|", "<div><span>"])

@@ -302,6 +302,17 @@ def test_licences_of_documents_are_expressions(tmp_path: Path) -> None:
     assert found.skipped == {"licence is no SPDX expression": 1, "licence is not declared in the profile": 1}
 
 
+def test_l12_a_document_with_a_licence_of_no_list_shows_it(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.jsonl").write_text(
+        json.dumps({"text": TEXT, "licence": "CC BY 4.0"}) + "\n" + json.dumps({"text": TEXT}) + "\n"
+    )
+    found = Gathered(tmp_path, tmp_path / "texts")
+    assert found.skipped == {"licence is no SPDX expression": 1}
+    examples = found.receipt.metrics["source web"]["skipped_examples"]
+    assert examples == ["a.jsonl#1: licence is no SPDX expression (CC BY 4.0)"]
+
+
 def test_same_crawl_same_bytes_and_damage_costs_only_itself(tmp_path: Path) -> None:
     records = [
         page("https://a.org/1"),

@@ -18,6 +18,7 @@ import yaml
 from sovereign.errors import ProfileError
 from sovereign.lake.census import Dates
 from sovereign.lake.intake import Intake
+from sovereign.lake.pages import breakable
 from sovereign.lake.summary import make_summary, named_domains, size_range
 from sovereign.lake.summary_model import TrainingSummary, json_schema
 from sovereign.lake.summary_page import NOT_STATED, render_summary
@@ -257,6 +258,19 @@ def test_sources_say_their_legal_basis_and_what_was_left_out_is_counted(tmp_path
     assert "write to the clerk" in page and "clerk@example.org" not in page
 
 
+def test_l20_words_stay_whole_and_addresses_may_break(made: Published) -> None:
+    address = "https://example.org/" + "a" * 70
+    page = render_summary(summarise(made, stated(made, comments={"2.1": address})))
+    assert "overflow-wrap: anywhere" not in page and "word-break" not in page
+    assert f'<a href="{address}" rel="noreferrer">https://example.org/<wbr>{20 * "a"}<wbr>' in page
+    assert breakable("Rechtsschutzversicherungen") == "Rechtsschutzversicherungen"
+    digest = "0123456789abcdef" * 4
+    assert breakable(f"a & {digest} <b> größe") == (
+        f"a &amp; {digest[:20]}<wbr>{digest[20:40]}<wbr>{digest[40:60]}<wbr>{digest[60:]} &lt;b&gt; größe"
+    )
+    assert breakable("<" * 31) == "&lt;" * 20 + "<wbr>" + "&lt;" * 11
+
+
 def test_l17_crawlers_that_nobody_stated_are_not_stated(made: Published) -> None:
     gazette = {"name": "gazette", "category": "public-dataset", "link": "https://example.org/"}
     crawled = summarise(made, stated(made, gazette, {"name": "letters", "category": "crawled"}))
@@ -346,7 +360,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attributes)))
-        if tag != "meta":
+        if tag not in ("meta", "wbr"):
             self.open.append(tag)
         if re.fullmatch("h[1-6]", tag):
             self.headings.append((int(tag[1]), ""))
