@@ -20,7 +20,8 @@ ARCHIVE = "National Archive"
         "Nat\u200bional Archive", "\ufeffNational Archive", "Natio\u00adnal Archive", "National\u2060 Archive",
         "National\u200c Archive", "Nati\u200donal Archive", "National\u00a0\u2003Archive", "National\u3164 Archive",
         "Ｎａｔｉｏｎａｌ Archive", "N\ufe0fational Archive", "National\u034f Archive", "\U000e0041National Archive",
-        "National\u061c Archive", "𝐍ational Archive", "National\n Archive",
+        "National\u061c Archive", "𝐍ational Archive", "National\n Archive", "National\x07 Archive",
+        "National Archive\0", "Nat\x7fional Archive", "National\x9f Archive",
     ],
 )  # fmt: skip
 def test_l13_what_reads_the_same_is_one_owner(name: str) -> None:
@@ -36,13 +37,27 @@ def test_l13_what_reads_the_same_is_one_owner(name: str) -> None:
         ("Bibliothe\u0300que", "Bibliothèque"),
         ("ㅤ국립", "국립"),
         ("か\u3099", "が"),
+        ("Библио\u200cтека", "Библиотека"),
+        ("Βιβλιο\u200dθήκη", "Βιβλιοθήκη"),
+        ("국립\u200c도서관", "국립도서관"),
+        ("国立\u200d図書館", "国立図書館"),
+        ("É\u200cé", "Éé"),
+        ("کار\u200cخانه", "کارخانه"),  # the first reh joins nothing
+        ("دَ\u200cم", "دَم"),
+        ("کت\u200dاب", "کتاب"),  # these join anyway
+        ("۱۲\u200c۳", "۱۲۳"),
+        ("का\u200cम", "काम"),
+        ("रंग\u200d", "रंग"),
+        ("क्\u200c", "क्"),
+        ("അവന്\u200d", "അവൻ"),  # two spellings of one letter
+        ("উত্\u200d", "উৎ"),
     ],
 )
 def test_l13_in_other_scripts_too(name: str, same: str) -> None:
     assert owner_name(name) == owner_name(same) == unicodedata.normalize("NFC", same)
 
 
-@pytest.mark.parametrize("name", ["کتابخانه‌های ملی", "क्‍ष", "Straße", "ЦБ", "الأرشيف ١٢"])
+@pytest.mark.parametrize("name", ["کتابخانه‌های ملی", "هَ‌ا", "क्‍ष", "क्‌ष", "র‍্য", "Straße", "ЦБ", "الأرشيف ١٢"])
 def test_l13_a_name_keeps_the_spelling_of_its_script(name: str) -> None:
     assert owner_name(name) == name
 
