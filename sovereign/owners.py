@@ -50,10 +50,10 @@ class _Read(dict[int, int | None]):
 
     def __missing__(self, code: int) -> int | None:
         char = chr(code)
-        is_control = unicodedata.category(char) in ("Cc", "Cf") and not char.isspace()
-        is_control = is_control and char not in _SHOWN_FORMATS and char not in (_NON_JOINER, _JOINER)
+        is_format = unicodedata.category(char) == "Cf" and char not in _SHOWN_FORMATS
+        is_format = is_format and char not in (_NON_JOINER, _JOINER)
         is_selector = 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF
-        self[code] = None if is_control or is_selector or char in _BLANKS else code
+        self[code] = None if is_format or is_selector or char in _BLANKS else code
         return self[code]
 
 
@@ -64,7 +64,7 @@ _READ = _Read()
 def owner_name(name: str) -> str:
     """The name as it is read: Unicode NFKC, single spaces and none around it, without characters that nobody sees.
 
-    Invisible are controls, directions, soft hyphens, zero-width spaces, tatweels and variation selectors; ligatures,
+    Invisible are directions, soft hyphens, zero-width spaces, tatweels and variation selectors; ligatures,
     presentation forms and full-width letters become the letters that they stand for. A zero-width joiner or non-joiner
     stays where it changes how letters are drawn.
     """

@@ -15,7 +15,7 @@ from sovereign.lake.decoding import decode
 from sovereign.lake.notices import file_name, read_notice
 from sovereign.lake.opening import open_expanded
 from sovereign.lake.pdf import pdf_text
-from sovereign.lake.records import NOTICE, Record, Report, SourceFile, Unreadable
+from sovereign.lake.records import NOTICE, REPAIRED, Record, Report, SourceFile, Unreadable
 from sovereign.lake.texts import html_text
 from sovereign.urls import parse_address
 
@@ -208,15 +208,18 @@ def _read_page(data: bytes, file: SourceFile) -> dict[Any, Any]:
     if file_name(parse_address(answer.url)):
         raise Unreadable("WARC record of a host's robots.txt, ai.txt or tdmrep.json")
     page = answer.content if "html" in answer.content_type.lower() else b""
+    text, num_repaired = _page_text(answer.content, answer.content_type, file)
     return {
-        "text": _page_text(answer.content, answer.content_type, file),
+        "text": text,
         "collected_at": answer.date,
         "url": answer.url or None,
         NOTICE: read_notice(answer.headers, page),
+        REPAIRED: num_repaired,
     }
 
 
-def _page_text(content: bytes, content_type: str, file: SourceFile) -> str:
+def _page_text(content: bytes, content_type: str, file: SourceFile) -> tuple[str, int]:
+    """The text, and how many places of it were repaired that were decoded twice."""
     kind, _, parameters = content_type.lower().partition(";")
     declared = re.search(r"""charset\s*=\s*["']?([\w:.-]{1,40})""", parameters)
     charset = declared[1] if declared else None
@@ -227,8 +230,8 @@ def _page_text(content: bytes, content_type: str, file: SourceFile) -> str:
         case "text/html" | "application/xhtml+xml":
             return html_text(content, source.language, source.encoding, charset)
         case "text/plain":
-            return decode(content, source.language, encoding=source.encoding, declared=charset)
+            return decode(content, source.language, encoding=source.encoding, declared=charset), 0
         case "application/pdf":
-            return pdf_text(content)
+            return pdf_text(content), 0
         case _:
             raise Unreadable("WARC record that is no text")

@@ -20,8 +20,7 @@ ARCHIVE = "National Archive"
         "Nat\u200bional Archive", "\ufeffNational Archive", "Natio\u00adnal Archive", "National\u2060 Archive",
         "National\u200c Archive", "Nati\u200donal Archive", "National\u00a0\u2003Archive", "National\u3164 Archive",
         "Ｎａｔｉｏｎａｌ Archive", "N\ufe0fational Archive", "National\u034f Archive", "\U000e0041National Archive",
-        "National\u061c Archive", "𝐍ational Archive", "National\n Archive", "National\x07 Archive",
-        "National Archive\0", "Nat\x7fional Archive", "National\x9f Archive",
+        "National\u061c Archive", "𝐍ational Archive", "National\n Archive",
     ],
 )  # fmt: skip
 def test_l13_what_reads_the_same_is_one_owner(name: str) -> None:
