@@ -203,7 +203,7 @@ def parse_answer(data: bytes, *, only_ok: bool = True) -> Answer | None:
 def _read_page(data: bytes, file: SourceFile) -> dict[Any, Any]:
     """The record of a page."""
     answer = parse_answer(data)
-    if answer is None:
+    if answer is None or answer.url.lower().startswith("metadata:"):  # what wget says of itself
         raise Unreadable("WARC record that is no page")
     if file_name(parse_address(answer.url)):
         raise Unreadable("WARC record of a host's robots.txt, ai.txt or tdmrep.json")
