@@ -8,6 +8,7 @@ data/          the lake of stages that run without a cluster, and its catalog
 receipts/      copies of every stage's receipt
 card/          the dataset's card, where none other was named
 base           the model that `train --from` named, one line; not there: the profile's
+id             names the site on the objects that it deploys, made once
 passphrase     key of the secrets in the state, made once, readable by its owner only
 pgpass         passwords of databases that are sources, in libpq's form, put there by the operator, mode 0600
 dataset.key    from which salts and leaf keys of the datasets' trees follow, made once, readable by its owner only
@@ -30,8 +31,10 @@ from sovereign.locks import refuse_second
 from sovereign.profile import Profile, load_profile
 from sovereign.withdrawals import with_withdrawals
 
-_NOT_FOR_GIT = "/passphrase\n/pgpass\n/dataset.key\n/state/\n/node/\n/data/\n/.lock\n"
+_NOT_FOR_GIT = "/id\n/passphrase\n/pgpass\n/dataset.key\n/state/\n/node/\n/data/\n/.lock\n"
 _FIELD = r"(?:[^:\\]|\\.)*"
+_ID = re.compile(r"[a-z0-9A-Z]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?")
+"""A value that a Kubernetes label takes."""
 _PASSWORD_LINE = re.compile(rf"(#.*)?|({_FIELD}:){{4}}{_FIELD}\\?")
 """host:port:database:user:password, where \\: and \\\\ stand for : and \\; libpq passes over any other line."""
 
@@ -47,6 +50,7 @@ class Site:
         self.node_dir = self.root / "node"
         self.data_dir = self.root / "data"
         self.receipts_dir = self.root / "receipts"
+        self.id_file = self.root / "id"
         self.passphrase_file = self.root / "passphrase"
         self.pgpass_file = self.root / "pgpass"
         self.dataset_key_file = self.root / "dataset.key"
@@ -68,6 +72,25 @@ class Site:
         if profile.base is None or (found := recall(self.known_base_file, profile.base.model)) is None:
             return profile
         return profile.model_copy(update={"base": profile.base.model_copy(update={"known": found[0]})})
+
+    @property
+    def id(self) -> str:
+        """What names the site on the objects that it deploys: the profile's name and eight random digits, made once.
+
+        Raises:
+            SiteError: the file is damaged.
+        """
+        if not self.id_file.exists():
+            self._ignore("/id")
+            write_atomic(self.id_file, f"{self.profile.name[:40]}-{secrets.token_hex(4)}\n")
+        text = self.id_file.read_text(encoding="utf-8", errors="replace").strip()
+        if not _ID.fullmatch(text):
+            raise SiteError(
+                f"the site's id in {self.id_file} is damaged",
+                got=repr(text[:80]),
+                hint="restore it from a backup; without one delete the file and run `sovereign deploy --adopt`",
+            )
+        return text
 
     def resolved_profile(self) -> Path:
         """The file that stages read: the profile, or one beside it with what else `profile` has.

@@ -31,9 +31,11 @@ from typing import Any, TextIO
 from sovereign.errors import SovereignError, StageError
 from sovereign.files import room_hint, sha256_bytes, sha256_file
 from sovereign.identity import code_digest, code_version, environment_digest
+from sovereign.job_inputs import JobInputs, StoredInput, fetch_inputs
 from sovereign.locks import refuse_second
 from sovereign.plan import Plan, plan
 from sovereign.profile import Profile, load_profile
+from sovereign.proxies import set_aside
 from sovereign.receipts import Receipt, config_digest, made_by, now, stage_key
 from sovereign.store import FolderStore, Store, fetch_checked, open_store
 
@@ -331,24 +333,38 @@ def _alone(name: str, profile: Profile, store: Store, workdir: Path) -> Iterator
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """A stage's process; exit code 0, the error's (told on stderr; 143 when it was asked to stop) or 2 (arguments)."""
+    set_aside()
     parser = argparse.ArgumentParser(prog="python -m sovereign.stages", description="Run one stage.")
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run")
     run.add_argument("name", choices=(*STAGES, *CHECKS))
-    run.add_argument("--profile", type=Path, required=True)
+    run.add_argument("--profile", required=True, help="a file; with --profile-digest a key of the store")
+    run.add_argument("--profile-digest", help="hex SHA-256")
+    run.add_argument("--opt-outs", help="key of what stands for the profile's file of opt-outs")
+    run.add_argument("--opt-outs-digest", help="hex SHA-256")
     run.add_argument("--store", required=True)
     run.add_argument("--workdir", type=Path, required=True)
     options = parser.parse_args(arguments)
     stream = sys.stdout
     try:
         with redirect_stdout(sys.stderr):  # libraries print; stdout is for progress only
-            profile, store = load_profile(options.profile), open_store(options.store)
+            store = open_store(options.store)
+            profile = _profile(options, store)
             with _alone(options.name, profile, store, options.workdir):
                 run_stage(load_stage(options.name), profile, store, options.workdir, stream)
     except SovereignError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     return 0
+
+
+def _profile(options: argparse.Namespace, store: Store) -> Profile:
+    """The profile of a file, or of the store with what else it needs."""
+    if not options.profile_digest:
+        return load_profile(Path(options.profile))
+    opt_outs = StoredInput(options.opt_outs, options.opt_outs_digest) if options.opt_outs else None
+    inputs = JobInputs(StoredInput(options.profile, options.profile_digest), opt_outs)
+    return fetch_inputs(store, inputs, options.workdir / "inputs")
 
 
 if __name__ == "__main__":

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
 from sovereign.errors import PlanError, ProfileError
 from sovereign.files import sqlite_uri
 from sovereign.hardware import ACCELERATORS
+from sovereign.job_inputs import JobInputs
 from sovereign.plan import Plan, Quota
-from sovereign.profile import POSTGRESQL, KubeconfigTarget, Profile
+from sovereign.profile import POSTGRESQL, EmbeddedTarget, KubeconfigTarget, Profile
 from sovereign.runtime import Runtime
 
 NAMESPACES = ("training", "lake", "serving")
@@ -89,7 +91,7 @@ def image_runtime(target: KubeconfigTarget) -> PodRuntime:
 
 
 def stage_folders(profile: Profile, stage: str) -> tuple[Path, ...]:
-    """Folders of this machine that a stage reads because the profile names them, or files in them."""
+    """Folders and files of this machine that a stage reads because the profile names them; nothing beside a file."""
     tasks = profile.evaluation.task_folder
     opt_outs = profile.corpus.rights.opt_outs
     read: dict[str, list[str | Path | None]] = {
@@ -100,12 +102,11 @@ def stage_folders(profile: Profile, stage: str) -> tuple[Path, ...]:
         "curate": [*profile.corpus.cleaning.files.values(), opt_outs.file],
         "evaluate": [tasks],
     }
-    paths = [Path(path) for path in read.get(stage, ()) if path is not None]
-    return _outermost(path.parent if path.is_file() else path for path in paths)
+    return _outermost(Path(path) for path in read.get(stage, ()) if path is not None)
 
 
 def source_folders(profile: Profile) -> tuple[Path, ...]:
-    """Folders of this machine that any stage reads, for pods of the embedded node."""
+    """Folders and files of this machine that any stage reads, for pods of the embedded node."""
     return _outermost(folder for stage in ("corpus", "curate", "evaluate") for folder in stage_folders(profile, stage))
 
 
@@ -151,10 +152,21 @@ def platform_context(
         "buckets": list(BUCKETS),
         "ports": PORTS,
         "endpoints": ENDPOINTS,
+        "mlflow_address": mlflow_address(profile),
         "queue": QUEUE,
         "storage": {"objects_gb": max(10, math.ceil(plan.estimates.storage_gb * 1.2)), "mlflow_gb": 10},
         "server": server_context(profile, plan, model),
     }
+
+
+def mlflow_address(profile: Profile) -> str | None:
+    """Fixed address of MLflow's Service on the embedded node, by which this machine reaches it; None elsewhere.
+
+    MLflow answers to hosts that it knows only. Kubernetes gives the low addresses of a range to Services that ask for
+    one; DNS has the tenth.
+    """
+    target = profile.target
+    return str(IPv4Network(target.service_cidr)[11]) if isinstance(target, EmbeddedTarget) else None
 
 
 def server_context(profile: Profile, plan: Plan, model: ServedModel | None) -> dict[str, Any]:
@@ -255,7 +267,7 @@ def job_context(
     name: str,
     stage: str,
     key: str,
-    profile_text: str,
+    inputs: JobInputs,
     num_pods: int | None = None,
     priority: str = "normal",
 ) -> dict[str, Any]:
@@ -265,7 +277,7 @@ def job_context(
         name: name of the Job, its ConfigMap and its Service; a DNS label of at most 50 characters.
         stage: stage to run; only `train` and `curate` run on several pods, only `train` and `preflight` on GPUs.
         key: what the stage makes, see `sovereign.receipts.stage_key`.
-        profile_text: the profile file's text, which the pod reads.
+        inputs: objects of the store that the pod reads before the stage.
         num_pods: pods of the Job, each one rank on CPU, `plan.quota.pod_gpus` ranks on GPUs; by default the plan's for
             training and for curation, else one.
         priority: a WorkloadPriorityClass, `normal` or `urgent`.
@@ -280,7 +292,7 @@ def job_context(
         "stage": stage,
         "asks_databases": stage == "corpus" and bool(database_ports(profile)),
         "key": key,
-        "profile_text": profile_text,
+        "inputs": inputs.arguments(),
         "num_pods": num_pods or {"train": quota.num_pods, "curate": quota.curation_pods}.get(stage, 1),
         "priority": priority,
         "gpus": gpus,

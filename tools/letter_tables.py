@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks/labelled")]
+sys.path[:0] = [str(ROOT)]
 
 LANGUAGES = (  # noqa: SIM905
     "af ar ast az be bg br bs ca cs cy da de el en eo es et eu fa fi fr fy ga gd gl he hr hu id is it ja kk ko ku lt lv"
@@ -39,8 +39,7 @@ _CEDILLAS = str.maketrans("șțȘȚ", "şţŞŢ")
 
 def main(folder: Path) -> None:
     """Write the table."""
-    from debian_texts import TRAINING, read_packages  # type: ignore[import-not-found]
-
+    from benchmarks.labelled.debian_texts import TRAINING, read_packages
     from sovereign.lake.letters import make_letters
 
     texts = read_packages(folder, TRAINING)

@@ -33,7 +33,7 @@ def _engine(resolved: Plan) -> tuple[Engine, Ranks]:
     from training.engine import Engine, join
 
     join(ranks)
-    return Engine(resolved, lambda text: print(text, file=sys.stderr)), ranks  # noqa: T201
+    return Engine(resolved, lambda text: print(text, file=sys.stderr)), ranks
 
 
 def machine(tiny: bool) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Download the packages into a folder first, then everything here works offline:
 
-    mkdir debs && cd debs && apt-get download $(python benchmarks/labelled/debian_texts.py)
+    mkdir debs && cd debs && apt-get download $(python3 -m benchmarks.labelled.debian_texts)
 
 The texts are read from the packages and never copied into this repository. `TRAINING` and `LABELLED` share no
 package, so that what is counted in one is measured on the other.

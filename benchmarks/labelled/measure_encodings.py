@@ -1,6 +1,6 @@
 """Measure how encodings are found, by us and by others, on real texts of which the encoding is known.
 
-    python benchmarks/labelled/measure_encodings.py FOLDER [NUMBER]
+    python3 -m benchmarks.labelled.measure_encodings FOLDER [NUMBER]
 
 FOLDER has the packages that debian_texts.py names; NUMBER texts of each length are drawn by language. Writes
 measure_encodings.json beside this file. A text counts as wrong if a letter of it differs; other detectors are not
@@ -13,15 +13,14 @@ import json
 import sys
 import time
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from debian_texts import LABELLED, as_typed, read_packages, samples
+from benchmarks.labelled.debian_texts import LABELLED, as_typed, read_packages, samples
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
 PEERS_EVERY = 4
 """Other detectors see every fourth text: some take a hundred times as long."""
 LENGTHS = (1, 4, 40)
@@ -120,7 +119,7 @@ def main(folder: Path, number: int) -> None:
     """Write the counts."""
     texts = read_packages(folder, LABELLED)
     counts: dict[tuple[str, str, int], Counter[str]] = {}
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     found = methods()
     for language in USUAL:
         for index, text in enumerate(samples(texts[language], LENGTHS, number, 1)):
@@ -133,10 +132,10 @@ def main(folder: Path, number: int) -> None:
                         if index % PEERS_EVERY and not method.startswith("ours"):
                             continue
                         start = time.perf_counter()
-                        result = find(data, language)
+                        answer = find(data, language)
                         seconds[method] += time.perf_counter() - start
                         length = max(one for one in LENGTHS if one <= text.count("\n") + 1)
-                        verdict = _verdict(result, data.decode(name), language)
+                        verdict = _verdict(answer, data.decode(name), language)
                         counts.setdefault((method, kind, length), Counter())[verdict] += 1
     rows = [
         {"method": method, "kind": kind, "sentences": length, **count}

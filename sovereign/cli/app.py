@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sovereign import __version__
 from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.cli.lake_app import lake_app
 from sovereign.cli.options import JsonOption, LocalOption, ProfileArgument, SiteOption
@@ -18,8 +19,35 @@ app = typer.Typer(
     help="From one profile file to a running platform and a trained, evaluated and served base model of one's own.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"sovereign {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """From one profile file to a running platform and a trained, evaluated and served base model of one's own."""
+
+
+@app.command("version")
+def show_version(as_json: JsonOption = False) -> None:
+    """Print the versions of the kit, its runtime and the upstream programs."""
+    from sovereign.cli.platform import versions
+
+    found = versions()
+    if as_json:
+        write_json(found)
+    else:
+        texts = {name: value for name, value in {**found, **found["programs"]}.items() if isinstance(value, str)}
+        lines(f"sovereign {texts.pop('version')}", list(texts.items()))
 
 
 @app.command()
@@ -28,9 +56,15 @@ def init(
     profile: Annotated[Path, typer.Option(help="Profile to start from.")] = Path("demo"),
 ) -> None:
     """Make a site: profile, overlays, state and a passphrase in one folder."""
+    from sovereign.profile import EmbeddedTarget, load_profile
     from sovereign.site import init_site
 
-    site = init_site(folder, find_profile(profile))
+    source = find_profile(profile)
+    if isinstance(load_profile(source).target, EmbeddedTarget):
+        from stacks.node.spec import check_path
+
+        check_path("DIR", folder.resolve())
+    site = init_site(folder, source)
     say(f"site {site.root}: edit {site.profile_path}, then run `sovereign up {folder}`")
 
 
@@ -194,26 +228,35 @@ def prune(
 
 
 StackOption = Annotated[list[str] | None, typer.Option("--stack", help="cluster, datalake or serving; default all.")]
+AdoptOption = Annotated[bool, typer.Option("--adopt", help="Take over objects that another site deployed.")]
 
 
 @app.command()
 def preview(
-    profile: ProfileArgument, site_dir: SiteOption = None, stack: StackOption = None, as_json: JsonOption = False
+    profile: ProfileArgument,
+    site_dir: SiteOption = None,
+    stack: StackOption = None,
+    adopt: AdoptOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What a deploy would do; works before the cluster exists."""
     from sovereign.cli.platform import run_preview
 
-    run_preview(site_of(profile, site_dir), stack, as_json=as_json)
+    run_preview(site_of(profile, site_dir), stack, adopt=adopt, as_json=as_json)
 
 
 @app.command()
 def deploy(
-    profile: ProfileArgument, site_dir: SiteOption = None, stack: StackOption = None, as_json: JsonOption = False
+    profile: ProfileArgument,
+    site_dir: SiteOption = None,
+    stack: StackOption = None,
+    adopt: AdoptOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Bring the stacks to what profile and overlays say."""
     from sovereign.cli.platform import run_deploy
 
-    run_deploy(site_of(profile, site_dir), stack, as_json=as_json)
+    run_deploy(site_of(profile, site_dir), stack, adopt=adopt, as_json=as_json)
 
 
 @app.command()

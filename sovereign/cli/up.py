@@ -23,6 +23,8 @@ from sovereign.workload import PORTS, ServedModel
 
 PLATFORM_STACKS = ("cluster", "datalake")
 """Stacks that stages need; serving comes when there is a champion."""
+_ANSWER_S = 600.0
+"""How long the one question at the end may take: a machine that trains, too, may answer after minutes."""
 
 
 def run_up(site: Site, *, local: bool) -> Summary:
@@ -56,6 +58,9 @@ def _up_local(site: Site, profile: Profile) -> Summary:
 
 def _up(site: Site, profile: Profile, resolved: Plan) -> Summary:
     seconds: dict[str, float] = {}
+    from stacks.doctor import refuse_unfit
+
+    refuse_unfit(site, profile, installs=True)
     with Board() as board:
         if isinstance(profile.target, EmbeddedTarget):
             prepare_machine(board)
@@ -126,4 +131,4 @@ def _ask(api: str, profile: Profile, target: OpenTarget) -> tuple[str, str, str 
     rows = [json.loads(line) for line in lines]
     heldout = [row for row in rows if row["split"] == "heldout" and row["language"] == "en"] or rows
     question, expected = (heldout[0]["question"], heldout[0]["answer"]) if heldout else ("What is a list?", None)
-    return question, ask(api, f"sovereign/{profile.name}", question), expected
+    return question, ask(api, f"sovereign/{profile.name}", question, timeout_s=_ANSWER_S), expected

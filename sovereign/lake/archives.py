@@ -14,9 +14,8 @@ from sovereign.lake.codings import read_content
 from sovereign.lake.decoding import decode
 from sovereign.lake.notices import file_name, read_notice
 from sovereign.lake.opening import open_expanded
-from sovereign.lake.pdf import pdf_text
 from sovereign.lake.records import NOTICE, REPAIRED, Record, Report, SourceFile, Unreadable
-from sovereign.lake.texts import html_text
+from sovereign.lake.texts import html_text, pdf_document
 from sovereign.urls import parse_address
 
 _BLOCK_BYTES = 2**18
@@ -35,7 +34,7 @@ def read_warc(file: SourceFile, report: Report) -> Iterator[Record]:
             try:
                 if isinstance(record, Unreadable):
                     raise record
-                yield where, _read_page(record, file)
+                yield where, _read_page(record, file, report)
             except Unreadable as error:
                 report.skip(where, error.message)
 
@@ -200,7 +199,7 @@ def parse_answer(data: bytes, *, only_ok: bool = True) -> Answer | None:
     return answer
 
 
-def _read_page(data: bytes, file: SourceFile) -> dict[Any, Any]:
+def _read_page(data: bytes, file: SourceFile, report: Report) -> dict[Any, Any]:
     """The record of a page."""
     answer = parse_answer(data)
     if answer is None or answer.url.lower().startswith("metadata:"):  # what wget says of itself
@@ -208,7 +207,7 @@ def _read_page(data: bytes, file: SourceFile) -> dict[Any, Any]:
     if file_name(parse_address(answer.url)):
         raise Unreadable("WARC record of a host's robots.txt, ai.txt or tdmrep.json")
     page = answer.content if "html" in answer.content_type.lower() else b""
-    text, num_repaired = _page_text(answer.content, answer.content_type, file)
+    text, num_repaired = _page_text(answer.content, answer.content_type, file, report)
     return {
         "text": text,
         "collected_at": answer.date,
@@ -218,7 +217,7 @@ def _read_page(data: bytes, file: SourceFile) -> dict[Any, Any]:
     }
 
 
-def _page_text(content: bytes, content_type: str, file: SourceFile) -> tuple[str, int]:
+def _page_text(content: bytes, content_type: str, file: SourceFile, report: Report) -> tuple[str, int]:
     """The text, and how many places of it were repaired that were decoded twice."""
     kind, _, parameters = content_type.lower().partition(";")
     declared = re.search(r"""charset\s*=\s*["']?([\w:.-]{1,40})""", parameters)
@@ -228,10 +227,10 @@ def _page_text(content: bytes, content_type: str, file: SourceFile) -> tuple[str
         raise Unreadable("document too large")
     match kind.strip():
         case "text/html" | "application/xhtml+xml":
-            return html_text(content, source.language, source.encoding, charset)
+            return html_text(content, report, source.language, source.encoding, charset)
         case "text/plain":
             return decode(content, source.language, encoding=source.encoding, declared=charset), 0
         case "application/pdf":
-            return pdf_text(content), 0
+            return pdf_document(content, file.name, report), 0
         case _:
             raise Unreadable("WARC record that is no text")

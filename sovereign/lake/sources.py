@@ -6,16 +6,18 @@ profile's entry; `url` is where it was published. What cannot be read is counted
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sovereign.beneath import NotAFileError, OutsideError, open_beneath
 from sovereign.errors import SourceError
 from sovereign.files import sha256_file
 from sovereign.lake import records, stdlib
@@ -161,10 +163,6 @@ def read_file(file: SourceFile, report: Report) -> Iterator[Record]:
     Raises:
         Unreadable: see `Reader`; also when there is no reader.
     """
-    if file.path.is_symlink() and file.path.is_dir():
-        raise Unreadable("link to a folder")
-    if not file.path.is_file():  # opening a named pipe would wait for ever
-        raise Unreadable("not a file")
     name = file.name.lower()
     plain, _ = split_compression(name)
     reader = READERS.get(Path(plain).suffix) or UNCOMPRESSED_READERS.get(Path(name).suffix)
@@ -185,23 +183,56 @@ def _escape(name: str) -> str:
     return re.sub("[#\0-\x1f\x7f\udc80-\udcff]", lambda byte: f"//%{ord(byte[0]) & 0xFF:02X}", name)
 
 
-def _file_piece(source: Source, name: str, path: Path) -> Piece:
+def _file_piece(source: Source, name: str, root: Path, file: str) -> Piece:
+    """The file `file` of the folder `root`."""
+    name = _escape(name)
+
     def digest() -> str:
         try:
-            return sha256_file(path) if path.is_file() else "not a file"
+            with _opened(root, file) as path:
+                return sha256_file(path)
+        except Unreadable as error:
+            return error.message
         except OSError:
             return "unreadable"
 
-    name = _escape(name)
-    is_file = _holds(path.is_file)
-    size_bytes = path.stat().st_size if is_file else 0
-    return Piece(
-        name,
-        size_bytes,
-        digest,
-        lambda report: read_file(SourceFile(name, path, source), report),
-        lambda: read_warc_files(path, name) if is_warc(name) and is_file else iter(()),
-    )
+    def read(report: Report) -> Iterator[Record]:
+        with _opened(root, file) as path:
+            yield from read_file(SourceFile(name, path, source), report)
+
+    def host_files() -> Iterator[HostFile]:
+        if is_warc(name):
+            with suppress(Unreadable, OSError), _opened(root, file) as path:
+                yield from read_warc_files(path, name)
+
+    return Piece(name, _size_bytes(root, file), digest, read, host_files)
+
+
+def _size_bytes(root: Path, file: str) -> int:
+    with suppress(Unreadable, OSError), _opened(root, file) as path:
+        return path.stat().st_size
+    return 0
+
+
+@contextmanager
+def _opened(root: Path, file: str) -> Iterator[Path]:
+    """A path to the file `file` of the folder `root`, which others fill: links in it may not lead out of it.
+
+    Raises:
+        Unreadable: it is no file of that folder.
+        OSError: it cannot be opened.
+    """
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(open_beneath(root, file))
+        except (OutsideError, NotAFileError) as error:
+            kind = "link out of the source" if isinstance(error, OutsideError) else "not a file"
+            raise Unreadable("link to a folder" if _holds((root / file).is_dir) else kind) from error
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+                raise Unreadable("not a file") from error
+            raise
+        yield path
 
 
 def _folder_piece(name: str, error: OSError) -> Piece:
@@ -275,10 +306,11 @@ def _query_piece(source: Source, scratch: Path | None) -> Piece:
 
 
 def _list_files(source: Source) -> Iterator[Piece]:
-    """Files, sorted within each folder; links to folders are listed, not followed."""
+    """Files, sorted within each folder; links to folders are listed, not followed, as are links that lead out."""
     root = Path(source.path)
     if _holds(root.is_file):
-        yield _file_piece(source, root.name, root)
+        target = Path(os.path.realpath(root))  # the profile may name a link
+        yield _file_piece(source, root.name, target.parent, target.name)
         return
     if not _holds(root.is_dir):
         raise SourceError(
@@ -293,8 +325,8 @@ def _list_files(source: Source) -> Iterator[Piece]:
         folders.sort()
         links = [name for name in folders if _holds(Path(folder, name).is_symlink)]
         for name in sorted(names + links):
-            path = Path(folder, name)
-            yield _file_piece(source, path.relative_to(root).as_posix(), path)
+            file = Path(folder, name).relative_to(root).as_posix()
+            yield _file_piece(source, file, root, file)
     yield from _take_refused(source, root, refused)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from sovereign.beneath import OutsideError, join_beneath
 from sovereign.errors import StoreError
 from sovereign.files import sha256_file
 from sovereign.receipts import model_digest as model_digest
@@ -32,7 +33,7 @@ def fetch_model(store: Store, prefix: str, digest: str, into: Path) -> Path:
         # (1) Fetch into a folder that no server looks at.
         files = {}
         for key in store.list(prefix):
-            path = _inside(folder, key.removeprefix(prefix))
+            path = _join(folder, key.removeprefix(prefix))
             store.get_file(key, path)
             files[key.removeprefix(prefix)] = sha256_file(path)
         # (2) Nothing is loaded that was not registered.
@@ -56,9 +57,8 @@ def fetch_model(store: Store, prefix: str, digest: str, into: Path) -> Path:
     return model
 
 
-def _inside(folder: Path, name: str) -> Path:
-    """The file `name` of `folder`; a name that leads out of it is refused."""
-    parts = PurePosixPath(name).parts
-    if not parts or ".." in parts or PurePosixPath(name).is_absolute():
-        raise StoreError("name of a model file leads out of its folder", got=name)
-    return folder.joinpath(*parts)
+def _join(folder: Path, name: str) -> Path:
+    try:
+        return join_beneath(folder, name)
+    except OutsideError as error:
+        raise StoreError("name of a model file leads out of its folder", got=name) from error

@@ -268,7 +268,9 @@ ENDLESS = "SELECT count(*) FROM range(100000000000) a(i), documents b WHERE hash
 def test_l16_a_long_query_ends_when_asked_to_and_leaves_nothing(
     sql: str, number: signal.Signals, code: int, made: Made, tmp_path: Path
 ) -> None:
-    main = "import sys; from sovereign.cli import main; sys.argv[0] = 'sovereign'; main()"
+    # A shell lets commands in the background, and so all tests of such a run, ignore Ctrl-C.
+    main = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv[0] = 'sovereign'; "
+    main += "from sovereign.cli import main; main()"
     command = [sys.executable, "-c", main, "lake", "query", str(made.site.root), sql, "--local"]
     with subprocess.Popen(
         command,

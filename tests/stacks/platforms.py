@@ -53,5 +53,6 @@ def platform(
         overlays=overlays,
         s3_secret_key="made-up-key",
         champion=champion,
+        site="made-up-0123abcd",
         database_passwords=database_passwords,
     )

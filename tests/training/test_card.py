@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from lxml.html import document_fromstring  # type: ignore[import-untyped]
+from lxml.html import document_fromstring
 from markdown_it import MarkdownIt
 
 from sovereign.base import read_base

@@ -98,7 +98,7 @@ def test_l7_pages_are_repaired_before_their_text_is_taken(tmp_path: Path, langua
     body = f"<nav>Müller</nav><p>{wrong} <b>{wrong}</b></p><p>{wrong}</p>"
     (tmp_path / "a.html").write_text(f"<html><head><meta charset=utf-8></head><body>{body}</body></html>")
     documents, report = read(tmp_path, language)
-    assert [one.text for one in documents] == [f"{right} {right}\n{right}"]
+    assert [one.text for one in documents] == [f"{right} {right}\n\n{right}"]
     assert report.repaired == 1
 
 
