@@ -20,8 +20,24 @@ _SHOWN_FORMATS = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u08
 """Signs of Arabic, Syriac and Kaithi that Unicode calls format characters."""
 _BLANKS = frozenset("\u034f\u0640\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2065\u2800\u3164\uffa0")
 """Nothing is read there, although their categories say letter, mark or sign: fillers, joiners, the Arabic tatweel."""
-_JOINER = re.compile(r"(?<=[^\W\d_A-Za-z])[\u200c\u200d](?=[^\W\d_A-Za-z])|(?<=[\u0900-\u0dff])[\u200c\u200d]")
-"""A joiner or non-joiner where a script's spelling has it, as in Persian and in Indic conjuncts."""
+_NON_JOINER, _JOINER = "\u200c\u200d"
+_JOINERS = re.compile("[\u200c\u200d]+")
+_JOINING = re.compile(
+    "[\u0620\u0626\u0628\u062a-\u062e\u0633-\u063f\u0641-\u0647\u0649\u064a\u066e\u066f\u0678-\u0687\u069a-\u06bf\u06c1\u06c2\u06cc\u06ce"
+    "\u06d0\u06d1\u06fa-\u06fc\u06ff\u0712-\u0714\u071a-\u071d\u071f-\u0727\u0729\u072b\u072d\u072e\u0750-\u0758\u075c-\u076a\u076d-\u0770"
+    "\u0772\u0775-\u0777\u077a-\u077f\u07ca-\u07ea\u08a0-\u08a9\u08af-\u08b0\u08b3-\u08b8\u08ba-\u08c8]"
+    r"[\u064b-\u065f\u0670]*\Z"
+)
+"""A letter of Arabic, Syriac or N'Ko, with its marks, that joins the next one (Unicode's Joining_Type Dual_Joining)."""
+_NEAR = 8
+"""Characters before a joiner that are looked at."""
+_DEAD_LETTERS = dict(
+    zip(("ണ്\u200d", "ന്\u200d", "ര്\u200d", "ല്\u200d", "ള്\u200d", "\u09a4\u09cd\u200d"), "ൺൻർൽൾ\u09ce", strict=True)
+)
+"""Malayalam's chillus and Bengali's khanda ta, as they were written before Unicode 5.1 and 4.1, and as they are now."""
+_DEAD_LETTER = re.compile("|".join(_DEAD_LETTERS))
+_VIRAMA = re.compile("[\u094d\u09cd\u0a4d\u0acd\u0b4d\u0bcd\u0c4d\u0ccd\u0d4d\u0dca]")
+"""The signs of Indic scripts that take a consonant's vowel."""
 _ALIKE = str.maketrans(
     "авекмнорстухіјѕԁԛԝһѵ" "αβεικνορτυχ" "ıl|1057" "ىيئ" "ك" "ةۀہھ" "أإآٱ",
     "abekmhopctyxijsdqwhv" "abeikvoptux" "iiiiost" "ییی" "ک" "هههه" "اااا",
@@ -35,6 +51,7 @@ class _Read(dict[int, int | None]):
     def __missing__(self, code: int) -> int | None:
         char = chr(code)
         is_format = unicodedata.category(char) == "Cf" and char not in _SHOWN_FORMATS
+        is_format = is_format and char not in (_NON_JOINER, _JOINER)
         is_selector = 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF
         self[code] = None if is_format or is_selector or char in _BLANKS else code
         return self[code]
@@ -47,15 +64,25 @@ _READ = _Read()
 def owner_name(name: str) -> str:
     """The name as it is read: Unicode NFKC, single spaces and none around it, without characters that nobody sees.
 
-    Invisible are directions, soft hyphens, zero-width spaces, tatweels and variation selectors; ligatures, presentation
-    forms and full-width letters become the letters that they stand for. A zero-width joiner or non-joiner stays between
-    letters whose script spells with it.
+    Invisible are directions, soft hyphens, zero-width spaces, tatweels and variation selectors; ligatures,
+    presentation forms and full-width letters become the letters that they stand for. A zero-width joiner or non-joiner
+    stays where it changes how letters are drawn.
     """
-    name = unicodedata.normalize("NFKC", name)
-    if not name.isascii():
-        joiners = {match.start() for match in _JOINER.finditer(name)}
-        name = "".join(c if at in joiners else c.translate(_READ) for at, c in enumerate(name))
+    name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).translate(_READ))
+    name = _DEAD_LETTER.sub(lambda found: _DEAD_LETTERS[found[0]], _JOINERS.sub(_drawn, name))
     return " ".join(unicodedata.normalize("NFKC", name).split())
+
+
+def _drawn(found: re.Match[str]) -> str:
+    """The joiner or non-joiner, where it changes how the letters beside it are drawn.
+
+    In Arabic a non-joiner parts letters; in Indic scripts both tell how a consonant without its vowel is drawn.
+    """
+    sign, name = found[0][0], found.string
+    before, after = name[max(0, found.start() - _NEAR) : found.start()], name[found.end() : found.end() + 1]
+    if _VIRAMA.search(before[-1:] + after):
+        return sign if sign == _JOINER or after.strip() else ""
+    return sign if sign == _NON_JOINER and after.isalpha() and _JOINING.search(before) else ""
 
 
 @lru_cache(2**14)

@@ -107,7 +107,8 @@ class Withdrawal(Section):
     reason: UnicodeText | None = None
     """Why, for people."""
     readmitted: bool = False
-    """Whether the owner agrees again: an earlier entry for the same owner, document or address no longer holds."""
+    """Whether the owner agrees again: an earlier entry for the same owner, document or address no longer holds. Entries
+    of `corpus.rights.opt_outs.file` are readmitted only there, and only they are."""
 
     @model_validator(mode="after")
     def _names_one_thing(self) -> Self:
@@ -116,6 +117,8 @@ class Withdrawal(Section):
         date.fromisoformat(self.date)
         if self.url is not None and parse_target(self.url) is None:
             raise ValueError("url must be a host, such as example.org, or begin with https:// and a host")
+        if self.url is not None and self.url.strip().endswith("*"):
+            raise ValueError("url must be a host or a prefix, which stands for all that begins so: leave the * out")
         return self
 
 

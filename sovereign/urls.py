@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from typing import NamedTuple
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 from ada_url import URL
 
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*|[0-9a-f:.]*:[0-9a-f:.]*")
 """A name, or an IPv6 address."""
-_WITHOUT_SCHEME = re.compile(r"//|[\w-]+(\.[\w-]+)+(:\d+)?(/|\Z)")
+_WITHOUT_SCHEME = re.compile(r"[\\/]{2}|[\w-]+(\.[\w-]+)+\.?(:\d+)?([\\/?#]|\Z)")
 
 
 class Address(NamedTuple):
@@ -35,7 +35,8 @@ def parse_address(url: str) -> Address | None:
     It is read as browsers read it (WHATWG): backslashes are slashes, `..` is resolved, tabs and line ends are nothing.
     """
     found = _parse(url)
-    return found[1] if found is not None and found[0] in ("http:", "https:") else None
+    is_page = found is not None and found[0] in ("http:", "https:") and _HOST.fullmatch(found[1].host)
+    return found[1] if found is not None and is_page else None
 
 
 def parse_target(url: str) -> Address | None:
@@ -47,16 +48,17 @@ def _parse(url: str) -> tuple[str, Address] | None:
     """Scheme (`https:`) and address of what has a host."""
     url = url.strip().removeprefix("<").removesuffix(">")
     if _WITHOUT_SCHEME.match(url):
-        url = f"https://{url.removeprefix('//')}"
+        url = "https://" + url.lstrip("\\/")
     try:
         parts = URL(url)
+        scheme = parts.protocol
+        if scheme not in ("http:", "https:") and parts.hostname:  # hosts of other schemes are not brought into one form
+            parts = URL("https:" + parts.href.removeprefix(scheme))
     except ValueError:
         return None
     host = parts.hostname.lower().removeprefix("[").removesuffix("]").rstrip(".")
-    if not _HOST.fullmatch(host):
-        return None
     port = f":{parts.port}" if parts.port not in ("", "80", "443") else ""
-    return parts.protocol, Address(host, host + port, (parts.pathname or "/") + parts.search)
+    return (scheme, Address(host, host + port, (parts.pathname or "/") + parts.search)) if host else None
 
 
 def ascii_host(name: str) -> str:
@@ -71,26 +73,23 @@ class UrlSet:
 
     def __init__(self) -> None:
         self._hosts: set[str] = set()
-        self._prefixes: dict[str, tuple[str, ...]] = {}
+        self._prefixes: dict[str, tuple[bytes, ...]] = {}
 
     def add(self, url: str) -> None:
         """Add a host (`example.org`), or a prefix that names a path or begins with https://."""
-        found = parse_target(url)
-        if found is None:
-            raise ValueError(f"{url} is no host and no address")
-        if found.path == "/":
-            self._hosts.add(found.host)
+        host, prefix = target_key(url)
+        if prefix:
+            self._prefixes[host] = (*self._prefixes.get(host, ()), prefix)
         else:
-            self._prefixes[found.host] = (*self._prefixes.get(found.host, ()), unquote(found.path))
+            self._hosts.add(host)
 
     def remove(self, url: str) -> None:
         """Remove what `add` added for the same host or prefix; nothing where it was not."""
-        found = parse_target(url)
-        if found is None or found.path == "/":
-            self._hosts.discard(found.host if found else url)
-            return
-        left = tuple(one for one in self._prefixes.get(found.host, ()) if one != unquote(found.path))
-        self._prefixes[found.host] = left
+        host, prefix = target_key(url)
+        if prefix:
+            self._prefixes[host] = tuple(one for one in self._prefixes.get(host, ()) if one != prefix)
+        else:
+            self._hosts.discard(host)
 
     def has(self, url: str) -> bool:
         """Whether `url`, of any scheme, is one of these."""
@@ -102,4 +101,24 @@ class UrlSet:
         if self._hosts and any(".".join(labels[start:]) in self._hosts for start in range(len(labels))):
             return True
         prefixes = self._prefixes.get(found.host)
-        return bool(prefixes) and unquote(found.path).startswith(tuple(prefixes or ()))
+        return bool(prefixes) and unquote_to_bytes(found.path).startswith(tuple(prefixes or ()))
+
+    def touches(self, url: str) -> bool:
+        """Whether an address that the host or prefix `url` stands for is one of these."""
+        host, prefix = target_key(url)
+        below = [one for one in (*self._hosts, *self._prefixes) if f".{one}".endswith(f".{host}")]
+        if not prefix:
+            return self.has(f"https://{host}/") or any(one in self._hosts or self._prefixes[one] for one in below)
+        return self.has(url) or any(one.startswith(prefix) for one in self._prefixes.get(host, ()))
+
+
+def target_key(url: str) -> tuple[str, bytes]:
+    """The host that an opt-out names and the prefix of paths, none for the whole host; alike for all its spellings.
+
+    Raises:
+        ValueError: it names none.
+    """
+    found = parse_target(url)
+    if found is None:
+        raise ValueError(f"{url} is no host and no address")
+    return found.host, b"" if found.path == "/" else unquote_to_bytes(found.path)

@@ -18,6 +18,7 @@ from sovereign.files import write_atomic
 from sovereign.profile import Profile
 from sovereign.profile_rights import Withdrawal
 from sovereign.section import refuse_repeats
+from sovereign.urls import target_key
 
 
 def read_withdrawals(path: Path) -> Iterator[Withdrawal]:
@@ -68,8 +69,8 @@ def add_withdrawal(path: Path, wanted: Withdrawal) -> bool:
     return True
 
 
-def _target(one: Withdrawal) -> tuple[str | None, str | None, str | None]:
-    return one.owner, one.document, one.url
+def _target(one: Withdrawal) -> tuple[object, ...]:
+    return one.owner, one.document, None if one.url is None else target_key(one.url)
 
 
 def with_withdrawals(profile: Profile, path: Path) -> Profile:

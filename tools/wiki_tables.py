@@ -53,7 +53,12 @@ def main(folder: Path) -> None:
     print(f"{path}: " + ", ".join(f"{len(values)} {name}" for name, values in result.items()))
 
 
-_MORE = {"ceb", "simple", "zh-min-nan", "zh-yue", "zh-classical", "be-x-old", "bat-smg", "fiu-vro", "roa-rup", "nb"}
+_CODES = (
+    "aa als ann bat-smg bdr be-x-old bew ceb cho chr chy cr dga fiu-vro fj gpe ha ho hz iba igl kge ki kj knc kr krj"
+    " kus lg mh mi mus na nb ng no nov nr om pag pam pap roa-rup simple sm sn so ss tig to ts ve xh zh-classical"
+    " zh-min-nan zh-yue zu"
+)
+_MORE = set(_CODES.split())
 """Prefixes of links to other wikis that are no languages of MediaWiki's messages."""
 
 

@@ -161,14 +161,21 @@ def run_withdraw(
             f"what is taken back is not clear: {error.errors()[0]['msg']}",
             expected="one of --owner NAME, --document ID, --url ADDRESS",
         ) from error
+    if readmitted and not RightsRules(site.profile.corpus).holds(wanted):
+        say("nothing of it is taken back by that name, so there is nothing to readmit", "yellow")
+        return
     # Not the lock of the site: text can be taken back while a training runs.
     with hold(site.state_dir / "withdrawals.lock", lambda: say("waiting for another withdrawal to end")):
         is_new = add_withdrawal(site.withdrawals_file, wanted)
     _warn(site, wanted)
-    if not is_new:
+    if not is_new and not readmitted:
         say(f"recorded before in {site.withdrawals_file}")
         return
-    how = "with it again" if readmitted else "without it"
+    if readmitted and RightsRules(site.profile.corpus).holds(wanted):
+        say(f"recorded in {site.withdrawals_file}, but other entries still take text of it back", "yellow")
+        say("readmit what they name, a larger or smaller address too; those of corpus.rights.opt_outs.file only there")
+        return
+    how = "with it again, where no other entry takes it back" if readmitted else "without it"
     say(f"recorded in {site.withdrawals_file}; the next version of {site.profile.name} is made {how}:")
     say(f"  sovereign stage curate {shlex.quote(str(site.root))}")
     if url is None and not readmitted:
@@ -190,6 +197,8 @@ def _warn(site: Site, wanted: Withdrawal) -> None:
     if wanted.document is not None and wanted.document.partition("/")[0] not in _known_sources(site):
         say_unknown(document=wanted.document)
     target = parse_target(wanted.url) if wanted.url is not None else None
+    if target is not None and target.path != "/" and not target.path.endswith("/"):
+        say(f"this is about every address that begins with {target.url}, not only that page")
     if target is not None and "." not in target.host and ":" not in target.host:
         say(
             f"{target.host} is a whole top-level domain: this is about every host that ends in .{target.host}", "yellow"

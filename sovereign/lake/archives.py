@@ -14,7 +14,7 @@ from sovereign.lake.codings import read_content
 from sovereign.lake.decoding import decode
 from sovereign.lake.notices import file_name, read_notice
 from sovereign.lake.opening import open_expanded
-from sovereign.lake.records import NOTICE, Record, Report, SourceFile, Unreadable
+from sovereign.lake.records import NOTICE, REPAIRED, Record, Report, SourceFile, Unreadable
 from sovereign.lake.texts import html_text, pdf_document
 from sovereign.urls import parse_address
 
@@ -202,20 +202,23 @@ def parse_answer(data: bytes, *, only_ok: bool = True) -> Answer | None:
 def _read_page(data: bytes, file: SourceFile, report: Report) -> dict[Any, Any]:
     """The record of a page."""
     answer = parse_answer(data)
-    if answer is None:
+    if answer is None or answer.url.lower().startswith("metadata:"):  # what wget says of itself
         raise Unreadable("WARC record that is no page")
     if file_name(parse_address(answer.url)):
         raise Unreadable("WARC record of a host's robots.txt, ai.txt or tdmrep.json")
     page = answer.content if "html" in answer.content_type.lower() else b""
+    text, num_repaired = _page_text(answer.content, answer.content_type, file, report)
     return {
-        "text": _page_text(answer.content, answer.content_type, file, report),
+        "text": text,
         "collected_at": answer.date,
         "url": answer.url or None,
         NOTICE: read_notice(answer.headers, page),
+        REPAIRED: num_repaired,
     }
 
 
-def _page_text(content: bytes, content_type: str, file: SourceFile, report: Report) -> str:
+def _page_text(content: bytes, content_type: str, file: SourceFile, report: Report) -> tuple[str, int]:
+    """The text, and how many places of it were repaired that were decoded twice."""
     kind, _, parameters = content_type.lower().partition(";")
     declared = re.search(r"""charset\s*=\s*["']?([\w:.-]{1,40})""", parameters)
     charset = declared[1] if declared else None
@@ -226,8 +229,8 @@ def _page_text(content: bytes, content_type: str, file: SourceFile, report: Repo
         case "text/html" | "application/xhtml+xml":
             return html_text(content, report, source.language, source.encoding, charset)
         case "text/plain":
-            return decode(content, source.language, encoding=source.encoding, declared=charset)
+            return decode(content, source.language, encoding=source.encoding, declared=charset), 0
         case "application/pdf":
-            return pdf_document(content, file.name, report)
+            return pdf_document(content, file.name, report), 0
         case _:
             raise Unreadable("WARC record that is no text")

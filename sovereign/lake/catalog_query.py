@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import functools
 import operator
+import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ MEMORY = "1GB"
 
 _READING = (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI)
 """MULTI is PIVOT, which DuckDB takes apart. EXPLAIN is none: with ANALYZE it runs what it explains, a COPY too."""
+_COPY = re.compile(rb"copy\b", re.IGNORECASE)
 _LOOK_S = 0.2
 _END_S = 10.0
 """How long a query that was interrupted may take to end."""
@@ -101,14 +104,22 @@ def query(catalog: Catalog, sql: str, scratch: Path, *, limit: int, at: Version 
             raise CatalogError(
                 "not one query", got=f"{len(statements)} statements", hint="docs/catalog.md has an example"
             )
-        if (kind := statements[0].type) not in _READING:  # COPY … TO writes files also into the scratch folder
+        kind = "COPY" if _copies(sql) else statements[0].type.name
+        if kind == "COPY" or statements[0].type not in _READING:  # COPY … TO writes files also into the scratch folder
             raise CatalogError(
                 "the query cannot run",
-                got=f"a statement of kind {kind.name}",
+                got=f"a statement of kind {kind}",
                 expected="one that reads: SELECT, WITH, PIVOT, DESCRIBE or SUMMARIZE",
                 hint=f"tables: {', '.join(tables)}; docs/catalog.md",
             )
         return _interruptibly(connection, lambda: _fetch(connection.execute(sql), limit))
+
+
+def _copies(sql: str) -> bool:
+    """Whether a part of a query is a COPY, which a WITH clause may hold: the query as a whole is a SELECT then."""
+    data = sql.encode()  # in which tokens have their places
+    code = [start for start, kind in duckdb.tokenize(sql) if kind != duckdb.token_type.comment]
+    return any(data[one : one + 1] == b"(" and _COPY.match(data, other) for one, other in pairwise(code))
 
 
 def _interruptibly(connection: duckdb.DuckDBPyConnection, work: Callable[[], Answer]) -> Answer:

@@ -22,6 +22,8 @@ _EURO = 9
 """Rarer in the messages of programs that were counted than in other texts."""
 _UNUSED, _UNUSED_SIGN = frozenset("¤¦¨¯´¸"), 22
 """Signs of ISO-8859-1 that texts do not use, where later encodings have letters and the euro sign."""
+_NBSP = 7
+"""A space that does not break, which the messages of programs hardly have; in other encodings it is a letter."""
 _IDEOGRAPH = 18
 """Of one that was not seen in a language that has them."""
 _MIXED_CASE, _CAPITALS = 8, 2
@@ -34,6 +36,8 @@ _DIGIT = 8
 """A digit beside a letter beyond ASCII."""
 _LOOSE = 6
 """A dash with a letter on one side and a space on the other."""
+_ALONE, _ENDS_WORDS = 8, 6
+"""A Latin letter beyond ASCII for itself, where its pair with a space costs more than the second."""
 _DASHES = frozenset("–—")
 _JOINING = frozenset("’‘ʼ\xad‐‑–—…\u200c\u200d")
 _BEYOND = re.compile(r"[^\x00-\x7f]+")
@@ -100,8 +104,12 @@ class Letters:
             if one.isalpha() and other.isalpha() and _is_latin(one) != _is_latin(other):
                 bits += _MIXED_SCRIPTS
         for before, sign, after in zip(run, run[1:], run[2:], strict=False):
-            if before.isalpha() and after.isalpha() and _is_sign(sign) and sign not in _JOINING:
+            if before.isalpha() and after.isalpha() and _is_sign(sign) and sign not in _JOINING and sign != "\xa0":
                 bits += 0 if before.lower() + sign in self.pairs else _IN_WORD
+            if sign == "\xa0" and " " in (before, after):
+                bits += _LOOSE
+            if self.is_latin and sign > "\x7f" and sign.isalpha() and not before.isalpha() and not after.isalpha():
+                bits += _ALONE if self.pairs.get(fold(sign) + " ", _UNSEEN_SIGN) > _ENDS_WORDS else 0
             if sign in _DASHES and " " in (before, after) and before.isalpha() != after.isalpha():
                 bits += _LOOSE
         return bits
@@ -116,6 +124,8 @@ class Letters:
             return _UNUSED_SIGN
         if char == "€":
             return _EURO
+        if char == "\xa0":
+            return _NBSP
         if not _is_sign(char):
             return _UNSEEN_LETTER if self.pairs or not "\u3400" <= char <= "\u9fff" else _IDEOGRAPH
         return self.signs.get(char, _UNSEEN_SIGN)

@@ -17,22 +17,29 @@ _PAGES = ("cp1252", "latin-1", "cp1251", "cp1250", "cp1254", "mac-roman", "cp437
 """Code pages that UTF-8 is taken for; of two that fit the first counts."""
 _MIN_GAIN = 8.0
 """Bits by which a line must cost less."""
+_OF_SIGNS = ("cp1252", "latin-1", "cp1251")
+"""Pages in which the bytes of a dash or quotation mark are characters that no text has beside each other."""
+_GRAVE_CUT = re.compile(r"Ã {1,2}(?=\S)|Ã\Z")
+_SPACE_CUT = re.compile(r"Â (?=\S)|Â\Z")
+_QUOTE_CUT = re.compile(r"â€(?=[\s,.;:!?)\]<]|\Z)")
+_LINE_END = re.compile("(\n)")
 _TIMES = 3
 """So often a text may have been decoded too much."""
 
 
-def repair(text: str, language: str) -> tuple[str, int]:
+def repair(text: str, language: str, ends: re.Pattern[str] = _LINE_END) -> tuple[str, int]:
     """The text with its lines repaired, and how many of them were.
 
     Args:
         text: of one document.
         language: its BCP 47 tag; in one without a table of letters, ftfy's rules count.
+        ends: what parts its lines, in a group.
     """
     if text.isascii() or not _any_run().search(text):
         return text, 0
     names = encodings_of(language.partition("-")[0])
     tables = [table for name, _ in names if (table := letters(name)) is not None]
-    lines, number = text.split("\n"), 0
+    lines, number = ends.split(text), 0
     mend = partial(_repair_line, tables=tables) if tables else _repair_unknown
     for index, line in enumerate(lines):
         fixed = line
@@ -44,7 +51,7 @@ def repair(text: str, language: str) -> tuple[str, int]:
         if fixed != line:
             lines[index] = fixed
             number += 1
-    return ("\n".join(lines), number) if number else (text, 0)
+    return ("".join(lines), number) if number else (text, 0)
 
 
 def _repair_unknown(line: str) -> str | None:
@@ -59,8 +66,11 @@ def _repair_line(line: str, tables: list[Letters]) -> str | None:
         return None
     best, best_gain = None, _MIN_GAIN
     for page in _PAGES:
-        fixed, rest, is_word = _decode_runs(line, page)
-        if not is_word or any(char > "\x7f" and char.isalpha() for char in rest):
+        whole = _restore(line) if page in ("cp1252", "latin-1") else line
+        fixed, rest, is_word = _decode_runs(whole, page)
+        if any(char > "\x7f" and char.isalpha() for char in rest):
+            fixed, _, is_word = _decode_runs(line, page, besides=rest) if page in _OF_SIGNS else ("", "", False)
+        if not is_word:
             continue
         gain = max((table.cost(line)[0] - table.cost(fixed)[0] for table in tables), default=0.0)
         if gain > best_gain:
@@ -68,10 +78,23 @@ def _repair_line(line: str, tables: list[Letters]) -> str | None:
     return best
 
 
-def _decode_runs(line: str, page: str) -> tuple[str, str, bool]:
+def _restore(line: str) -> str:
+    """The line with what others take out of such text: spaces that do not break, and control characters.
+
+    Of `à`, of such a space and of a closing quotation mark a letter is left then; it is none where more is wrong.
+    """
+    if not _runs("cp1252").search(line):
+        return line
+    return _QUOTE_CUT.sub("â€\x9d", _SPACE_CUT.sub("Â\xa0", _GRAVE_CUT.sub("Ã\xa0 ", line)))
+
+
+def _decode_runs(line: str, page: str, *, besides: str = "") -> tuple[str, str, bool]:
     """The line with all runs decoded that are UTF-8 in a code page; what is not in one of them; whether one is text.
 
     A single letter between other signs is not: `Ã©` in quotes is what a text about encodings has.
+
+    Args:
+        besides: what is right of the line; then only runs are decoded that are punctuation it has not.
     """
     parts, rest, last, is_text = [], [], 0, False
     for found in _runs(page).finditer(line):
@@ -81,12 +104,19 @@ def _decode_runs(line: str, page: str) -> tuple[str, str, bool]:
             continue
         if unicodedata.combining(text[0]):
             continue
+        if besides and any(one in besides or not _is_punctuation(one) for one in text):
+            continue
         parts += [line[last : found.start()], text]
         rest.append(line[last : found.start()])
         last = found.end()
         beside = line[found.start() - 1 : found.start()] + line[last : last + 1]
         is_text = is_text or len(text) > 1 or not text.isalpha() or any(map(str.isalnum, beside)) or not beside.strip()
     return "".join([*parts, line[last:]]), "".join([*rest, line[last:]]), is_text
+
+
+def _is_punctuation(char: str) -> bool:
+    """Whether the character is a dash, a quotation mark or the like of three bytes."""
+    return "\u2010" <= char <= "\u203f" or char in "€™"
 
 
 def _encode(text: str, page: str) -> bytes:

@@ -19,10 +19,12 @@ FIELDS = ("text", "id", "language", "owner", "licence", "license", "collected_at
 """What a record can say; all but `text` may be absent."""
 NOTICE = object()
 """Key of a record under which a reader leaves what the page itself says of mining (`Notice`); no file has it."""
+REPAIRED = object()
+"""Key of a record under which a reader leaves how many places of its text it repaired that were decoded twice."""
 _MAX_EXAMPLES = 20
 
 Record = tuple[str, dict[Any, Any]]
-"""The place in the source, and the record: `FIELDS` and perhaps `NOTICE`."""
+"""The place in the source, and the record: `FIELDS` and perhaps `NOTICE` and `REPAIRED`."""
 
 
 class Unreadable(SourceError):

@@ -73,6 +73,27 @@ class Findings:
         return cls(Counter(values["unregistered"]), Counter(values["refused"]), values["named"])
 
 
+class TakenBack:
+    """What a list of withdrawals takes back. Later entries count: text may be readmitted, and taken back once more."""
+
+    def __init__(self, entries: Iterable[Withdrawal]) -> None:
+        self.owners: set[str] = set()
+        self.documents: set[str] = set()
+        self.urls = UrlSet()
+        for one in entries:
+            if one.owner is not None:
+                (self.owners.discard if one.readmitted else self.owners.add)(one.owner)
+            elif one.document is not None:
+                (self.documents.discard if one.readmitted else self.documents.add)(one.document)
+            elif one.url is not None:
+                (self.urls.remove if one.readmitted else self.urls.add)(one.url)
+
+    def holds(self, wanted: Withdrawal) -> bool:
+        """Whether something of the owner, document or address that `wanted` names is taken back by such a name."""
+        is_url = wanted.url is not None and self.urls.touches(wanted.url)
+        return wanted.owner in self.owners or wanted.document in self.documents or is_url
+
+
 class RightsRules:
     """What a profile says of documents that were gathered."""
 
@@ -84,28 +105,20 @@ class RightsRules:
         self.registered = frozenset(owner.name for owner in corpus.owners)
         # The owners that the kit itself makes up need no entry in the profile.
         self._made_up = DEMONSTRATION if all(source.name != DEMONSTRATION for source in corpus.sources) else None
-        self.withdrawn_owners: set[str] = set()
-        self._documents: set[str] = set()
-        self._urls = UrlSet()
-        for one in _all_withdrawals(corpus):
-            self._apply(one)
-
-    def _apply(self, one: Withdrawal) -> None:
-        """Later entries count: text may be taken back, admitted again, and taken back once more."""
-        if one.owner is not None:
-            (self.withdrawn_owners.discard if one.readmitted else self.withdrawn_owners.add)(one.owner)
-        elif one.document is not None:
-            (self._documents.discard if one.readmitted else self._documents.add)(one.document)
-        elif one.url is not None:
-            (self._urls.remove if one.readmitted else self._urls.add)(one.url)
+        self._taken_back = (TakenBack(corpus.rights.withdrawn), TakenBack(_opt_outs(corpus)))
+        self.withdrawn_owners: set[str] = set().union(*(one.owners for one in self._taken_back))
 
     def taken_back(self, document: Document) -> str:
         """Why the document is no longer to be used, or nothing."""
         if not self.withdrawn_owners.isdisjoint(map(owner_name, document.owners)):
             return WITHDRAWN_OWNER
-        if document.doc_id in self._documents:
+        if any(document.doc_id in one.documents for one in self._taken_back):
             return WITHDRAWN_DOCUMENT
-        return OPTED_OUT if document.url and self._urls.has(document.url) else ""
+        return OPTED_OUT if document.url and any(one.urls.has(document.url) for one in self._taken_back) else ""
+
+    def holds(self, wanted: Withdrawal) -> bool:
+        """Whether text of the owner, document or address that `wanted` names is taken back by that same name."""
+        return any(one.holds(wanted) for one in self._taken_back)
 
     def not_trainable(self, document: Document) -> str:
         """Why the profile does not let the document be trained on, or nothing."""
@@ -160,8 +173,9 @@ class RightsRules:
         )
 
 
-def _all_withdrawals(corpus: Corpus) -> Iterator[Withdrawal]:
-    yield from corpus.rights.withdrawn
+def _opt_outs(corpus: Corpus) -> Iterator[Withdrawal]:
+    """The entries of the profile's own file. It may come from others, so it neither readmits what the site has taken
+    back nor is readmitted by the site."""
     if corpus.rights.opt_outs.file is None:
         return
     path = Path(corpus.rights.opt_outs.file)

@@ -32,7 +32,7 @@ from sovereign.lake.notices import HostFile
 from sovereign.lake.opening import split_compression
 from sovereign.lake.optouts import to_utc
 from sovereign.lake.places import Places
-from sovereign.lake.records import Reader, Record, Report, SourceFile, Unreadable
+from sovereign.lake.records import REPAIRED, Reader, Record, Report, SourceFile, Unreadable
 from sovereign.lake.tables import read_csv, read_jsonl, read_parquet
 from sovereign.lake.texts import read_html, read_pdf, read_text
 from sovereign.lake.wiki_dumps import read_wiki
@@ -133,7 +133,7 @@ def _read_piece(
                 continue
             report.found += 1
             report.documents += 1
-            report.repaired += num_repaired > 0
+            report.repaired += num_repaired > 0 or record.get(REPAIRED, 0) > 0
             report.without_time += bool(record.get("collected_at")) and document.collected_at is None
             report.without_robots += admission is not None and admission.knows_no_robots(document)
             yield replace(document, text=text)

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from sovereign.lake import records
 from sovereign.lake.decoding import decode
 from sovereign.lake.htmltext import main_text
+from sovereign.lake.mojibake import repair
 from sovereign.lake.notices import read_notice
 from sovereign.lake.opening import read_whole
 from sovereign.lake.pdf import pdf_text
-from sovereign.lake.records import NOTICE, Record, Report, SourceFile, Unreadable
+from sovereign.lake.records import NOTICE, REPAIRED, Record, Report, SourceFile, Unreadable
 
 _CHARSET = re.compile(
     rb"""<(?:meta[^>]{1,200}?charset|\?xml[^>]{1,200}?encoding)\s*=\s*["']?\s*([\w:.-]{1,40})""", re.IGNORECASE
@@ -21,6 +22,12 @@ _HEAD_BYTES = 4096
 """How far into a page its encoding may be declared."""
 _MAX_PAGE_BYTES = 8 * 2**20
 _ELEMENT = re.compile("<[a-z]", re.IGNORECASE)
+_BLOCK = re.compile(
+    r"(\n|</?(?:article|aside|blockquote|body|br|dd|div|dt|figcaption|footer|h[1-6]|head|header|hr|li|main|meta|nav|ol|option"
+    r"|p|pre|script|section|style|table|td|th|title|tr|ul)\b[^<>]*>)",
+    re.IGNORECASE,
+)
+"""What parts the lines of a page."""
 _MAX_ELEMENTS = 200_000
 """So many take about 2 s of a core and 200 MB."""
 
@@ -34,8 +41,8 @@ def read_text(file: SourceFile, _report: Report) -> Iterator[Record]:
 def read_html(file: SourceFile, report: Report) -> Iterator[Record]:
     """A page."""
     data = read_whole(file.path, file.name, records.MAX_DOCUMENT_BYTES)
-    text = html_text(data, report, file.source.language, file.source.encoding)
-    yield file.name, {"text": text, NOTICE: read_notice((), data)}
+    text, num_repaired = html_text(data, report, file.source.language, file.source.encoding)
+    yield file.name, {"text": text, NOTICE: read_notice((), data), REPAIRED: num_repaired}
 
 
 def read_pdf(file: SourceFile, report: Report) -> Iterator[Record]:
@@ -63,8 +70,8 @@ def pdf_document(data: bytes, name: str, report: Report) -> str:
 
 def html_text(
     data: bytes, report: Report, language: str, encoding: str | None = None, declared: str | None = None
-) -> str:
-    """The main text of a page, without menus and adverts.
+) -> tuple[str, int]:
+    """The main text of a page, without menus and adverts; and how many places were repaired that were decoded twice.
 
     Args:
         data: the page.
@@ -81,9 +88,11 @@ def html_text(
     if declared is None and (found := _CHARSET.search(data[:_HEAD_BYTES])):
         declared = found[1].decode("ascii", "replace")
     page = decode(data, language, encoding=encoding, declared=declared).replace("\0", "")
+    # Before characters go that are part of text decoded twice: controls and spaces that do not break.
+    page, num_repaired = repair(page, language, _BLOCK)
     if sum(1 for _ in _ELEMENT.finditer(page)) > _MAX_ELEMENTS:
         raise Unreadable("page with too many elements")
     main = main_text(page)
     report.extraction["page words kept"] += main.num_words
     report.extraction["page words left out"] += main.num_words_left_out
-    return main.text
+    return main.text, num_repaired

@@ -47,6 +47,7 @@ _NO_TEXT_TAGS = frozenset(
         "script",
         "inputbox",
         "categorytree",
+        "includeonly",
         "indicator",
         "section",
     ]
@@ -56,6 +57,14 @@ _BLOCK_TAGS = frozenset(("p", "div", "blockquote", "center"))
 _SWITCH = re.compile(r"__[^\s_](?:[^\n]{0,80}?[^\s_])?__")
 _VARIANTS = re.compile(r"-\{([^{}]{0,5000})\}-")
 """What each script or country writes: https://www.mediawiki.org/wiki/Writing_systems/Syntax."""
+_VARIED = frozenset(("ban", "cmn", "crh", "gan", "iu", "kk", "ku", "sh", "shi", "sr", "tg", "uz", "wuu", "zh"))
+"""Languages that MediaWiki converts between scripts; elsewhere such marks are text."""
+_LITERAL_TAGS, _SHIELD = frozenset(("nowiki", "code", "pre")), "\ufdd0"
+"""Where such marks are text too; what is put into them so long."""
+_INDENTED_TABLE = re.compile(r"^[:*#; \t]+(?=\{\|)", re.MULTILINE)
+"""Before a table, which the parser knows only at the start of a line."""
+_RELATED = {"no": "nb", "als": "gsw", "cmn": "zh", "yue": "zh", "fil": "tl", "iw": "he", "in": "id"}
+"""Languages whose names are another's."""
 _MARKS = str.maketrans("_", " ", "\u200e\u200f\u202a\u202b\u202c\ufeff")
 _MAX_NESTED = 5
 
@@ -86,7 +95,8 @@ def _names() -> dict[str, Any]:
 def link_prefixes(language: str) -> frozenset[str]:
     """What files and categories are called in links of a wiki in a language (BCP 47), in lower case."""
     known = _names()["prefixes"]
-    tags = (language.lower(), language.lower().partition("-")[0], "en")
+    primary = language.lower().partition("-")[0]
+    tags = (language.lower(), primary, _RELATED.get(primary, primary), "en")
     return frozenset(name for tag in tags for name in known.get(tag, ()))
 
 
@@ -115,19 +125,19 @@ def strip_markup(markup: str, prefixes: frozenset[str], language: str) -> str:
         raise Unreadable("wiki page that cannot be parsed")
 
     try:
-        code = mwparserfromhell.parse(markup)
+        code = mwparserfromhell.parse(_INDENTED_TABLE.sub("", markup))
         _drop(code, prefixes)
         text: str = code.strip_code(normalize=True, collapse=True)
     except Exception as error:  # nested without end, markup ends anywhere in the parser, with any error
         raise Unreadable("wiki page that cannot be parsed") from error
-    for _ in range(_MAX_NESTED):
+    for _ in range(_MAX_NESTED if language.lower().partition("-")[0] in _VARIED else 0):
         text, number = _VARIANTS.subn(lambda found: _variant(found[1], language), text)
         if not number:
             break
-    return text.strip()
+    return text.replace(_SHIELD, "").strip()
 
 
-def _drop(code: Any, prefixes: frozenset[str]) -> None:
+def _drop(code: Any, prefixes: frozenset[str], *, is_literal: bool = False) -> None:
     """Take out what is no text, here and inside of what stays, in one pass."""
     from mwparserfromhell.nodes import Tag, Text, Wikilink
 
@@ -136,14 +146,15 @@ def _drop(code: Any, prefixes: frozenset[str]) -> None:
         tag = str(node.tag).strip().lower() if isinstance(node, Tag) else ""
         if tag in _NO_TEXT_TAGS or (isinstance(node, Wikilink) and _is_no_text(node, prefixes)):
             continue
-        if isinstance(node, Text):
+        if isinstance(node, Text) and is_literal:
+            node.value = node.value.replace("-{", f"-{_SHIELD}{{")
+        elif isinstance(node, Text):
             node.value = _SWITCH.sub(_without_switch, node.value)
         kept += (
             [Text("\n")] if tag in ("br", "hr") else [Text("\n"), node, Text("\n")] if tag in _BLOCK_TAGS else [node]
         )
-        if tag != "nowiki":
-            for child in node.__children__():
-                _drop(child, prefixes)
+        for child in node.__children__():
+            _drop(child, prefixes, is_literal=is_literal or tag in _LITERAL_TAGS)
     code.nodes = kept
 
 
@@ -155,7 +166,7 @@ def _is_no_text(link: Any, prefixes: frozenset[str]) -> bool:
             link.title = title[1:]
         return False
     prefix, colon, _ = title.partition(":")
-    prefix = " ".join(prefix.casefold().split())
+    prefix = " ".join(prefix.casefold().replace("i\u0307", "i").split())  # a Turkish capital I
     return bool(colon) and (prefix in prefixes or prefix in _languages())
 
 

@@ -371,6 +371,16 @@ def test_l19_what_may_not_be_meant_is_said(site: Site) -> None:
     assert "yet" not in say("withdraw", site, "--url", "https://press.org/x")
 
 
+def test_l19_readmitting_says_what_it_does_not_do(site: Site) -> None:
+    assert "nothing to readmit" in say("readmit", site, "--owner", "Musée")
+    assert not site.withdrawals_file.exists()
+    say("withdraw", site, "--url", "example.org")
+    assert "other entries still take text of it back" in say("readmit", site, "--url", "https://example.org/news/")
+    assert "made with it again" in say("readmit", site, "--url", "https://EXAMPLE.org/")
+    assert "made without it" in say("withdraw", site, "--url", "example.org")
+    assert "not only that page" in say("withdraw", site, "--url", "https://example.net/news/1")
+
+
 def test_l14_each_document_about_a_version_says_what_was_taken_back_since(site: Site, tmp_path: Path) -> None:
     """The version stays the newest until it is made again, and must not be taken for one without that text."""
     assert "taken back" not in say("manifest", site, "--local")

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sovereign.cli.sites import find_profile
 from sovereign.errors import ProfileError, SiteError
-from sovereign.lake.rights import RightsRules
+from sovereign.lake.rights import RightsRules, TakenBack
 from sovereign.profile import Profile, load_profile, parse_profile
 from sovereign.profile_rights import Withdrawal
 from sovereign.site import Site, init_site
@@ -173,6 +173,12 @@ def test_owners_are_one_however_they_are_spelled() -> None:
                                    "https://example.org/./b", "ftp://example.org/b/1", "https://EXAMPLE.org:443/b"],
          ["https://example.org/b/../a", "https://example.org/a?x=/b", "https://example.org/a#/b"]),
         ("http://127.0.0.1/", ["http://0x7f.1/x", "http://2130706433/"], ["http://127.0.0.2/"]),
+        ("example.org", ["example.org?q=1", "example.org#a", "example.org.:80/a", "example.org\\a",
+                         "\\\\example.org\\a", "https://a..example.org/", "https://a~b.example.org/", "https://-.example.org/"],
+         ["https://example.org%2Fa/"]),
+        ("bücher.example", ["gemini://bücher.example/", "gemini://B%C3%9CCHER.example/", "https://xn--bcher-kva.example/"],
+         ["https://bucher.example/"]),
+        ("https://example.org/%FC/", ["https://example.org/%fc/a"], ["https://example.org/%FD/a", "https://example.org/%EF%BF%BD/a"]),
     ],
 )  # fmt: skip
 def test_l19_no_spelling_of_an_address_escapes(url: str, taken: list[str], left: list[str]) -> None:
@@ -198,6 +204,54 @@ def test_l19_text_that_was_readmitted_can_be_taken_back_again(tmp_path: Path) ->
         assert is_new == (len(found) in (2, 4, 6))
     assert found == expected
     assert path.read_text().count("\n") == 3 and path.read_text().count("readmitted") == 1
+
+
+def test_l19_an_address_is_one_however_it_is_spelled(tmp_path: Path) -> None:
+    """Else the second withdrawal would be taken for the first, and the text stay admitted."""
+    path = tmp_path / "withdrawals.jsonl"
+    entries = [("example.org", False), ("https://EXAMPLE.org./", True), ("example.org", False)]
+    for url, readmitted in entries:
+        assert add_withdrawal(path, Withdrawal(date="2026-05-01", url=url, readmitted=readmitted))
+    assert not add_withdrawal(path, Withdrawal(date="2026-05-02", url="//example.org:443"))
+    assert TakenBack(read_withdrawals(path)).urls.has("https://www.example.org/a")
+
+
+@pytest.mark.parametrize("url", ["https://example.org/*", "https://example.org/news*", "*.example.org"])
+def test_l19_an_asterisk_would_take_nothing_back(url: str) -> None:
+    with pytest.raises(ValueError, match="url must be a host"):
+        Withdrawal(date="2026-05-01", url=url)
+
+
+def test_l19_a_list_readmits_only_its_own_entries(tmp_path: Path) -> None:
+    """What others publish cannot undo the site's withdrawal, nor the site a later opt-out of theirs."""
+    for number, (own, others) in enumerate(
+        [([False], [True]), ([False, True], [False]), ([False, True], [False, True])]
+    ):
+        path = tmp_path / f"{number}.jsonl"
+        for readmitted in others:
+            add_withdrawal(path, Withdrawal(date="2026-05-01", owner="A", readmitted=readmitted))
+        withdrawn = [{"date": "2026-06-01", "owner": "A", "readmitted": readmitted} for readmitted in own]
+        corpus = profile(rights={"withdrawn": withdrawn, "opt_outs": {"file": str(path)}}).corpus
+        assert RightsRules(corpus).withdrawn_owners == ({"A"} if number < 2 else set())
+
+
+@pytest.mark.parametrize(
+    ("url", "touching", "other"),
+    [
+        ("example.org", ["example.org", "org", "a.example.org", "https://example.org/a"], ["example.net", "ple.org"]),
+        ("https://example.org/a/", ["example.org", "org", "https://example.org/a/b", "https://example.org/"],
+         ["https://example.org/b", "https://example.org/b/", "www.example.org"]),
+    ],
+)  # fmt: skip
+def test_l19_what_is_readmitted_may_be_part_of_what_was_taken_back(
+    url: str, touching: list[str], other: list[str]
+) -> None:
+    urls = UrlSet()
+    urls.add(url)
+    assert [one for one in touching if not urls.touches(one)] == []
+    assert [one for one in other if urls.touches(one)] == []
+    urls.remove(url)
+    assert [one for one in touching if urls.touches(one)] == []
 
 
 @pytest.mark.parametrize("amount", [True, 1.5, "100", 100.0])

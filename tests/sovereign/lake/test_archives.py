@@ -78,6 +78,31 @@ def test_l6_arc_with_a_wrong_length_is_read_on_at_the_next_record(lie: int, tmp_
     assert report.skipped == {"WARC record that is no page": 1, "ARC record with a wrong length": 1}
 
 
+def test_l6_an_arc_address_may_have_spaces(tmp_path: Path) -> None:
+    """Else the record before would be lost too."""
+    made = arc()
+    made[2] = made[2].replace(b"http://e.org/2 ", b"HTTP://e.org/2 a b ", 1)
+    (tmp_path / "a.arc").write_bytes(b"".join(made))
+    documents, report = read(tmp_path, "de")
+    assert [one.url for one in documents] == [
+        "http://e.org/1", "http://e.org/2%20a%20b", "http://e.org/3", "http://e.org/4"
+    ]  # fmt: skip
+    assert report.skipped == {"WARC record that is no page": 1}
+
+
+def test_l6_what_wget_says_of_itself_is_no_text(tmp_path: Path) -> None:
+    """Its arguments, with paths of the machine, and its log are records of plain text."""
+    made = [
+        record("resource", "text/plain", b"--user=operator").replace(
+            b"http://e.org/", f"metadata://gnu.org/{name}".encode()
+        )
+        for name in ("software/wget/warc/wget_arguments.txt", "software/wget/warc/wget.log")
+    ]
+    (tmp_path / "a.warc").write_bytes(b"".join(made))
+    documents, report = read(tmp_path)
+    assert documents == [] and report.skipped == {"WARC record that is no page": 2}
+
+
 def test_l6_arc_that_is_cut(tmp_path: Path) -> None:
     (tmp_path / "a.arc").write_bytes(b"".join(arc())[:-100])
     documents, report = read(tmp_path, "de")

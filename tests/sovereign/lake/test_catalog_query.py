@@ -267,7 +267,15 @@ def test_a_data_file_that_is_gone_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "copied", ["COPY documents TO '{0}'", "EXPLAIN ANALYZE COPY documents TO '{0}'", "EXPORT DATABASE '{0}'"]
+    "copied",
+    [
+        "COPY documents TO '{0}'",
+        "EXPLAIN ANALYZE COPY documents TO '{0}'",
+        "EXPORT DATABASE '{0}'",
+        "WITH a AS (COPY documents TO '{0}') FROM a",
+        "WITH é AS (SELECT 1), a AS MATERIALIZED /* ( */ (\n--ä\n/*x*/ copy(SELECT 1) TO '{0}') SELECT * FROM a",
+        "SELECT * FROM query('WITH a AS (COPY documents TO ''{0}'') FROM a')",
+    ],
 )
 def test_l16_nothing_is_copied_into_the_scratch_folder_either(read: Read, copied: str) -> None:
     """DuckDB lets COPY write where it spills."""
@@ -278,7 +286,14 @@ def test_l16_nothing_is_copied_into_the_scratch_folder_either(read: Read, copied
 
 
 @pytest.mark.parametrize(
-    "sql", ["DESCRIBE documents", "SUMMARIZE SELECT 1 AS one", "WITH a AS (SELECT 1) FROM a", "SHOW TABLES"]
+    "sql",
+    [
+        "DESCRIBE documents",
+        "SUMMARIZE SELECT 1 AS one",
+        "WITH a AS (SELECT 1) FROM a",
+        "SHOW TABLES",
+        "SELECT '(copy' AS copy, '(' || 'copy' -- (copy",
+    ],
 )
 def test_l16_other_ways_to_read_stay(read: Read, sql: str) -> None:
     assert read.query(sql).rows

@@ -181,6 +181,12 @@ def test_codecs_that_are_no_encodings_of_pages_cannot_be_declared(declared: str)
         ("ko", "iso2022_kr", "모든 인간은 태어날 때부터 자유로우며"),
         ("fr", "utf-7", "Où est l'école ? Les élèves ont déjà mangé."),
         ("de", "utf-32-le", "Die Straße führt über Hügel."),
+        ("fr", "cp1252", "Les options sont\xa0: 10\xa0000\xa0F, soit 5\xa0% du total\xa0!"),
+        ("en", "cp1252", "A space that\xa0does not break, and 10\xa0% more"),
+        ("pl", "cp1250", "Cena to 12\xa0000 i\xa0koniec"),
+        ("es", "cp850", "Está más allá de la montaña"),
+        ("de", "cp1252", "Aufruf: dpkg-buildpackage [Option …] [--] [Befehl …]"),
+        ("de", "cp1252", "Argumente: Name … Wert …"),
         *(
             (language, encoding, TEXTS[language])
             for language in ("he", "ar", "ja", "ko", "zh", "uk", "el", "th")

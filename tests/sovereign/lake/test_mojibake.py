@@ -11,6 +11,14 @@ from sovereign.lake.mojibake import repair
 from tests.sovereign.lake.reading import read
 from tests.sovereign.lake.test_decoding import TEXTS
 
+PARAGRAPHS = {
+    "fr": "L’été dernier, Éric est allé à Paris ; « déjà vu », dit-il à sa sœur. Il a regardé “l’œuvre” de près.",
+    "es": "Álvaro García llegó el sábado a la estación. “¿Dónde está Íñigo?”, preguntó a su compañero.",
+    "en": "“It’s a café,” he said — and it’s naïve… “Quoted” text here, isn’t it, and a whole line of it?",
+    "ru": "Привет, мир. Это русский текст — с тире и «кавычками», а также с буквами алфавита.",
+    "pt": "À tarde, a mãe irá à praia. Índios e Ásia, não é? E depois voltará à cidade com o irmão.",
+}
+
 
 @pytest.mark.parametrize("page", ["latin-1", "cp1252", "cp1251"])
 @pytest.mark.parametrize("language", TEXTS)
@@ -44,6 +52,13 @@ def _one(byte: bytes, page: str) -> str:
         ("en", "itâ€™s a cafÃ©", "it’s a café"),
         ("de", "Schöne Grüße\naus KÃ¶ln", "Schöne Grüße\naus Köln"),
         ("fr", "dÃ©jÃ\xa0 vu", "déjà vu"),
+        ("fr", "Il est allÃ© Ã Paris, dÃ©jÃ  vu, et voilÃ", "Il est allé à Paris, déjà vu, et voilà "),
+        ("fr", "Prix : 10Â â‚¬, Â«Â dÃ©jÃ Â»", "Prix : 10\xa0€, «\xa0déjà »"),
+        ("en", "She said â€œthatâ€™s fineâ€, and left", "She said “that’s fine”, and left"),
+        ("en", "BeyoncÃ© â€œcafÃ©â€ hereâ€™s", "Beyoncé “café” here’s"),
+        ("en", "Beyoncé said itâ€™s fine", "Beyoncé said it’s fine"),
+        ("de", "Müller: â€žHalloâ€œ", "Müller: „Hallo“"),
+        ("ru", "Привет вЂ” мир", "Привет — мир"),
         ("hi", "à¤°à¤‚à¤— à¤”à¤° à¤¸à¤«à¤¼à¥‡à¤¦", "रंग और सफ़ेद"),
     ],
 )
@@ -58,9 +73,13 @@ def test_l7_parts_of_a_text(language: str, text: str, right: str) -> None:
         ("de", "Aus dem Wort „für“ wird dann fÃ¼r, aus „schön“ wird schÃ¶n."),
         ("en", "A file that shows “Ã©” or “Ã¼” was read in the wrong encoding."),
         ("en", "The bytes of é read as Latin-1 are Ã©."),
+        ("en", "In a wrong encoding the ’ of “Beyoncé’s” is â€™."),
+        ("pt", "IRMÃ E MÃE NÃO, À PRAIA, IRMÃ"),
+        ("pt", "IRMÃ"),
         ("pt", "NÃO, SÃO PAULO, À “MÃE”: ÂMBITO, VÂ‘Â"),
         ("vi", "Ôi! Ñ, Ã, Ấ, CHÂU ÂU “Â”, ĐẤT NƯỚC"),
         ("fr", "À «\xa0PÂTÉ\xa0», Ô\xa0«\xa0DÉJÀ\xa0»"),
+        ("sr", "Обично, нрофф ће сам поравнати текст на обема крајњостима, и путањом за крајњу"),
         ("uk", "Сіль і Сіяч, Рівне, Різдво, Сєвєродонецьк"),
         ("ru", "Рёв и Сёмга, СССР “Р” и ‘С’"),
         ("en", "A² + B² = C², 5 × 3 °C, £5, ½ © ®"),
@@ -68,6 +87,19 @@ def test_l7_parts_of_a_text(language: str, text: str, right: str) -> None:
 )
 def test_l7_right_text_stays(language: str, text: str) -> None:
     assert repair(text, language) == (text, 0)
+
+
+@pytest.mark.parametrize("page", ["latin-1", "cp1252"])
+@pytest.mark.parametrize("language", ["fr", "es", "en", "pt", "ru"])
+def test_l7_pages_are_repaired_before_their_text_is_taken(tmp_path: Path, language: str, page: str) -> None:
+    """What takes the main text out of a page takes out control characters, and `Á` and `à` with them."""
+    right = PARAGRAPHS[language]
+    wrong = "".join(_misread(char, page) for char in right)
+    body = f"<nav>Müller</nav><p>{wrong} <b>{wrong}</b></p><p>{wrong}</p>"
+    (tmp_path / "a.html").write_text(f"<html><head><meta charset=utf-8></head><body>{body}</body></html>")
+    documents, report = read(tmp_path, language)
+    assert [one.text for one in documents] == [f"{right} {right}\n\n{right}"]
+    assert report.repaired == 1
 
 
 def test_l7_documents_are_counted(tmp_path: Path) -> None:

@@ -62,6 +62,15 @@ def test_l5_names_of_the_largest_wikis(language: str, tmp_path: Path) -> None:
     assert report.skipped == {"wiki page that redirects": 1}
 
 
+@pytest.mark.parametrize(
+    ("language", "link"),
+    [("no", "[[Fil:A.jpg|x]]"), ("als", "[[Bild:A.jpg|x]]"), ("cmn", "[[文件:A.jpg|x]]"), ("yue", "[[檔案:A.jpg|x]]"),
+     ("tr", "[[KATEGORİ:A]]")],
+)  # fmt: skip
+def test_l5_languages_with_another_tag(language: str, link: str, tmp_path: Path) -> None:
+    assert text_of(tmp_path, language, f"A{link} b") == "A b"
+
+
 def test_l5_the_dump_says_its_language(tmp_path: Path) -> None:
     assert text_of(tmp_path, "en", "A[[Bild:B.jpg|mini|Rest]] b [[KATEGORIE : Stadt]]", "de") == "A b"
 
@@ -89,6 +98,11 @@ def test_l5_names_of_the_dump_itself_count_too(tmp_path: Path) -> None:
         ("<nowiki>[[Datei:x.jpg]] __NOTOC__</nowiki>", "[[Datei:x.jpg]] __NOTOC__"),
         ("[[Datei:A.jpg|mini|\n{| class=x\n|a\n|}\nUnter [[Bild:B.jpg|[[c]]]]]]Text", "Text"),
         ("* eins\n* zwei", "eins\n zwei"),
+        ("Die Formel -{x}- und C-{a}-D", None),
+        (":{|\n| a\n|}\nText", "Text"),
+        ("* {| class=x\n| a\n|}\nText", "Text"),
+        ("[[no:Hus]][[als:Huus]][[no:Hus|Haus]] Text", "Text"),
+        ("Eins<includeonly> zwei</includeonly> drei", "Eins drei"),
         ("Das Haus__NOTOC__", "Das Haus"),
         ("#REDIRECT ist ein Wort", "REDIRECT ist ein Wort"),
     ],
@@ -115,6 +129,7 @@ def test_l5_variants(language: str, text: str, tmp_path: Path) -> None:
         ("-{T|Наслов}-А", "А"),
         ("x -{a: b}- y", "x a: b y"),
         ("x -{ y", "x -{ y"),
+        ("<nowiki>-{a; b}-</nowiki> <code>-{a}-</code> <pre>-{b}-</pre> -{c}-", "-{a; b}- -{a}- -{b}- c"),
     ],
 )
 def test_l5_other_marks_of_variants(markup: str, text: str, tmp_path: Path) -> None:
