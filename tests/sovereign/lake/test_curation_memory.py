@@ -22,9 +22,8 @@ from sovereign.lake import neardedup, repeats
 from sovereign.lake.cleaning import text_digest
 from sovereign.lake.documents import Document
 from sovereign.lake.duplicates import ClusterSplit, Heldout, PartMerge, TaskIndex, Verdicts, decide
-from sovereign.lake.neardedup import NearDuplicates
+from sovereign.lake.neardedup import ROW_VALUES, NearDuplicates
 from sovereign.lake.repeats import LineCount, LineIndex, Repeated, find_repeated
-from sovereign.lake.shingles import NUM_BINS
 from sovereign.lake.stages import curate
 from sovereign.lake.work import PartsWriter
 from sovereign.profile_cleaning import NearDuplicateRules, RepeatedLines
@@ -214,7 +213,7 @@ def link_shared_band(folder: Path) -> None:
     rng = np.random.default_rng(1)
     near = NearDuplicates(folder / "near", NearDuplicateRules())
     for _ in range(0, NUM_TEXTS, BLOCK):
-        signatures = rng.integers(0, 2**32, (BLOCK, NUM_BINS), np.uint32)
+        signatures = rng.integers(0, 2**32, (BLOCK, ROW_VALUES), np.uint32)
         signatures[1::2] = signatures[::2]
         signatures[:, : neardedup.ROWS] = 1
         near.extend(signatures.tobytes(), rng.bytes(32 * BLOCK))

@@ -14,7 +14,8 @@ import pytest
 
 from sovereign.errors import StageError
 from sovereign.lake.demonstration import make_documents
-from sovereign.lake.pii import FINDERS, Masker, phone_finder
+from sovereign.lake.phones import phone_finder
+from sovereign.lake.pii import FINDERS, Masker
 from sovereign.profile import Demonstration
 from sovereign.profile_cleaning import PersonalData
 
