@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from sovereign.beneath import join_beneath
 from sovereign.errors import StoreError, TrainingError, UnusableBaseError
 from sovereign.exportable import gguf_architecture, gguf_cutting, head_dim
 from sovereign.files import json_object, sha256_file
@@ -43,6 +44,12 @@ def base_files(folder: Path) -> dict[str, Path]:
             "the base is no folder", got=folder, expected="a folder with config.json and *.safetensors"
         )
     found = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(_LOADED))
+    # The hub's cache keeps the files of a snapshot beside it, as links.
+    root = (folder.parents[1] if folder.parent.name == "snapshots" else folder).resolve()
+    if outside := [path for path in found if root not in path.resolve().parents]:
+        raise UnusableBaseError(
+            "a file of the base is a link out of its folder", got=outside[0].resolve(), expected=root
+        )
     return {path.name: path for path in found if not path.name.startswith(".")}
 
 
@@ -189,7 +196,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, int]]:
             for dimension in tensor["shape"]:
                 elements *= dimension
             yield name, elements
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise UnusableBaseError(f"{path} is damaged: {error}", hint="copy it again") from error
 
 
@@ -261,7 +268,7 @@ def fetch_base(store: Store, digest: str, folder: Path, *, weights: bool = True)
     if (found := model_digest(digests)) != digest:
         raise StoreError(f"the list of files of the base is damaged: {prefix}", got=found, expected=digest)
     for name, expected in digests.items():
-        path = folder / name
+        path = join_beneath(folder, name)
         if (name.endswith(".safetensors") and not weights) or (path.is_file() and sha256_file(path) == expected):
             continue
         store.get_file(prefix + name, path)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
-from sovereign.errors import PlanError
 from sovereign.goodput import (
     CHECKPOINT_BYTES_PER_PARAMETER,
     INTERRUPTIONS_PER_GPU_DAY,
@@ -13,7 +13,8 @@ from sovereign.goodput import (
     time_between_interruptions_s,
 )
 from sovereign.hardware import ACCELERATORS, CPU_RUNTIME_BYTES, GB
-from sovereign.layout import Layout
+from sovereign.layout import MOST_MEMORY_GB, Layout
+from sovereign.obstacles import Changes, Obstacle
 from sovereign.profile import EmbeddedTarget, Profile
 from sovereign.recipe import Recipe
 from sovereign.section import Section
@@ -25,6 +26,8 @@ SERVICE_CPU_M = 850 + 550
 """CPU requests of the node's system pods (850m measured) and of the kit's services (550m), millicores."""
 RANK_CPU_M, RANK_MEMORY_GB = 1000, 4
 """Request of one of several ranks of curation, millicores and GB; docs/corpus.md says what it needs."""
+_MOST_CPUS, _MOST_STORAGE_TB = 4096, 1e7
+"""What a profile can ask for."""
 SHARED_CPU_M, SHARED_MEMORY_GB = 100, 2
 """The same on the embedded node, where ranks share what the services leave."""
 
@@ -96,31 +99,16 @@ class Quota(Section):
 
 
 def estimate(profile: Profile, shape: ModelShape, layout: Layout, recipe: Recipe) -> Estimates:
-    """What the run will take.
-
-    Raises:
-        PlanError: data and checkpoints do not fit in the storage.
-    """
+    """What the run will take: the steps of the recipe, whatever the profile asked for."""
     hardware, economics = profile.hardware, profile.economics
     device = ACCELERATORS[hardware.accelerator]
     gpus = hardware.nodes * hardware.gpus_per_node
     speed = training_speed(profile, shape, layout)
-    hours = profile.training.tokens / speed.tokens_per_s / 3600
+    hours = recipe.num_tokens / speed.tokens_per_s / 3600
     energy = hours * speed.devices * (device.power_w + device.host_power_w) / 1000 * economics.pue
     cost = energy * economics.electricity_price_per_kwh + hours * (gpus or hardware.nodes) * economics.gpu_hour_price
     checkpoint = shape.num_trained_parameters * CHECKPOINT_BYTES_PER_PARAMETER
-    corpus_tokens = profile.corpus.tokens or profile.training.tokens
-    models = shape.num_parameters * 4 * (2 if profile.base else 1)
-    num_checkpoints = recipe.keep_checkpoints + 1  # one is being written
-    if recipe.keep_every_steps:
-        num_checkpoints += recipe.num_steps // recipe.keep_every_steps
-    storage = corpus_tokens * (4.5 * 2 + 4) + num_checkpoints * checkpoint + models  # text raw and curated, shards
-    if storage > hardware.storage_tb * 1e12:
-        raise PlanError(
-            "data and checkpoints do not fit in the storage",
-            got=f"{storage / GB:,.1f} GB needed, {hardware.storage_tb * 1e3:,.1f} GB given",
-            expected=f"hardware.storage_tb of at least {math.ceil(storage / 1e8) / 1e4}",
-        )
+    storage = _storage_bytes(profile, shape, recipe)
     times = checkpoint_times(
         shape.num_trained_parameters, recipe.world_size, math.ceil(recipe.world_size / hardware.nodes)
     )
@@ -149,38 +137,103 @@ def estimate(profile: Profile, shape: ModelShape, layout: Layout, recipe: Recipe
     )
 
 
-def make_quota(profile: Profile, layout: Layout) -> Quota:
-    """What the training queue gets.
+def _storage_bytes(profile: Profile, shape: ModelShape, recipe: Recipe) -> float:
+    corpus_tokens = profile.corpus.tokens or recipe.num_tokens
+    models = shape.num_parameters * 4 * (2 if profile.base else 1)
+    num_checkpoints = recipe.keep_checkpoints + 1  # one is being written
+    if recipe.keep_every_steps:
+        num_checkpoints += recipe.num_steps // recipe.keep_every_steps
+    checkpoints = num_checkpoints * shape.num_trained_parameters * CHECKPOINT_BYTES_PER_PARAMETER
+    return corpus_tokens * (4.5 * 2 + 4) + checkpoints + models  # text raw and curated, shards
 
-    Raises:
-        PlanError: the training pods do not fit.
-    """
+
+def check_storage(profile: Profile, shape: ModelShape, recipe: Recipe) -> None:
+    """Raises: Obstacle where data and checkpoints do not fit in the storage."""
+    storage, given_tb = _storage_bytes(profile, shape, recipe), profile.hardware.storage_tb
+    if storage > given_tb * 1e12:
+        raise Obstacle(
+            "data and checkpoints do not fit in the storage",
+            got=f"{storage / GB:,.1f} GB needed, {given_tb * 1e3:,.1f} GB given",
+            fixes=lambda: _storage_fixes(profile, storage),
+        )
+
+
+def _storage_fixes(profile: Profile, storage: float) -> Iterator[Changes]:
+    given = profile.hardware.storage_tb * 1e12
+    if storage <= _MOST_STORAGE_TB * 1e12:
+        yield {"hardware.storage_tb": math.ceil(storage / 1e8) / 1e4}
+    if profile.training.keep_every_steps:
+        yield {"training.keep_every_steps": None}
+    if profile.corpus.tokens is None and not profile.training.phases:
+        yield {"training.tokens": float(f"{profile.training.tokens * given / storage / 2:.2g}")}
+
+
+def check_target(profile: Profile) -> None:
+    """Raises: Obstacle where the embedded target is to be several machines."""
+    if isinstance(profile.target, EmbeddedTarget) and profile.hardware.nodes > 1:
+        raise Obstacle(
+            "the embedded target is this one machine (several need target.kind kubeconfig)",
+            got=f"hardware.nodes of {profile.hardware.nodes}",
+            fixes=lambda: [{"hardware.nodes": 1}],
+        )
+
+
+def _training_share(profile: Profile, layout: Layout) -> tuple[int, int, int, int, int]:
+    """Pods; millicores and GB for all of them; millicores and GB of one."""
     hardware = profile.hardware
     gpus = hardware.gpus_per_node
     num_pods = hardware.nodes if gpus else profile.training.pods
     embedded = isinstance(profile.target, EmbeddedTarget)
-    if embedded and hardware.nodes > 1:
-        raise PlanError(
-            "the embedded target is this one machine",
-            got=f"hardware.nodes of {hardware.nodes}",
-            expected="hardware.nodes of 1, or target.kind kubeconfig",
-        )
     left_m = hardware.cpus_per_node * 1000 - SERVICE_CPU_M
     cpu_m = left_m if embedded else hardware.nodes * hardware.cpus_per_node * 900
     memory_gb = int(hardware.nodes * hardware.memory_gb_per_node * (0.6 if embedded else 0.9))
     if gpus:  # a pod takes its machine
         pod_cpu_m = left_m if embedded else hardware.cpus_per_node * 900
-        pod_memory_gb = memory_gb // hardware.nodes
-    else:
-        pod_cpu_m = 250
-        pod_memory_gb = max(2, math.ceil((layout.memory_bytes + CPU_RUNTIME_BYTES) / GB))
-    if cpu_m < max(1, num_pods * pod_cpu_m) or memory_gb < max(1, num_pods * pod_memory_gb):
-        raise PlanError(
-            f"{num_pods} training pods do not fit" + (" on the embedded node beside its services" if embedded else ""),
-            got=f"{max(cpu_m, 0)}m CPU and {memory_gb} GB for training",
-            expected=f"{num_pods} times {max(pod_cpu_m, 250)}m and {max(pod_memory_gb, 2)} GB",
-            hint="lower training.pods, or raise hardware.cpus_per_node and memory_gb_per_node if the machine has more",
-        )
+        return num_pods, cpu_m, memory_gb, pod_cpu_m, memory_gb // hardware.nodes
+    return num_pods, cpu_m, memory_gb, 250, max(2, math.ceil((layout.memory_bytes + CPU_RUNTIME_BYTES) / GB))
+
+
+def check_quota(profile: Profile, layout: Layout) -> None:
+    """Raises: Obstacle where the training pods do not fit."""
+    num_pods, cpu_m, memory_gb, pod_cpu_m, pod_memory_gb = _training_share(profile, layout)
+    if cpu_m >= max(1, num_pods * pod_cpu_m) and memory_gb >= max(1, num_pods * pod_memory_gb):
+        return
+    embedded = isinstance(profile.target, EmbeddedTarget)
+    raise Obstacle(
+        f"{num_pods} training pods do not fit" + (" on the embedded node beside its services" if embedded else ""),
+        got=f"{max(cpu_m, 0)}m CPU and {memory_gb} GB for training, "
+        f"{num_pods} times {max(pod_cpu_m, 250)}m and {max(pod_memory_gb, 2)} GB needed",
+        fixes=lambda: _quota_fixes(profile, layout),
+    )
+
+
+def _quota_fixes(profile: Profile, layout: Layout) -> Iterator[Changes]:
+    """More cores and memory in a machine; else fewer pods."""
+    hardware = profile.hardware
+    num_pods, cpu_m, memory_gb, pod_cpu_m, pod_memory_gb = _training_share(profile, layout)
+    embedded = isinstance(profile.target, EmbeddedTarget)
+    larger: dict[str, float] = {}
+    if cpu_m < max(1, num_pods * pod_cpu_m):
+        needed_m = (num_pods * pod_cpu_m if not hardware.gpus_per_node else 1) + (SERVICE_CPU_M if embedded else 0)
+        larger["hardware.cpus_per_node"] = math.ceil(needed_m / (1000 if embedded else 900 * hardware.nodes))
+    if memory_gb < max(1, num_pods * pod_memory_gb):
+        needed_gb = max(1, num_pods * pod_memory_gb) if not hardware.gpus_per_node else hardware.nodes
+        share = 0.6 if embedded else 0.9 * hardware.nodes
+        larger["hardware.memory_gb_per_node"] = math.ceil((needed_gb + 1) / share)
+    is_possible = larger.get("hardware.cpus_per_node", 0) <= _MOST_CPUS
+    if is_possible and larger.get("hardware.memory_gb_per_node", 0) <= MOST_MEMORY_GB:
+        yield larger
+    pods = min(cpu_m // pod_cpu_m if pod_cpu_m > 0 else 0, memory_gb // pod_memory_gb if pod_memory_gb else 0)
+    if not hardware.gpus_per_node and 1 <= pods < num_pods:
+        yield {"training.pods": pods}
+
+
+def make_quota(profile: Profile, layout: Layout) -> Quota:
+    """What the training queue gets, where `check_quota` passes."""
+    hardware = profile.hardware
+    gpus = hardware.gpus_per_node
+    embedded = isinstance(profile.target, EmbeddedTarget)
+    num_pods, cpu_m, memory_gb, pod_cpu_m, pod_memory_gb = _training_share(profile, layout)
     ranks = profile.corpus.curation.ranks
     rank_cpu_m, rank_memory_gb = pod_cpu_m, pod_memory_gb
     if ranks > 1:

@@ -2,7 +2,7 @@
 
 Told from config.json and tokenizer.json alone, when a base is taken (sovereign/base.py) and when a model is exported
 (training/export.py). The rest would be loaded by llama.cpp and be computed in another way, so it is refused. What
-llama.cpp does is read in the release that tools/llama.cpp pins.
+llama.cpp does is read in the release that the package `xllamacpp` has.
 """
 
 from __future__ import annotations

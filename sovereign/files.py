@@ -34,6 +34,26 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     sync_folder(path.parent)
 
 
+def read_text(path: Path, *, max_bytes: int = 64 * 2**20) -> str:
+    """The UTF-8 text of a file that people write.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger than `max_bytes`, or not UTF-8.
+    """
+    with path.open("rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"more than {max_bytes / 2**20:.0f} MiB")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"byte 0x{data[error.start]:02x} in line {line} is not UTF-8: save the file as UTF-8"
+        ) from None
+
+
 def put_in_place(temporary: Path, path: Path) -> None:
     """Give a finished file of the same file system its name, under which it is whole also after a crash."""
     with temporary.open("rb") as file:

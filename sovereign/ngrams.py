@@ -1,6 +1,7 @@
 """Overlap of texts by n-grams of words: which evaluation items stand in the training text, in whole or in part.
 
-A text is split into units: words, folded so that case, width, diacritics and invisible characters do not hide a copy;
+A text is split into units: words, folded so that case, width, diacritics, invisible characters, digits of other scripts
+and interchangeable letters (Arabic ة and ه, Turkish ı, œ …) do not hide a copy;
 in scripts that write no spaces between words (Han, kana, Thai, Lao, Khmer, Burmese) every character is a unit. An
 n-gram is 13 units, as for GPT-3 (Brown et al. 2020, appendix C); an item with fewer units is looked for as a whole,
 down to 8, below which a match says nothing. The index holds the items, which are few; the text that is searched goes by
@@ -32,24 +33,44 @@ _UNIT = re.compile(rf"[{SPACELESS}]|(?:(?![{SPACELESS}])[^\W_])+")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, 2^64 divided by the golden ratio
 
 
-_FILLERS = (0x0640, 0x115F, 0x1160)
-"""Letters to Unicode, but nothing is read there: the Arabic tatweel and Hangul fillers."""
+_SAME = {
+    # Arabic script: letters of neighbouring languages and keyboards, and endings that writers interchange.
+    **dict.fromkeys(map(ord, "ةۃہھە"), "ه"),
+    **dict.fromkeys(map(ord, "يىۍې"), "ی"),
+    ord("ک"): "ك",
+    ord("ٱ"): "ا",
+    # Letters that NFKD does not take apart though writers without the right keyboard do.
+    **{ord(one): other for one, other in zip("æœøłđðħŧıȷ", ("ae", "oe", *"olddhtij"), strict=True)},
+    **{ord(one): other for one, other in zip("װױײ", ("וו", "וי", "יי"), strict=True)},
+    ord("ґ"): "г",
+    # Apostrophes that count as letters; the others separate words.
+    **dict.fromkeys(map(ord, "ʹʻʼʽˈꞌ"), "'"),
+    # Nothing is read there: the Arabic tatweel and Hangul fillers.
+    **dict.fromkeys((0x0640, 0x115F, 0x1160)),
+}
+"""What is read as the same, after NFKD and case folding."""
 
 
-class _WithoutMarks(dict[int, int | None]):
-    """A table for str.translate that drops what makes no other word.
+class _Folding(dict[int, int | str | None]):
+    """A table for str.translate that joins spellings of a word.
 
-    Combining marks (accents, Arabic vowels, Indic vowel signs), format characters (soft hyphens, zero-width spaces and
-    joiners, directions) and fillers.
+    Without combining marks (accents, dots, Arabic vowels, nuktas, Indic vowel signs) and format characters (soft
+    hyphens, zero-width spaces and joiners, directions); digits of every script are those of ASCII.
     """
 
-    def __missing__(self, code: int) -> int | None:
-        category = unicodedata.category(chr(code))
-        self[code] = None if category[0] == "M" or category == "Cf" or code in _FILLERS else code
-        return self[code]
+    def __missing__(self, code: int) -> int | str | None:
+        letter = chr(code)
+        category = unicodedata.category(letter)
+        found: int | str | None = _SAME.get(code, code)
+        if category[0] == "M" or category == "Cf":
+            found = None
+        elif category == "Nd":
+            found = str(unicodedata.decimal(letter))
+        self[code] = found
+        return found
 
 
-_TABLE = _WithoutMarks()
+_TABLE = _Folding()
 
 
 def units(text: str) -> list[str]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sovereign.errors import ToolError
+from sovereign.proxies import download_environment
 
 # Root's tools lie in sbin, which an ordinary user's PATH does not name.
 _SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
@@ -102,7 +103,7 @@ def ensure_packages(packages: Iterable[Package] = ALL_PACKAGES, progress: Callab
 
 def _apt_get(arguments: list[str], progress: Callable[[str], None] | None) -> int:
     """Run apt-get without questions, hand its lines to `progress`, return its exit status."""
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+    environment = {**download_environment(), "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     command = ["apt-get", "-o", "DPkg::Lock::Timeout=300", *arguments]
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -7,14 +7,16 @@ Secrets never stand in a profile.
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
+from sovereign import strict_yaml
 from sovereign.errors import ProfileError
+from sovereign.files import read_text
 from sovereign.licences import check_licence
 from sovereign.owners import OwnerName
 from sovereign.profile_base import Base
@@ -66,13 +68,16 @@ class EmbeddedTarget(Section):
         return self
 
 
+HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
+
+
 class KubeconfigTarget(Section):
     """An existing Kubernetes cluster, named by file and context, never guessed from the environment."""
 
     kind: Literal["kubeconfig"]
     """Use an existing cluster."""
-    path: Path
-    """The kubeconfig file."""
+    path: HomePath
+    """The kubeconfig file; `~` is the home of who runs the command. A relative path is that of the command's folder."""
     context: str
     """The context in it."""
     image: str
@@ -247,12 +252,14 @@ class Evaluation(Section):
     folder. Nothing is fetched from elsewhere. Python that they name is run."""
     min_accuracy: Share | dict[Language, Share] | None = None
     """Limit for release: a model below it is registered, but not as champion. The share of right answers to held-out
-    questions that every language must reach, or a share for each language named."""
+    questions that every language of the training text must reach, or a share for each language named. A language
+    without held-out questions does not reach it."""
     max_bits_per_byte: Positive | dict[Language, Positive] | None = None
-    """Limit for release: bits per byte on held-out documents that no language may be above, or a limit for each
-    language named."""
+    """Limit for release: bits per byte on held-out documents that no language of the training text may be above, or a
+    limit for each language named. A language without held-out documents is above it."""
     max_contamination: Share | None = None
-    """Limit for release: share of the evaluation's items of which an n-gram stands in the training text."""
+    """Limit for release: share of the evaluation's items of which an n-gram stands in the training text. Every language
+    of the training text needs an item that is long enough to be looked for."""
     max_memorisation: Share | None = None
     """Limit for release: share of the training documents tried that the model recites."""
 
@@ -267,8 +274,8 @@ class Evaluation(Section):
 class Serving(Section):
     """How the champion is served."""
 
-    engine: Literal["transformers", "vllm"] = "transformers"
-    """transformers on CPU nodes, vllm on GPU nodes."""
+    engine: Literal["llama.cpp", "transformers", "vllm"] = "llama.cpp"
+    """llama.cpp on CPU nodes (transformers for a model that cannot be a GGUF file), vllm on GPU nodes."""
     replicas: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Number of servers."""
 
@@ -337,9 +344,10 @@ def parse_profile(text: str, *, origin: str = "profile", base: str | None = None
     Raises:
         ProfileError: not YAML, or a key or value is wrong; the message names each key, what was got and what is right.
     """
+    lines: dict[strict_yaml.Path, int] = {}
     try:
-        document: Any = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2026-13-45 is a ValueError
+        document: Any = _plain_json(text) or strict_yaml.load(text, lines=lines)
+    except strict_yaml.YamlError as error:
         raise ProfileError(f"{origin} is not valid YAML: {error}") from error
     if not isinstance(document, dict):
         raise ProfileError(
@@ -352,12 +360,38 @@ def parse_profile(text: str, *, origin: str = "profile", base: str | None = None
         return Profile.model_validate(document)
     except ValidationError as error:
         problems = [
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (got {item['input']!r:.80})"
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} "
+            f"(got {item['input']!r:.80}, line {_line_of(item['loc'], lines)})"
             for item in error.errors()
         ]
         raise ProfileError(
             f"{origin} is not a valid profile:\n  " + "\n  ".join(problems), hint="docs/profile.md lists every key"
         ) from error
+
+
+def _plain_json(text: str) -> Any:
+    """What a resolved profile says, which is JSON and may have 100,000 withdrawals; None for anything else."""
+    if not text.startswith("{"):
+        return None
+    try:
+        return json.loads(text, object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) != len(pairs):
+        raise ValueError("a key is given twice")  # YAML's reader says which, and where
+    return found
+
+
+def _line_of(location: tuple[str | int, ...], lines: dict[strict_yaml.Path, int]) -> int:
+    """The line of the value at `location`, else of what it would be in; parts that name a kind are in no path."""
+    path: strict_yaml.Path = ()
+    for part in location:
+        if (*path, part) in lines:
+            path = (*path, part)
+    return lines.get(path, 1)
 
 
 def load_profile(path: Path, *, base: str | None = None) -> Profile:
@@ -367,7 +401,7 @@ def load_profile(path: Path, *, base: str | None = None) -> Profile:
         ProfileError: see `parse_profile`; also when the file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise ProfileError(f"cannot read profile {path}: {error}") from error
     return parse_profile(text, origin=str(path), base=base)

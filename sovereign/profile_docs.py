@@ -16,8 +16,9 @@ _HEAD = """# The profile
 
 <!-- Made by `python -m sovereign.profile_docs` from sovereign/profile*.py; a test holds the two equal. -->
 
-One YAML file says what a site has and wants. Unknown keys are refused by name. The shipped profiles are in
-[templates/profiles](../templates/profiles); `sovereign plan PROFILE` says what follows from one.
+One YAML file says what a site has and wants. Unknown keys are refused by name. It is read as YAML 1.2: only `true` and
+`false` are booleans. A key that is given twice, or a number with a leading zero, is an error. The shipped profiles are
+in [templates/profiles](../templates/profiles); `sovereign plan PROFILE` says what follows from one.
 """
 
 _BOUNDS = {"minimum": "≥ ", "exclusiveMinimum": "> ", "maximum": "≤ ", "exclusiveMaximum": "< "}

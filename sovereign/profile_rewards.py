@@ -16,7 +16,7 @@ _LARGEST_DENOMINATOR = 100
 class Fund(Section):
     """What is divided."""
 
-    amount: Annotated[int, Field(ge=1, le=10**12)]
+    amount: Annotated[int, Field(ge=1, le=10**12, strict=True)]
     """Whole units of `currency`."""
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "EUR"
     """ISO 4217 code."""

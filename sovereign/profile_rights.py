@@ -106,6 +106,8 @@ class Withdrawal(Section):
     (`https://example.org/news/`)."""
     reason: UnicodeText | None = None
     """Why, for people."""
+    readmitted: bool = False
+    """Whether the owner agrees again: an earlier entry for the same owner, document or address no longer holds."""
 
     @model_validator(mode="after")
     def _names_one_thing(self) -> Self:

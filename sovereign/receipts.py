@@ -81,7 +81,7 @@ class Receipt(BaseModel):
                 )
             outputs = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
             return cls(outputs=outputs, **statement["predicate"])
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
             raise StoreError(f"damaged receipt: {error}", hint="delete it; the stage will run again") from error
 
 

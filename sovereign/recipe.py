@@ -8,11 +8,12 @@ AdamW's betas and weight decay, clipping, warm-up and decay: the same, OLMo 2 (h
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
-from sovereign.errors import PlanError
 from sovereign.goodput import checkpoint_times, daly_interval_s, time_between_interruptions_s
-from sovereign.layout import Layout, batch_sequences, precision_of, world_size_of
+from sovereign.layout import Layout, precision_of, world_size_of, z_loss_of
+from sovereign.obstacles import Changes, Obstacle
 from sovereign.profile import Profile
 from sovereign.profile_training import Goldfish, RateSpan
 from sovereign.section import Section
@@ -103,9 +104,8 @@ class Recipe(Section):
 def make_recipe(profile: Profile, shape: ModelShape, layout: Layout) -> Recipe:
     """The recipe of a model in this shape and layout."""
     world_size = world_size_of(profile)
-    sequences = batch_sequences(profile, shape, world_size)
-    batch_tokens = sequences * shape.sequence_length
-    num_steps = math.ceil(profile.training.tokens / batch_tokens)
+    batch_tokens = batch_tokens_of(profile, shape, layout)
+    num_steps = max(1, round(profile.training.tokens / batch_tokens))
     scaled_rate = 0.5 * 0.0047 * (shape.num_parameters / 108e6) ** (-1 / 3)
     if profile.base is not None and profile.base.method == "full":
         scaled_rate *= BASE_RATE
@@ -115,7 +115,7 @@ def make_recipe(profile: Profile, shape: ModelShape, layout: Layout) -> Recipe:
         batch_tokens=batch_tokens,
         world_size=world_size,
         micro_batch=layout.micro_batch,
-        grad_accumulation=sequences // world_size // layout.micro_batch,
+        grad_accumulation=layout.grad_accumulation,
         zero_stage=layout.zero_stage,
         activation_checkpointing=layout.checkpointing,
         precision=precision_of(profile),
@@ -126,7 +126,7 @@ def make_recipe(profile: Profile, shape: ModelShape, layout: Layout) -> Recipe:
         beta2=0.99 if batch_tokens < 524_288 else 0.95,
         weight_decay=0.1,
         gradient_clipping=1.0,
-        z_loss=_z_loss(profile),
+        z_loss=z_loss_of(profile),
         document_masking=profile.training.document_masking,
         goldfish=profile.training.goldfish,
         depth_scaled_init=shape.num_layers >= _DEEP_LAYERS,
@@ -136,7 +136,7 @@ def make_recipe(profile: Profile, shape: ModelShape, layout: Layout) -> Recipe:
         keep_checkpoints=profile.training.keep_checkpoints,
         keep_every_steps=profile.training.keep_every_steps,
         heldout_every_steps=profile.training.heldout_every_steps or max(1, min(1000, num_steps // 5)),
-        threads=0 if profile.hardware.gpus_per_node else profile.training.threads_per_pod,
+        threads=0 if profile.hardware.gpus_per_node else _threads(profile),
         max_eval_questions=profile.evaluation.max_questions_per_language,
     )
 
@@ -157,10 +157,9 @@ def _checkpoint_interval(profile: Profile, shape: ModelShape, layout: Layout, nu
     return max(1, min(most, round(max(best_s, times.upload_s) / step_s)))
 
 
-def _z_loss(profile: Profile) -> float:
-    """The profile's, else 1e-5 in bf16 (OLMo 2, https://arxiv.org/abs/2501.00656) and none in fp32."""
-    given = profile.training.z_loss
-    return given if given is not None else 1e-5 if precision_of(profile) == "bf16" else 0.0
+def _threads(profile: Profile) -> int:
+    """A rank's compute threads, no more than its machine has cores."""
+    return min(profile.training.threads_per_pod, profile.hardware.cpus_per_node)
 
 
 def _phases(profile: Profile, shape: ModelShape, num_steps: int, batch_tokens: int) -> tuple[RunPhase, ...]:
@@ -183,19 +182,19 @@ def _phases(profile: Profile, shape: ModelShape, num_steps: int, batch_tokens: i
     for number, phase in enumerate(profile.training.phases):
         length = phase.sequence_length or shape.sequence_length
         if shape.sequence_length % length:
-            raise PlanError(
+            raise Obstacle(
                 f"training.phases[{number}].sequence_length does not divide model.sequence_length",
-                got=length,
-                expected=f"a divisor of {shape.sequence_length}",
+                got=f"{length}, which is no divisor of {shape.sequence_length}",
+                fixes=lambda: _length_fixes(profile),
             )
         tokens += phase.tokens
         is_last = number == len(profile.training.phases) - 1
         end = num_steps if is_last else min(round(tokens / batch_tokens), num_steps)
         if end <= done:
-            raise PlanError(
+            raise Obstacle(
                 f"training.phases[{number}] is shorter than half a step",
-                got=f"{phase.tokens:g} tokens",
-                expected=f"at least {batch_tokens}, the tokens of one step",
+                got=f"{phase.tokens:g} tokens; a step has {batch_tokens:,}",
+                fixes=lambda: _batch_fixes(profile, shape, min(one.tokens for one in profile.training.phases)),
             )
         phases.append(
             RunPhase(
@@ -207,3 +206,51 @@ def _phases(profile: Profile, shape: ModelShape, num_steps: int, batch_tokens: i
         )
         done = end
     return tuple(phases)
+
+
+def batch_tokens_of(profile: Profile, shape: ModelShape, layout: Layout) -> int:
+    """Tokens in one optimizer step over all ranks."""
+    return world_size_of(profile) * layout.sequences_per_rank * shape.sequence_length
+
+
+def check_steps(profile: Profile, shape: ModelShape, layout: Layout) -> None:
+    """Raises: Obstacle where the budget is less than one step."""
+    tokens, batch_tokens = profile.training.tokens, batch_tokens_of(profile, shape, layout)
+    if tokens < batch_tokens:
+        raise Obstacle(
+            "training.tokens is less than one step",
+            got=f"{tokens:,.0f} tokens; a step has {batch_tokens:,}",
+            fixes=lambda: _budget_fixes(profile, shape, batch_tokens),
+        )
+
+
+def _budget_fixes(profile: Profile, shape: ModelShape, batch_tokens: int) -> Iterator[Changes]:
+    if not profile.training.phases:
+        yield {"training.tokens": float(batch_tokens)}
+    yield from _batch_fixes(profile, shape, profile.training.tokens)
+
+
+def _batch_fixes(profile: Profile, shape: ModelShape, most: float) -> Iterator[Changes]:
+    """Steps of at most `most` tokens: a smaller batch, fewer ranks too, shorter sequences too."""
+    rows, length = int(most) // shape.sequence_length, shape.sequence_length
+    world_size, hardware = world_size_of(profile), profile.hardware
+    if rows >= world_size and rows * length >= 64:
+        yield {"training.batch_tokens": rows // world_size * world_size * length}
+    elif rows and length >= 64:
+        alone = {"hardware.nodes": 1, "hardware.gpus_per_node": 1} if hardware.gpus_per_node else {"training.pods": 1}
+        yield alone | {"training.batch_tokens": length}
+    while length % 2 == 0 and length >= 128:
+        length //= 2
+        if int(most) >= length * world_size:
+            yield {"model.sequence_length": length, "training.batch_tokens": length * world_size}
+            return
+
+
+def _length_fixes(profile: Profile) -> Iterator[Changes]:
+    """The multiple of all phases' lengths that is nearest to the wanted one."""
+    common = math.lcm(*(phase.sequence_length for phase in profile.training.phases if phase.sequence_length))
+    for length in (profile.model.sequence_length // common * common, common * -(-64 // common)):
+        if 64 <= length <= 2**20:
+            yield {"model.sequence_length": length}
+    without = tuple(phase.model_copy(update={"sequence_length": None}) for phase in profile.training.phases)
+    yield {"training.phases": without}

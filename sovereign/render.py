@@ -11,20 +11,24 @@ import functools
 import json
 import shlex
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jinja2
-import yaml
 
+from sovereign import strict_yaml
 from sovereign.errors import ProfileError
+from sovereign.files import read_text
 from sovereign.resources import data_path
 
 Object: TypeAlias = dict[str, Any]
 SUFFIX = ".yaml.j2"
-
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+STACKS_AND_JOBS = ("cluster", "datalake", "serving", "training")
+"""Folders whose templates are rendered."""
+MAX_CHARS = 16_000_000
+"""A template may render to so much; an API server takes objects of 1.5 MB."""
+_RAW = "Braces of another template language, such as Go's, stand between {% raw %} and {% endraw %}."
 
 
 def template_names(folder: str, overlays: Sequence[Path] = ()) -> list[str]:
@@ -63,16 +67,44 @@ def render_text(file: str, context: Mapping[str, Any], overlays: Sequence[Path] 
     """
     environment = _environment(tuple(overlays))
     try:
-        return environment.get_template(file).render(context)
+        return _bounded(environment.get_template(file).generate(context), file)
     except jinja2.TemplateSyntaxError as error:
-        raise ProfileError(f"template {error.name}, line {error.lineno}: {error.message}") from error
+        raise ProfileError(f"template {error.name}, line {error.lineno}: {error.message}", hint=_RAW) from error
     except jinja2.TemplateNotFound as error:
         raise ProfileError(f"template {error.name} not found", expected=f"a file in {_roots(overlays)}") from error
     except jinja2.TemplateError as error:
         template, line = _place(error, file)
-        raise ProfileError(
-            f"template {template}, line {line}: {error.message}", hint="is it in the profile, or misspelt?"
-        ) from error
+        hint = f"is it in the profile, or misspelt? {_RAW}"
+        raise ProfileError(f"template {template}, line {line}: {error.message}", hint=hint) from error
+    except UnicodeDecodeError as error:
+        raise ProfileError(f"template {_undecodable(file, overlays)}") from error
+    except RecursionError as error:
+        raise ProfileError(f"template {file}: nested too deeply") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        template, line = _place(error, file)
+        raise ProfileError(f"template {template}, line {line}: {type(error).__name__}: {error}") from error
+
+
+def _bounded(parts: Iterable[str], file: str) -> str:
+    text: list[str] = []
+    num_chars = 0
+    for part in parts:
+        text.append(part)
+        num_chars += len(part)
+        if num_chars > MAX_CHARS:
+            raise ProfileError(f"template {file} renders to too much", expected=f"at most {MAX_CHARS:,} characters")
+    return "".join(text)
+
+
+def _undecodable(file: str, overlays: Sequence[Path]) -> str:
+    """The template, of `file` and those it can import, that is not UTF-8, and where."""
+    for root in overlays:
+        for path in sorted(root.rglob("*.j2")):
+            try:
+                read_text(path)
+            except (OSError, ValueError) as error:
+                return f"{path}: {error}"
+    return f"{file} is not UTF-8"
 
 
 def _roots(overlays: Sequence[Path]) -> str:
@@ -91,6 +123,24 @@ def _environment(overlays: tuple[Path, ...]) -> jinja2.Environment:
     )
     environment.filters |= {"to_yaml": _to_yaml, "quote": _quote, "shell": shlex.quote}
     return environment
+
+
+def check_overlays(root: Path) -> None:
+    """Raises: ProfileError: a file of the overlays would not be read, as its name or folder is not one of ours."""
+    shipped = data_path("templates")
+    for path in sorted(root.rglob("*")):
+        place = path.relative_to(root)
+        if path.is_dir() or any(part.startswith((".", "README")) for part in place.parts):
+            continue
+        expected = None
+        if path.suffix != ".j2":
+            expected = f"a name that ends in {SUFFIX} (or .j2 for what templates import)"
+        elif path.name.endswith(SUFFIX) and (len(place.parts) != 2 or place.parts[0] not in STACKS_AND_JOBS):
+            expected = f"a place in {', '.join(STACKS_AND_JOBS)}"
+        elif place.parts[0] == "training" and path.name.endswith(SUFFIX) and not (shipped / place).exists():
+            expected = f"one of {', '.join(sorted(each.name for each in (shipped / 'training').glob('*' + SUFFIX)))}"
+        if expected is not None:
+            raise ProfileError(f"the overlay {path} would not be read", got=place, expected=expected)
 
 
 def _to_yaml(value: Any) -> str:
@@ -114,25 +164,27 @@ def _place(error: BaseException, file: str) -> tuple[str, int]:
 
 def _documents(text: str, file: str) -> Iterator[Object]:
     try:
-        for document in yaml.load_all(text, Loader=_Loader):
+        for document in strict_yaml.load_all(text):
             if document is None:
                 continue
-            if not (
-                isinstance(document, dict)
-                and document.get("apiVersion")
-                and document.get("kind")
-                and isinstance(document.get("metadata"), dict)
-                and document["metadata"].get("name")
-            ):
+            if not _is_object(document):
                 raise ProfileError(
                     f"template {file} makes something that is no Kubernetes object",
                     got=f"{document!r:.80}",
-                    expected="apiVersion, kind and metadata.name",
+                    expected="apiVersion, kind and metadata.name, each a text",
                 )
             yield document
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+    except strict_yaml.YamlError as error:
+        lines = text.splitlines()
+        line = lines[error.line - 1] if error.line is not None and error.line <= len(lines) else ""
         raise ProfileError(
-            f"template {file} does not render to YAML: {error.problem}", got=f"{line.strip()!r} (rendered line)"
+            f"template {file} does not render to YAML: {error}", got=f"{line.strip()!r:.200} (rendered line)"
         ) from error
+
+
+def _is_object(document: object) -> bool:
+    """Whether the four names are texts: a number as a name would only fail when it is sent."""
+    if not isinstance(document, dict) or not isinstance(metadata := document.get("metadata"), dict):
+        return False
+    names = (document.get("apiVersion"), document.get("kind"), metadata.get("name"), metadata.get("namespace", "-"))
+    return all(isinstance(name, str) and name for name in names)

@@ -10,22 +10,30 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any, Protocol, TextIO
 
 from sovereign.errors import StageError
 from sovereign.files import sqlite_uri, write_atomic
+from sovereign.locks import holder_of
 from sovereign.plan import Plan, plan
 from sovereign.profile import Profile
 from sovereign.receipts import Receipt
-from sovereign.stages import is_current, load_stage, read_receipt
+from sovereign.stages import LOCK, is_current, load_stage, read_receipt
 from sovereign.store import Store, open_store
+from sovereign.workload import stop_grace_s
 
 KEPT_LINES = 40
 """Lines of a stage's own output that an error shows."""
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)
+"""Exit codes of a stage's process that SIGTERM ended."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,15 @@ def parse_event(line: str) -> StageEvent | None:
         return StageEvent(**json.loads(line))
     except (ValueError, TypeError):
         return None
+
+
+class StageStopped(StageError):
+    """A stage that was asked to stop has ended; what it had done is kept."""
+
+    def __init__(self, stage: str, number: int, said: str) -> None:
+        """Args: `number` is the signal; `said` is the last line of the stage's own output."""
+        super().__init__(f"stage {stage} was stopped" + (f": {said}" if said else ""), hint="run it again to resume")
+        self.exit_code = 128 + number
 
 
 class Runner(Protocol):
@@ -140,44 +157,69 @@ class LocalRunner:
     def current(self, name: str) -> Receipt | None:
         return current_receipt(name, self.profile, self.plan, self.store)
 
+    def log_path(self, name: str) -> Path:
+        """All that the last run of stage `name` wrote, its progress too."""
+        return self.data_dir / "logs" / f"{name}.log"
+
+    def workdir(self, name: str) -> Path:
+        """Work folder of stage `name`."""
+        return self.data_dir / "work" / name
+
     def run(self, name: str, report: Report) -> Receipt:
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        log_path = self.data_dir / "logs" / f"{name}.log"
-        log_path.parent.mkdir(exist_ok=True)
+        log_path = self.log_path(name)
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        log_path.write_text("")
         with (
-            log_path.open("w", encoding="utf-8") as log,
+            log_path.open("a", encoding="utf-8", buffering=1) as log,
             subprocess.Popen(
                 self._command(name),
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 env=self._environment(),
                 cwd=self.data_dir,
+                start_new_session=True,  # a terminal's Ctrl-C comes to this process alone, which passes it on
             ) as process,
+            _pass_on_signals(process, lambda text: report(StageEvent(name, text))) as received,
         ):
-            try:
-                assert process.stdout is not None
-                consume(process.stdout, report)
-                code = process.wait()
-            except BaseException:  # Ctrl-C too: the stage writes its checkpoint before it ends
-                process.send_signal(signal.SIGTERM)
-                raise
+            assert process.stdout is not None
+            consume(_copied(process.stdout, log), report)
+            code = process.wait()
+        said = [line for line in log_path.read_text(encoding="utf-8").splitlines() if parse_event(line) is None]
+        if received or code in _STOPPED:
+            errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
+            raise StageStopped(name, received[0] if received else signal.SIGTERM, errors[-1] if errors else "")
         if code != 0:
-            last = "\n  ".join(log_path.read_text(encoding="utf-8").splitlines()[-KEPT_LINES:])
+            last = "\n  ".join(said[-KEPT_LINES:])
             raise StageError(
                 f"stage {name} failed with exit code {code}:\n  {last}", hint=f"the whole log is {log_path}"
             )
         return finished_receipt(name, self.profile, self.store)
 
+    def stop(self, name: str) -> None:
+        """Ask stage `name`, which another command runs here, to stop; it leaves what it has done.
+
+        Raises:
+            StageError: it does not run.
+        """
+        holder = holder_of(self.workdir(name) / LOCK)
+        if holder is None or "pid" not in holder:
+            raise StageError(
+                f"stage {name} does not run on this machine", hint=f"sovereign stage {name} PROFILE --local"
+            )
+        os.kill(holder["pid"], signal.SIGTERM)
+
     def _command(self, name: str) -> list[str]:
         arguments = ["run", name, "--profile", str(self.profile_path), "--store", self.store.url]
-        arguments += ["--workdir", str(self.data_dir / "work" / name)]
+        arguments += ["--workdir", str(self.workdir(name))]
         if name == "curate" and (ranks := self.profile.corpus.curation.ranks) > 1:
             return [sys.executable, "-m", "sovereign.ranks", str(ranks), *arguments]
         ranks = self.plan.recipe.world_size if name == "train" else 1
         if ranks == 1:
             return [sys.executable, "-m", "sovereign.stages", *arguments]
-        return [sys.executable, "-m", "training.launch", "local", "--ranks", str(ranks), "--", *arguments]
+        grace = ["--grace-s", str(stop_grace_s(self.plan))]
+        return [sys.executable, "-m", "training.launch", "local", "--ranks", str(ranks), *grace, "--", *arguments]
 
     def _environment(self) -> dict[str, str]:
         offline = {
@@ -188,6 +230,44 @@ class LocalRunner:
         }
         threads = {"OMP_NUM_THREADS": str(self.plan.recipe.threads or os.cpu_count() or 1)}
         return {**os.environ, **offline, **threads, "MLFLOW_TRACKING_URI": self.tracking_uri}
+
+
+@contextmanager
+def _pass_on_signals(process: subprocess.Popen[str], tell: Callable[[str], None]) -> Iterator[list[int]]:
+    """Turn Ctrl-C, SIGTERM and SIGHUP into SIGTERM for `process`, and the second one into SIGKILL for its group.
+
+    Gives the list of those that came.
+    """
+    received: list[int] = []
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        with suppress(ProcessLookupError):
+            if len(received) == 1:
+                process.terminate()
+                threading.Thread(target=tell, args=("stopping; once more kills it",)).start()
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield received
+        return
+    before = {number: signal.signal(number, forward) for number in _STOPS}
+    try:
+        yield received
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _copied(lines: Iterable[str], log: TextIO) -> Iterator[str]:
+    """`lines`, each also written to `log`."""
+    for line in lines:
+        log.write(line)
+        yield line
 
 
 def keep_receipt(receipt: Receipt, folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from sovereign.languages import canonical_tag
 
@@ -29,11 +29,9 @@ def _canonical(tag: str) -> str:
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}[a-z0-9]$")]
-# YAML reads Norwegian's tag as false.
 Language = Annotated[
     str,
     Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]+)*$"),
-    BeforeValidator(lambda value: "no" if value is False else value),
     AfterValidator(_canonical),
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]

@@ -90,7 +90,8 @@ class ModelShape(Section):
         }[name]
 
 
-# layers, width, feed-forward width, query heads, key/value heads, head width; from 600M on published shapes
+# layers, width, feed-forward width, query heads, key/value heads, head width; from 600M on published shapes,
+# but that of 220B, which stands between the published ones of 123B and 405B
 _LADDER = (
     (3, 96, 256, 3, 1, 32),
     (4, 128, 352, 4, 2, 32),
@@ -108,6 +109,8 @@ _LADDER = (
     (40, 5120, 17408, 40, 8, 128),
     (64, 5120, 25600, 64, 8, 128),
     (80, 8192, 28672, 64, 8, 128),
+    (88, 12288, 28672, 96, 8, 128),
+    (96, 14336, 43008, 112, 8, 128),
     (126, 16384, 53248, 128, 8, 128),
 )
 _TIED_BELOW = 1.5e9

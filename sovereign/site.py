@@ -8,6 +8,7 @@ data/          the lake of stages that run without a cluster, and its catalog
 receipts/      copies of every stage's receipt
 card/          the dataset's card, where none other was named
 base           the model that `train --from` named, one line; not there: the profile's
+id             names the site on the objects that it deploys, made once
 passphrase     key of the secrets in the state, made once, readable by its owner only
 pgpass         passwords of databases that are sources, in libpq's form, put there by the operator, mode 0600
 dataset.key    from which salts and leaf keys of the datasets' trees follow, made once, readable by its owner only
@@ -17,9 +18,6 @@ withdrawals.jsonl  text that was taken back, only ever added to; part of the pro
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -27,14 +25,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sovereign.base_state import recall
-from sovereign.errors import LockedError, SiteError
+from sovereign.errors import SiteError
 from sovereign.files import sync_folder, write_atomic
+from sovereign.locks import refuse_second
 from sovereign.profile import Profile, load_profile
-from sovereign.receipts import now
 from sovereign.withdrawals import with_withdrawals
 
-_NOT_FOR_GIT = "/passphrase\n/pgpass\n/dataset.key\n/state/\n/node/\n/data/\n/.lock\n"
+_NOT_FOR_GIT = "/id\n/passphrase\n/pgpass\n/dataset.key\n/state/\n/node/\n/data/\n/.lock\n"
 _FIELD = r"(?:[^:\\]|\\.)*"
+_ID = re.compile(r"[a-z0-9A-Z]([-a-zA-Z0-9_.]{0,61}[a-zA-Z0-9])?")
+"""A value that a Kubernetes label takes."""
 _PASSWORD_LINE = re.compile(rf"(#.*)?|({_FIELD}:){{4}}{_FIELD}\\?")
 """host:port:database:user:password, where \\: and \\\\ stand for : and \\; libpq passes over any other line."""
 
@@ -50,6 +50,7 @@ class Site:
         self.node_dir = self.root / "node"
         self.data_dir = self.root / "data"
         self.receipts_dir = self.root / "receipts"
+        self.id_file = self.root / "id"
         self.passphrase_file = self.root / "passphrase"
         self.pgpass_file = self.root / "pgpass"
         self.dataset_key_file = self.root / "dataset.key"
@@ -71,6 +72,25 @@ class Site:
         if profile.base is None or (found := recall(self.known_base_file, profile.base.model)) is None:
             return profile
         return profile.model_copy(update={"base": profile.base.model_copy(update={"known": found[0]})})
+
+    @property
+    def id(self) -> str:
+        """What names the site on the objects that it deploys: the profile's name and eight random digits, made once.
+
+        Raises:
+            SiteError: the file is damaged.
+        """
+        if not self.id_file.exists():
+            self._ignore("/id")
+            write_atomic(self.id_file, f"{self.profile.name[:40]}-{secrets.token_hex(4)}\n")
+        text = self.id_file.read_text(encoding="utf-8", errors="replace").strip()
+        if not _ID.fullmatch(text):
+            raise SiteError(
+                f"the site's id in {self.id_file} is damaged",
+                got=repr(text[:80]),
+                hint="restore it from a backup; without one delete the file and run `sovereign deploy --adopt`",
+            )
+        return text
 
     def resolved_profile(self) -> Path:
         """The file that stages read: the profile, or one beside it with what else `profile` has.
@@ -146,24 +166,8 @@ class Site:
         Raises:
             LockedError: another process holds it; the message names its command, process and start.
         """
-        path = self.root / ".lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = path.read_text(encoding="utf-8", errors="replace") or "unknown"
-                raise LockedError(
-                    f"the site {self.root} is in use",
-                    got=holder,
-                    hint="wait for it to end, or stop it; then run this again",
-                ) from None
-            holder = json.dumps({"command": command, "pid": os.getpid(), "since": now()})
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, holder.encode(), 0)
+        with refuse_second(self.root / ".lock", f"the site {self.root}", command=command):
             yield
-        finally:
-            os.close(descriptor)
 
 
 def init_site(root: Path, profile_source: Path) -> Site:

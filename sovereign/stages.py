@@ -16,10 +16,11 @@ import argparse
 import io
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -30,15 +31,20 @@ from typing import Any, TextIO
 from sovereign.errors import SovereignError, StageError
 from sovereign.files import room_hint, sha256_bytes, sha256_file
 from sovereign.identity import code_digest, code_version, environment_digest
+from sovereign.job_inputs import JobInputs, StoredInput, fetch_inputs
+from sovereign.locks import refuse_second
 from sovereign.plan import Plan, plan
 from sovereign.profile import Profile, load_profile
+from sovereign.proxies import set_aside
 from sovereign.receipts import Receipt, config_digest, made_by, now, stage_key
-from sovereign.store import Store, fetch_checked, open_store
+from sovereign.store import FolderStore, Store, fetch_checked, open_store
 
 STAGES = ("corpus", "curate", "tokenize", "train", "evaluate", "register")
 """The stages in their order."""
 CHECKS = ("preflight",)
 """Stages beside the way, which run when they are asked for."""
+LOCK = "running.lock"
+"""In the work folder of a stage's process, which holds it."""
 
 
 class Progress:
@@ -66,8 +72,12 @@ class Progress:
             "unit": unit,
             "metrics": dict(metrics or {}),
         }
-        self.stream.write(json.dumps(event) + "\n")
-        self.stream.flush()
+        try:
+            self.stream.write(json.dumps(event) + "\n")
+            self.stream.flush()
+        except BrokenPipeError:  # whoever started this stage is gone: end as if asked to, with what is done kept
+            self.stream = io.StringIO()
+            signal.raise_signal(signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -304,25 +314,57 @@ def _clear_scratch(store: Store, stage: Stage, profile: Profile) -> None:
             store.delete(key)
 
 
+@contextmanager
+def _alone(name: str, profile: Profile, store: Store, workdir: Path) -> Iterator[None]:
+    """No other process of this machine runs the stage in the same work folder, or on the same store in a folder.
+
+    Raises:
+        LockedError: one does; the message names it.
+    """
+    with ExitStack() as held:
+        if os.environ.get("RANK", "0") == "0":  # the other ranks are one run with it
+            stage = f"{name} of {profile.name}"
+            held.enter_context(refuse_second(workdir / LOCK, f"the work folder {workdir}", stage=stage))
+            if isinstance(store, FolderStore):
+                lock = store.root / ".running" / f"{profile.name}-{name}.lock"
+                held.enter_context(refuse_second(lock, f"stage {stage} in {store.url}", stage=stage))
+        yield
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """A stage's process; exit code 0, the error's (told on stderr; 143 when it was asked to stop) or 2 (arguments)."""
+    set_aside()
     parser = argparse.ArgumentParser(prog="python -m sovereign.stages", description="Run one stage.")
     commands = parser.add_subparsers(required=True)
     run = commands.add_parser("run")
     run.add_argument("name", choices=(*STAGES, *CHECKS))
-    run.add_argument("--profile", type=Path, required=True)
+    run.add_argument("--profile", required=True, help="a file; with --profile-digest a key of the store")
+    run.add_argument("--profile-digest", help="hex SHA-256")
+    run.add_argument("--opt-outs", help="key of what stands for the profile's file of opt-outs")
+    run.add_argument("--opt-outs-digest", help="hex SHA-256")
     run.add_argument("--store", required=True)
     run.add_argument("--workdir", type=Path, required=True)
     options = parser.parse_args(arguments)
     stream = sys.stdout
     try:
         with redirect_stdout(sys.stderr):  # libraries print; stdout is for progress only
-            profile, store = load_profile(options.profile), open_store(options.store)
-            run_stage(load_stage(options.name), profile, store, options.workdir, stream)
+            store = open_store(options.store)
+            profile = _profile(options, store)
+            with _alone(options.name, profile, store, options.workdir):
+                run_stage(load_stage(options.name), profile, store, options.workdir, stream)
     except SovereignError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     return 0
+
+
+def _profile(options: argparse.Namespace, store: Store) -> Profile:
+    """The profile of a file, or of the store with what else it needs."""
+    if not options.profile_digest:
+        return load_profile(Path(options.profile))
+    opt_outs = StoredInput(options.opt_outs, options.opt_outs_digest) if options.opt_outs else None
+    inputs = JobInputs(StoredInput(options.profile, options.profile_digest), opt_outs)
+    return fetch_inputs(store, inputs, options.workdir / "inputs")
 
 
 if __name__ == "__main__":

@@ -48,17 +48,18 @@ def _parse(line: str, path: Path, number: int) -> Withdrawal:
 
 
 def add_withdrawal(path: Path, wanted: Withdrawal) -> bool:
-    """Add `wanted` to the file `path`; whether it was not there already, whatever its date and reason.
+    """Add `wanted` to the file `path`, unless its last entry about the same says so too; whether it was added.
 
     Raises:
         SiteError: see `read_withdrawals`.
     """
-    if any(_target(one) == _target(wanted) for one in read_withdrawals(path)):
+    same = [one for one in read_withdrawals(path) if _target(one) == _target(wanted)]
+    if same and same[-1].readmitted == wanted.readmitted:
         return False
     before = path.read_bytes() if path.exists() else b""
     if before and not before.endswith(b"\n"):
         before += b"\n"
-    write_atomic(path, before + rfc8785.dumps(wanted.model_dump(exclude_none=True)) + b"\n")
+    write_atomic(path, before + rfc8785.dumps(wanted.model_dump(exclude_defaults=True)) + b"\n")
     return True
 
 

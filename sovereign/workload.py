@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
-from sovereign.errors import ProfileError
+from sovereign.errors import PlanError, ProfileError
 from sovereign.files import sqlite_uri
 from sovereign.hardware import ACCELERATORS
+from sovereign.job_inputs import JobInputs
 from sovereign.plan import Plan, Quota
-from sovereign.profile import POSTGRESQL, KubeconfigTarget, Profile
+from sovereign.profile import POSTGRESQL, EmbeddedTarget, KubeconfigTarget, Profile
 from sovereign.runtime import Runtime
 
 NAMESPACES = ("training", "lake", "serving")
 BUCKETS = ("raw", "curated", "catalog", "models", "mlflow")
-PORTS: Mapping[str, int] = {"s3": 7070, "mlflow": 5000, "model": 8000, "rendezvous": 29500}
+PORTS: Mapping[str, int] = {"s3": 7070, "mlflow": 5000, "model": 8000, "engine": 8001, "rendezvous": 29500}
 S3_ACCESS_KEY = "sovereign"
 """Name of the store's root key; the key itself is the site's (stacks.resolve.s3_secret_key)."""
 QUEUE = "training"
@@ -33,6 +35,24 @@ HOST_IMAGE = "sovereign.local/host:1"
 """The embedded node's empty image, into which the host's folders are mounted."""
 RUNTIME_PYTHON = "python"
 """The interpreter in a cluster's runtime image, on its PATH, with the kit installed."""
+
+
+SERVER_SLOTS = 4
+"""Answers that llama.cpp computes together; others wait."""
+LLAMA_BATCH = 512
+"""Tokens of prompts that it computes at a time."""
+LLAMA_BASE_MB = 200
+"""Its process without a model, measured: 60 MB with one of 1M parameters."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A registered model to serve."""
+
+    digest: str
+    """As registered."""
+    gguf_digest: str | None = None
+    """Digest of the folder with its GGUF file, which llama.cpp loads; None: it has none."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +91,7 @@ def image_runtime(target: KubeconfigTarget) -> PodRuntime:
 
 
 def stage_folders(profile: Profile, stage: str) -> tuple[Path, ...]:
-    """Folders of this machine that a stage reads because the profile names them, or files in them."""
+    """Folders and files of this machine that a stage reads because the profile names them; nothing beside a file."""
     tasks = profile.evaluation.task_folder
     opt_outs = profile.corpus.rights.opt_outs
     read: dict[str, list[str | Path | None]] = {
@@ -82,12 +102,11 @@ def stage_folders(profile: Profile, stage: str) -> tuple[Path, ...]:
         "curate": [*profile.corpus.cleaning.files.values(), opt_outs.file],
         "evaluate": [tasks],
     }
-    paths = [Path(path) for path in read.get(stage, ()) if path is not None]
-    return _outermost(path.parent if path.is_file() else path for path in paths)
+    return _outermost(Path(path) for path in read.get(stage, ()) if path is not None)
 
 
 def source_folders(profile: Profile) -> tuple[Path, ...]:
-    """Folders of this machine that any stage reads, for pods of the embedded node."""
+    """Folders and files of this machine that any stage reads, for pods of the embedded node."""
     return _outermost(folder for stage in ("corpus", "curate", "evaluate") for folder in stage_folders(profile, stage))
 
 
@@ -121,7 +140,9 @@ def database_ports(profile: Profile) -> tuple[int, ...]:
     return tuple(sorted(ports))
 
 
-def platform_context(profile: Profile, plan: Plan, runtime: PodRuntime) -> dict[str, Any]:
+def platform_context(
+    profile: Profile, plan: Plan, runtime: PodRuntime, model: ServedModel | None = None
+) -> dict[str, Any]:
     """Variables of every template."""
     return {
         "profile": profile,
@@ -131,20 +152,49 @@ def platform_context(profile: Profile, plan: Plan, runtime: PodRuntime) -> dict[
         "buckets": list(BUCKETS),
         "ports": PORTS,
         "endpoints": ENDPOINTS,
+        "mlflow_address": mlflow_address(profile),
         "queue": QUEUE,
         "storage": {"objects_gb": max(10, math.ceil(plan.estimates.storage_gb * 1.2)), "mlflow_gb": 10},
-        "server": server_context(profile, plan),
+        "server": server_context(profile, plan, model),
     }
 
 
-def server_context(profile: Profile, plan: Plan) -> dict[str, Any]:
-    """Sizes of one model server: memory in GB, GPUs."""
+def mlflow_address(profile: Profile) -> str | None:
+    """Fixed address of MLflow's Service on the embedded node, by which this machine reaches it; None elsewhere.
+
+    MLflow answers to hosts that it knows only. Kubernetes gives the low addresses of a range to Services that ask for
+    one; DNS has the tenth.
+    """
+    target = profile.target
+    return str(IPv4Network(target.service_cidr)[11]) if isinstance(target, EmbeddedTarget) else None
+
+
+def server_context(profile: Profile, plan: Plan, model: ServedModel | None) -> dict[str, Any]:
+    """Engine and sizes of one model server: memory in MB, disk in GB, GPUs, context in tokens, answers at a time."""
+    engine = profile.serving.engine
+    if engine == "llama.cpp" and model is not None and model.gguf_digest is None:
+        engine = "transformers"
+    sizes = {"context": plan.model.sequence_length, "slots": SERVER_SLOTS, **_server_sizes(profile, plan, engine)}
+    return {"engine": engine, **sizes}
+
+
+def _server_sizes(profile: Profile, plan: Plan, engine: str) -> dict[str, int]:
     weights_gb = plan.num_parameters * 2 / 1e9
-    if profile.serving.engine == "vllm":
+    if engine == "vllm":
         usable_gb = ACCELERATORS[profile.hardware.accelerator].memory_bytes / 1e9 * 0.7  # the rest holds the KV cache
         gpus = 2 ** max(0, math.ceil(math.log2(weights_gb / usable_gb)))
-        return {"gpus": gpus, "memory_gb": math.ceil(16 + weights_gb), "disk_gb": math.ceil(2 + weights_gb)}
-    return {"gpus": 0, "memory_gb": math.ceil(2.5 + 3 * weights_gb), "disk_gb": math.ceil(1 + 2 * weights_gb)}
+        return {"gpus": gpus, "memory_mb": 1000 * math.ceil(16 + weights_gb), "disk_gb": math.ceil(2 + weights_gb)}
+    if engine == "transformers":
+        return {"gpus": 0, "memory_mb": math.ceil(2500 + 3000 * weights_gb), "disk_gb": math.ceil(1 + 2 * weights_gb)}
+    shape, place_bytes = plan.model, 4  # llama.cpp has weights, keys and values in float32, as what was evaluated
+    cache_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * place_bytes * shape.sequence_length
+    logits_bytes = LLAMA_BATCH * shape.vocab_size * place_bytes
+    total_bytes = place_bytes * plan.num_parameters + SERVER_SLOTS * cache_bytes + 2 * logits_bytes
+    return {
+        "gpus": 0,
+        "memory_mb": LLAMA_BASE_MB + math.ceil(1.1 * total_bytes / 1e6),
+        "disk_gb": math.ceil(1 + place_bytes * plan.num_parameters / 1e9),
+    }
 
 
 def stop_grace_s(plan: Plan) -> int:
@@ -157,27 +207,45 @@ def stop_grace_s(plan: Plan) -> int:
     return 90 + math.ceil(2 * step_s + 2 * 2 * plan.estimates.checkpoint_gb / plan.recipe.world_size)
 
 
+_LARGEST_SIGNAL_S = 65_535
+"""Longest notice that sbatch's --signal takes."""
+
+
 def slurm_context(profile: Profile, plan: Plan, *, python: str, profile_path: Path, data_dir: Path) -> dict[str, Any]:
-    """Variables of `training/slurm.sbatch.j2`.
+    """Variables of `training/slurm.sbatch.j2`; asks for nothing that a machine of the plan does not have.
 
     Args:
         python: the interpreter with the kit, the same on every machine.
         profile_path: what the stage reads.
         data_dir: the lake, a folder that every machine sees.
+
+    Raises:
+        PlanError: a machine has fewer cores than ranks.
+        ProfileError: Slurm cannot write its log below `data_dir`.
     """
     hardware, world_size = profile.hardware, plan.recipe.world_size
-    nodes = max(number for number in range(1, hardware.nodes + 1) if world_size % number == 0)
-    ranks = world_size // nodes
+    ranks = math.ceil(world_size / hardware.nodes)
+    if ranks > hardware.cpus_per_node:
+        raise PlanError(
+            "Slurm gives each training process a core of its own",
+            got=f"{ranks} processes on a machine of {hardware.cpus_per_node} cores",
+            expected=f"training.pods of at most {hardware.cpus_per_node * hardware.nodes}",
+        )
+    log = str(data_dir / "logs")
+    if "\\" in log or "\n" in log:
+        raise ProfileError("Slurm cannot write to a path with a backslash or a line break", got=log)
+    cores = hardware.cpus_per_node // ranks
     stage = ["run", "train", "--profile", str(profile_path), "--store", f"file://{data_dir}"]
     slurm = {
-        "nodes": nodes,
+        "nodes": math.ceil(world_size / ranks),
+        "ranks": world_size,
         "ranks_per_node": ranks,
         "gpus_per_node": hardware.gpus_per_node,
-        "cpus_per_rank": plan.recipe.threads or max(1, hardware.cpus_per_node // ranks),
-        "memory_gb_per_node": math.floor(hardware.memory_gb_per_node * 0.9),
+        "cpus_per_rank": min(plan.recipe.threads or cores, cores),
+        "memory_mib_per_node": max(1, math.floor(hardware.memory_gb_per_node * 0.9 * 1e9 / 2**20)),
         "minutes": 30 + math.ceil(plan.estimates.days * 24 * 60 * 1.5),  # the estimate assumes the speed
-        "grace_s": stop_grace_s(plan),
-        "log": str(data_dir / "logs" / "train-%j.log"),
+        "grace_s": min(stop_grace_s(plan), _LARGEST_SIGNAL_S),
+        "log": log.replace("%", "%%") + "/train-%j.log",
         "tracking_uri": sqlite_uri(data_dir / "mlflow.db"),
         "command": [python, "-m", "training.launch", "slurm", "--", *stage],
     }
@@ -199,7 +267,7 @@ def job_context(
     name: str,
     stage: str,
     key: str,
-    profile_text: str,
+    inputs: JobInputs,
     num_pods: int | None = None,
     priority: str = "normal",
 ) -> dict[str, Any]:
@@ -209,7 +277,7 @@ def job_context(
         name: name of the Job, its ConfigMap and its Service; a DNS label of at most 50 characters.
         stage: stage to run; only `train` and `curate` run on several pods, only `train` and `preflight` on GPUs.
         key: what the stage makes, see `sovereign.receipts.stage_key`.
-        profile_text: the profile file's text, which the pod reads.
+        inputs: objects of the store that the pod reads before the stage.
         num_pods: pods of the Job, each one rank on CPU, `plan.quota.pod_gpus` ranks on GPUs; by default the plan's for
             training and for curation, else one.
         priority: a WorkloadPriorityClass, `normal` or `urgent`.
@@ -224,7 +292,7 @@ def job_context(
         "stage": stage,
         "asks_databases": stage == "corpus" and bool(database_ports(profile)),
         "key": key,
-        "profile_text": profile_text,
+        "inputs": inputs.arguments(),
         "num_pods": num_pods or {"train": quota.num_pods, "curate": quota.curation_pods}.get(stage, 1),
         "priority": priority,
         "gpus": gpus,

@@ -134,7 +134,8 @@ class ModelServer(Component):
         return parts.model_server(platform)
 
     def outputs(self, platform: Platform) -> dict[str, Any]:
-        return {"url": ENDPOINTS["model"], "champion": platform.champion}
+        model = platform.champion
+        return {"url": ENDPOINTS["model"], "champion": model.digest if model else None}
 
 
 class Extras(pulumi.ComponentResource):

@@ -12,19 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sovereign.errors import ClusterError, DeployError
+from sovereign.errors import DeployError
 from sovereign.plan import Plan
 from sovereign.profile import Profile
 from sovereign.runtime import Runtime
 from sovereign.site import Site
+from sovereign.workload import ServedModel
 from stacks.engine import Engine, Events, Report, run
+from stacks.kinds import check_objects
 from stacks.kube import Cluster
+from stacks.moves import Moves
 from stacks.node import lifecycle, mounts
 from stacks.node.spec import NodeSpec
-from stacks.objects import STACKS, objects_for
+from stacks.objects import STACKS
+from stacks.ownership import check_owners, delete_jobs, free_queue
 from stacks.programs import PROGRAMS
 from stacks.resolve import Deployment, Target, resolve
-from stacks.state import read_state, state_file
+from stacks.state import read_state, served, state_file
 
 UNPRIVILEGED_ID = 65532
 _VOLUMES = {"datalake": ("objects", "mlflow")}
@@ -42,6 +46,8 @@ class StackResult:
     """Operation, object and changed fields of all that is not the same."""
     outputs: dict[str, Any]
     seconds: float
+    warnings: tuple[str, ...] = ()
+    """What stays as it is although the profile wants it otherwise, each with what to do."""
 
     @property
     def changed(self) -> bool:
@@ -73,8 +79,9 @@ def deploy(
     stacks: Sequence[str],
     report: Report,
     *,
-    champion: str | None = None,
+    champion: ServedModel | None = None,
     runtime: Runtime | None = None,
+    adopt: bool = False,
 ) -> DeployResult:
     """Bring `stacks` to what profile and overlays say, in their order.
 
@@ -84,21 +91,30 @@ def deploy(
         plan: the profile's plan.
         stacks: some of `STACKS`.
         report: called with progress.
-        champion: digest of the model to serve; None keeps the one that is served.
+        champion: the model to serve; None keeps the one that is served.
         runtime: what pods of the embedded node run; by default this process's own.
+        adopt: take over objects that another site deployed.
 
     Raises:
         DeployError: Pulumi failed; names object and reason.
-        ClusterError: the cluster is another one than before, or cannot be reached.
+        ClusterError: the cluster is another one than before, cannot be reached, or has objects of another site.
         SovereignError: see `stacks.resolve.resolve`.
     """
     build = _build_progress(report)
     deployment = resolve(site, profile, plan, champion=champion or served(site), runtime=runtime, build=build)
-    engine = Engine(site, deployment.programs["pulumi"])
+    check_objects(deployment.platform)
+    engine = Engine(site, deployment.programs["pulumi"], report, adopt=adopt)
+    moves = Moves(site, deployment.platform)
+    check_owners(deployment.target, moves, adopt=adopt)
+    engine.declare(moves.declared)
     results = []
     for stack in _ordered(stacks):
         _prepare(stack, deployment.target)
-        results.append(_operate(engine, "up", stack, deployment, report))
+        moves.release(engine)
+        try:
+            results.append(_operate(engine, "up", stack, deployment, moves, report))
+        finally:
+            moves.release(engine)
     return DeployResult(tuple(results))
 
 
@@ -109,14 +125,19 @@ def preview(
     stacks: Sequence[str],
     report: Report,
     *,
-    champion: str | None = None,
+    champion: ServedModel | None = None,
     runtime: Runtime | None = None,
+    adopt: bool = False,
 ) -> DeployResult:
     """What `deploy` would do; works before there is a cluster. Arguments and errors as there."""
     build = _build_progress(report)
     deployment = resolve(site, profile, plan, champion=champion or served(site), runtime=runtime, build=build)
-    engine = Engine(site, deployment.programs["pulumi"])
-    results = tuple(_operate(engine, "preview", stack, deployment, report) for stack in _ordered(stacks))
+    check_objects(deployment.platform)
+    engine = Engine(site, deployment.programs["pulumi"], report, adopt=adopt)
+    moves = Moves(site, deployment.platform)
+    check_owners(deployment.target, moves, adopt=adopt)
+    engine.declare(moves.declared)
+    results = tuple(_operate(engine, "preview", stack, deployment, moves, report) for stack in _ordered(stacks))
     return DeployResult(results)
 
 
@@ -141,14 +162,15 @@ def destroy(
     """
     wanted = _ordered(stacks)
     deployment = resolve(site, profile, plan, runtime=runtime, build=_build_progress(report))
-    engine = Engine(site, deployment.programs["pulumi"])
+    engine = Engine(site, deployment.programs["pulumi"], report)
     node = deployment.target.node
     if "cluster" in wanted:
         if others := [stack for stack in STACKS if stack not in wanted and read_state(site, stack).deployed]:
             message = "the cluster cannot go while other stacks are on it"
             raise DeployError(message, got=", ".join(others), hint="destroy all stacks")
         if node is None:
-            _delete_jobs(deployment.target)
+            delete_jobs(deployment.target, site.id)
+            free_queue(deployment.target, site.id, lambda text: report("cluster", text, 0, 1))
     whole_node = node is not None and "cluster" in wanted
     results = []
     for name in wanted if whole_node else reversed(wanted):
@@ -183,18 +205,15 @@ def _remove_rest(node: NodeSpec, name: str, report: Report, *, delete_data: bool
             mounts.delete_tree(node.volumes_dir / volume)
 
 
-def served(site: Site) -> str | None:
-    """Digest of the model that the serving stack was last deployed with."""
-    champion = read_state(site, "serving").outputs.get("champion")
-    return str(champion) if champion else None
-
-
-def _operate(engine: Engine, operation: str, name: str, deployment: Deployment, report: Report) -> StackResult:
-    target = deployment.target
+def _operate(
+    engine: Engine, operation: str, name: str, deployment: Deployment, moves: Moves, report: Report
+) -> StackResult:
+    target, ledger = deployment.target, moves.ledger(name)
     uid = _cluster_uid(engine.site, name, target, strict=operation == "up")
-    total = len(objects_for(name, deployment.platform)) + (1 if name == "cluster" and target.node else 0)
-    events = Events(name, total, report)
-    program: Callable[[], None] = lambda: PROGRAMS[name](deployment.platform, target, uid)  # noqa: E731
+    node = 1 if name == "cluster" and target.node else 0
+    total = len(moves.objects[name]) + len(ledger.held) + node
+    events = Events(name, total, report, arrivals=moves.arrivals(name))
+    program: Callable[[], None] = lambda: PROGRAMS[name](deployment.platform, target, uid, ledger)  # noqa: E731
     started = time.monotonic()
     report(name, "starting", 0, total)
     done = run(engine.stack(name, program), operation, events)
@@ -204,7 +223,7 @@ def _operate(engine: Engine, operation: str, name: str, deployment: Deployment, 
 
 def _result(name: str, events: Events, outputs: dict[str, Any], started: float) -> StackResult:
     seconds = round(time.monotonic() - started, 1)
-    return StackResult(name, dict(events.changes), tuple(events.steps), outputs, seconds)
+    return StackResult(name, dict(events.changes), tuple(events.steps), outputs, seconds, tuple(events.warnings))
 
 
 def _cluster_uid(site: Site, stack: str, target: Target, *, strict: bool) -> str | None:
@@ -245,19 +264,6 @@ def _release_data(resources: list[dict[str, Any]]) -> list[dict[str, Any]]:
             elif resource["type"] == "sovereign:index:Node":
                 values["deleteData"] = True
     return resources
-
-
-def _delete_jobs(target: Target) -> None:
-    """Delete our Jobs of an existing cluster, since queues with work in them do not go."""
-    cluster = Cluster(target.kubeconfig, target.context)
-    try:
-        selector = "app.kubernetes.io/part-of=sovereign"
-        for job in cluster.find("batch/v1", "Job", "training", labelSelector=selector):
-            cluster.delete(job)
-    except ClusterError as error:
-        raise DeployError("the training Jobs cannot be deleted", got=str(error)) from error
-    finally:
-        cluster.close()
 
 
 def _ordered(stacks: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,13 @@ from semver import VersionInfo
 
 from sovereign.errors import DeployError, LockedError, ToolError
 from sovereign.files import write_atomic
+from sovereign.proxies import set_aside
 from sovereign.resources import cache_dir
 from sovereign.site import Site
 from sovereign.tools import load_tools
-from stacks.state import PROJECT, locks_dir, read_state
+from stacks.fields import Identity
+from stacks.identity import ADOPT_VARIABLE, DECLARED_VARIABLE, write_declared
+from stacks.state import PROJECT, locks_dir, read_state, repair_state
 
 PLUGIN = "pulumi-resource-sovereign"
 MARK = "SOVEREIGN_SITE"
@@ -54,6 +57,10 @@ class Events:
     """Number of managed objects by operation."""
     steps: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
     """Operation, object and changed fields, of all that is not the same."""
+    warnings: list[str] = field(default_factory=list)
+    """What stays as it is although the profile wants it otherwise."""
+    arrivals: frozenset[str] = frozenset()
+    """Names of objects that another stack had until now: to the engine they are new."""
 
     def __call__(self, event: Any) -> None:
         """Take one engine event."""
@@ -69,10 +76,12 @@ class Events:
 
     def _step(self, metadata: Any) -> None:
         if _is_managed(metadata):
-            operation = _text(metadata.op)
+            operation, name = _text(metadata.op), _name(metadata.urn)
+            if operation == "create" and name in self.arrivals:
+                operation = "move"
             self.changes[operation] += 1
             if operation != "same":
-                self.steps.append((operation, _name(metadata.urn), tuple(metadata.detailed_diff or ())))
+                self.steps.append((operation, name, tuple(metadata.detailed_diff or ())))
 
     def _message(self, event: Any) -> None:
         text = event.message.replace("<{%reset%}>", "").strip()
@@ -81,6 +90,8 @@ class Events:
             if not text.startswith(("update failed", "preview failed", "destroy failed")):
                 self.errors.append(f"{owner}: {text}" if owner else text)
         elif text and event.severity in ("info", "warning"):
+            if event.severity == "warning" and text not in self.warnings:
+                self.warnings.append(text)
             self.report(self.stack, f"{owner}: {text}" if owner else text, min(self.done, self.total), self.total)
 
 
@@ -110,14 +121,18 @@ class Engine:
     Args:
         site: the site; its lock is held.
         pulumi: the program.
+        report: called with what was found amiss.
+        adopt: whether a deploy may take over objects of another site.
 
     Raises:
         ToolError: our provider plugin is not beside this Python and not on PATH.
     """
 
-    def __init__(self, site: Site, pulumi: Path) -> None:
+    def __init__(self, site: Site, pulumi: Path, report: Report = lambda *_: None, *, adopt: bool = False) -> None:
+        set_aside()  # the SDK's gRPC reads the environment of this process
         self.site = site
-        self.environment = environment(site, pulumi)
+        self.report = report
+        self.environment = environment(site, pulumi) | ({ADOPT_VARIABLE: "1"} if adopt else {})
         self._command = _Command(pulumi)
         site.state_dir.mkdir(parents=True, exist_ok=True)
         settings = {
@@ -129,6 +144,12 @@ class Engine:
         }
         write_atomic(site.state_dir / "Pulumi.yaml", yaml.safe_dump(settings, sort_keys=False))
         self.clear_remains()
+
+    def declare(self, identities: Iterable[Identity]) -> None:
+        """Tell the provider of the coming operations what the site declares: it deletes none of that."""
+        path = self.site.state_dir / "declared.json"
+        write_atomic(path, write_declared(identities))
+        self.environment[DECLARED_VARIABLE] = str(path)
 
     def stack(self, name: str, program: Callable[[], None] | None = None, *, adopt: bool = False) -> auto.Stack:
         """The stack `name`, made when it is not there, free of pending operations.
@@ -145,6 +166,8 @@ class Engine:
             secrets_provider="passphrase",
             pulumi_command=self._command,
         )
+        if repair_state(self.site, name):
+            self.report(name, "the state was damaged: continuing from its last copy", 0, 1)
         try:
             stack = auto.create_or_select_stack(name, PROJECT, program=program or _nothing, opts=options)
             if read_state(self.site, name).pending:
@@ -185,8 +208,15 @@ class Engine:
                 raise LockedError("processes of a killed command do not end", got=orphans)
             time.sleep(0.1)
         for path in locks_dir(self.site).rglob("*.json"):
-            holder = json.loads(path.read_bytes() or b"{}")
-            pid = int(holder.get("pid", 0))
+            try:
+                holder = json.loads(path.read_bytes())
+                pid = int(holder["pid"])
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise LockedError(
+                    f"the lock {path} of the Pulumi state cannot be read",
+                    got=error,
+                    hint="remove it when no `pulumi` command runs on this site",
+                ) from error
             if holder.get("hostname") == os.uname().nodename and not _is_pulumi(pid):
                 path.unlink(missing_ok=True)
             else:

@@ -15,6 +15,8 @@ from typing import Any
 
 Object = dict[str, Any]
 Path = tuple[str | int, ...]
+Identity = tuple[str, str, str, str]
+"""API group, kind, namespace and name; the namespace is empty for the default one and for what belongs to none."""
 
 # Set by the API server on every write, or owned by controllers: never a difference between wanted and live.
 _SERVER_METADATA = ("managedFields", "resourceVersion", "generation", "creationTimestamp", "uid", "selfLink")
@@ -49,9 +51,16 @@ class ObjectRef:
         return f"{self.api_version}/{self.kind}/{self.namespace}/{self.name}"
 
     @property
-    def identity(self) -> tuple[str, str, str, str]:
-        """What makes it the same object; the version of the API is none of it."""
-        return (self.group, self.kind, self.namespace, self.name)
+    def identity(self) -> Identity:
+        """What makes it the same object; the API's version is not part of it."""
+        namespace = "" if self.namespace == "default" else self.namespace
+        return (self.group, self.kind, namespace, self.name)
+
+    @property
+    def manifest(self) -> Object:
+        """The smallest manifest of the object: what names it."""
+        metadata = {"name": self.name} | ({"namespace": self.namespace} if self.namespace else {})
+        return {"apiVersion": self.api_version, "kind": self.kind, "metadata": metadata}
 
     def __str__(self) -> str:
         return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"

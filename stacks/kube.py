@@ -5,7 +5,8 @@
     cluster.wait_ready(manifest, timeout_s=120)
     cluster.diff(manifest)                      # [] when nothing would change
 
-Every write is a server-side apply with the field manager `sovereign`. A Cluster may be used by many threads at once.
+Writes are server-side applies, and JSON patches that remove, by the field manager `sovereign`. A Cluster may be used by
+many threads at once.
 The provider plugin, `sovereign status` and the check before a deploy all go through here.
 """
 
@@ -17,21 +18,19 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
-
-import tenacity
+from typing import Any, Final
 
 from sovereign.errors import ClusterError, TemporaryClusterError
+from stacks import repairs, volumes
+from stacks.additions import FIELD_MANAGER, removal
+from stacks.discovery import Discovery
 from stacks.fields import ABSENT, FieldChange, Object, ObjectRef, changes_between, comparable, normalised
 from stacks.kubehttp import KindMissingError, NotFoundError, Session
 from stacks.readiness import explain, readiness
+from stacks.retries import KIND_LIMIT_S, Retries
 
-FIELD_MANAGER: Final = "sovereign"
-# How long a kind that the server does not know may still turn up, once its CRD was applied.
-KIND_LIMIT_S: Final = 30.0
 # How long a comparison may retry: it is asked for what is there now.
 DIFF_LIMIT_S: Final = 10.0
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -41,17 +40,13 @@ class Comparison:
     ref: ObjectRef
     changes: tuple[FieldChange, ...] = ()
     error: ClusterError | None = None
+    stays: str = ""
+    """What cannot be as the manifest wants it, and what to do; it is no difference that a deploy would remove."""
 
     @property
     def same(self) -> bool:
         """Whether the live object is as the manifest wants it."""
         return not self.changes and self.error is None
-
-
-@dataclass(frozen=True)
-class _Served:
-    plural: str
-    namespaced: bool
 
 
 class Cluster:
@@ -77,9 +72,8 @@ class Cluster:
     ) -> None:
         self._session = Session(kubeconfig, context)
         self._expected_uid = expected_uid
-        self._cancelled = cancelled or threading.Event()
-        self._lock = threading.Lock()
-        self._served: dict[str, dict[str, _Served]] = {}
+        self._retry = Retries(cancelled or threading.Event())
+        self._discovery = Discovery(self._session)
         self._uid: str | None = None
 
     def close(self) -> None:
@@ -109,6 +103,14 @@ class Cluster:
                 )
             self._uid = uid
         return self._uid
+
+    def require(self, timeout_s: float = DIFF_LIMIT_S) -> None:
+        """Make sure that it answers and is the expected cluster: one wait for a dead API server, not one per object.
+
+        Raises:
+            ClusterError: as for `uid`.
+        """
+        self._retry(lambda: self.uid, timeout_s)
 
     def get(self, obj: Object | ObjectRef, *, timeout_s: float = 0.0) -> Object | None:
         """The live object, or None when it (or its kind, or its namespace) is not there.
@@ -156,10 +158,19 @@ class Cluster:
         except NotFoundError:
             return  # it was deleted after somebody listed it: a stopped Job's pod, for example
 
-    def apply(self, obj: Object, *, dry_run: bool = False, timeout_s: float = 60.0) -> Object:
+    def apply(
+        self,
+        obj: Object,
+        *,
+        dry_run: bool = False,
+        timeout_s: float = 60.0,
+        progress: Callable[[str], None] | None = None,
+    ) -> Object:
         """Create or change the object so that it holds what `obj` says, and give back what the server made of it.
 
-        Temporary errors are retried for `timeout_s` seconds, a kind that is not served for at most KIND_LIMIT_S.
+        What others added to fields that this kit owns is removed, and bindings of volumes are repaired (see
+        stacks/repairs.py). Temporary errors are retried for `timeout_s` seconds, a kind that is not served for at most
+        KIND_LIMIT_S; `progress` is called with what is waited for.
 
         Raises:
             ClusterError: when the server refuses it, naming object, field and reason.
@@ -168,12 +179,18 @@ class Cluster:
         ref = ObjectRef.of(obj)
 
         def once() -> Object:
+            if not dry_run:
+                repairs.clear(self, obj)
             answer = self._apply_once(ref, obj, dry_run)
             if not dry_run and answer["metadata"].get("deletionTimestamp"):
+                repairs.let_go(self, answer)
                 raise TemporaryClusterError(f"{ref}: the old one is still being deleted", got=_finalizers(answer))
+            if not dry_run:
+                repairs.bind_again(self, answer)
+                repairs.renew_tokens(self, answer)
             return answer
 
-        return self._retry(once, timeout_s)
+        return self._retry(once, timeout_s, progress)
 
     def validate(self, obj: Object) -> None:
         """Let the server check `obj` without changing anything; no retries.
@@ -202,12 +219,24 @@ class Cluster:
             wanted = self._apply_once(ref, obj, dry_run=True)
             if wanted["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"]:
                 raise TemporaryClusterError(f"{ref}: changed while it was compared")
-            return [
+            changes = [
                 FieldChange(c.path, c.live, c.wanted, secret=ref.kind == "Secret" and c.path[0] == "data")
                 for c in changes_between(comparable(live), comparable(wanted))
             ]
+            return changes + repairs.differences(self, live, obj)
 
         return self._retry(once, timeout_s)
+
+    def stays(self, obj: Object) -> str:
+        """What `obj` asks for in vain, since the API server lets nobody change it, and what to do; empty: nothing.
+
+        Raises:
+            ClusterError: as for `get`.
+        """
+        ref = ObjectRef.of(obj)
+        if ref.kind != volumes.CLAIM:
+            return ""
+        return volumes.reachable(obj, self.get(ref), self.get, self.find)[1]
 
     def compare(self, objects: Iterable[Object], *, workers: int = 16) -> list[Comparison]:
         """`diff` of many objects at once, in their order; an error of one is in its Comparison."""
@@ -215,13 +244,13 @@ class Cluster:
         def one(obj: Object) -> Comparison:
             ref = ObjectRef.of(obj)
             try:
-                return Comparison(ref, tuple(self.diff(obj)))
+                return Comparison(ref, tuple(self.diff(obj)), stays=self.stays(obj))
             except ClusterError as error:
                 return Comparison(ref, error=error)
 
         objects = list(objects)
         try:
-            self._retry(lambda: self.uid, DIFF_LIMIT_S)  # one wait for a dead API server, not one per object
+            self.require()
         except ClusterError as error:
             return [Comparison(ObjectRef.of(obj), error=error) for obj in objects]
         with ThreadPoolExecutor(workers, thread_name_prefix="compare") as pool:
@@ -248,13 +277,14 @@ class Cluster:
             state = readiness(live, self.find)
             if state.ready:
                 return live
+            repairs.rebind(self, live)
             if state.failed or time.monotonic() >= deadline:
                 what = "failed" if state.failed else f"not ready after {timeout_s:.0f} s"
                 raise ClusterError(f"{ref}: {what}", got="\n    ".join([state.message, *explain(live, self.find)]))
             if progress is not None and state.message != told:
                 told = state.message
                 progress(f"{ref}: {told}")
-            self._pause(min(1.0, max(0.05, deadline - time.monotonic())))
+            self._retry.pause(min(1.0, max(0.05, deadline - time.monotonic())))
 
     def delete(self, obj: Object | ObjectRef, timeout_s: float = 300.0) -> None:
         """Delete the object and what it owns, and wait until it is gone; one that is not there is fine.
@@ -262,101 +292,115 @@ class Cluster:
         Raises:
             ClusterError: when the server refuses, cannot be reached, or the object is still there after `timeout_s`.
         """
+        self.delete_if(obj, lambda _: True, timeout_s)
+
+    def delete_if(
+        self,
+        obj: Object | ObjectRef,
+        may: Callable[[Object], bool],
+        timeout_s: float = 300.0,
+        progress: Callable[[str], None] | None = None,
+    ) -> bool:
+        """`delete` where `may` says so of the live object; False where it does not.
+
+        The server deletes exactly the object that `may` saw; when that has changed meanwhile, it is judged again.
+
+        Raises:
+            ClusterError: as for `delete`.
+        """
         ref = obj if isinstance(obj, ObjectRef) else ObjectRef.of(obj)
         deadline = time.monotonic() + timeout_s
-        uid = self._retry(lambda: self._delete_once(ref), min(timeout_s, KIND_LIMIT_S))
-        pause_s = 0.05
-        while uid is not None:
-            live = self.get(ref, timeout_s=min(timeout_s, KIND_LIMIT_S))
-            if live is None or live["metadata"]["uid"] != uid:
-                return
+        live = self._retry(lambda: self._delete_once(ref, may), min(timeout_s, KIND_LIMIT_S))
+        if live is None:
+            return True
+        if not may(live):
+            return False
+        uid, pause_s = live["metadata"]["uid"], 0.05
+        while (live := self.get(ref, timeout_s=min(timeout_s, KIND_LIMIT_S))) and live["metadata"]["uid"] == uid:
             if time.monotonic() >= deadline:
                 reasons = [_finalizers(live), *explain(live, self.find)]
                 raise ClusterError(
                     f"{ref}: still there {timeout_s:.0f} s after its deletion", got="\n    ".join(reasons)
                 )
-            self._pause(pause_s)
+            if progress is not None:
+                progress(f"{ref}: is being deleted, {_finalizers(live)}")
+            self._retry.pause(pause_s)
             pause_s = min(1.0, pause_s * 1.5)
+        return True
 
-    def _delete_once(self, ref: ObjectRef) -> str | None:
+    def strip_finalizers(self, obj: Object | ObjectRef) -> None:
+        """Remove the finalizers of an object whose controller does not run; one that is not there is fine.
+
+        Raises:
+            ClusterError: as for `get`.
+        """
+        ref = obj if isinstance(obj, ObjectRef) else ObjectRef.of(obj)
+
+        def once() -> None:
+            live = self.get(ref)
+            if live is not None and live["metadata"].get("finalizers"):
+                change = FieldChange(("metadata", "finalizers"), live["metadata"]["finalizers"], ABSENT)
+                self.patch(ref, removal([change], live["metadata"]["resourceVersion"]))
+
+        self._retry(once, DIFF_LIMIT_S)
+
+    def begin_delete(self, ref: ObjectRef) -> None:
+        """Delete the object without waiting for its end; one that is not there is fine.
+
+        Raises:
+            ClusterError: as for `get`.
+        """
+        self._delete_once(ref, lambda _: True)
+
+    def _delete_once(self, ref: ObjectRef, may: Callable[[Object], bool]) -> Object | None:
+        """The object as it was when its deletion began, or when `may` said no; None when it is not there."""
         try:
             path = self._path(ref)
             live = self._session.request("GET", path, what=str(ref))
-            self._session.request("DELETE", path, query={"propagationPolicy": "Foreground"}, what=str(ref))
+            if may(live):
+                condition = {key: live["metadata"][key] for key in ("uid", "resourceVersion")}
+                options = {
+                    "apiVersion": "v1",
+                    "kind": "DeleteOptions",
+                    "propagationPolicy": "Foreground",
+                    "preconditions": condition,
+                }
+                self._session.request("DELETE", path, body=options, what=str(ref))
         except (NotFoundError, KindMissingError):
             return None
-        return str(live["metadata"]["uid"])
+        return live
+
+    def patch(self, ref: ObjectRef, operations: list[dict[str, Any]]) -> None:
+        """Change the live object by a JSON patch.
+
+        Raises:
+            ClusterError: as for `get`.
+        """
+        query = {"fieldManager": FIELD_MANAGER}
+        self._session.request("PATCH", self._path(ref), query=query, body=operations, what=str(ref))
 
     def _apply_once(self, ref: ObjectRef, obj: Object, dry_run: bool) -> Object:
         query = {"fieldManager": FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
         if dry_run:
             query["dryRun"] = "All"
+        if ref.kind == volumes.CLAIM:
+            obj = volumes.reachable(obj, self.get(ref), self.get, self.find)[0]
         try:
             return self._session.request("PATCH", self._path(ref), query=query, body=normalised(obj), what=str(ref))
         except NotFoundError as error:
             if error.missing.startswith("namespaces "):
                 raise
             # Served a moment ago: a CRD that went away, or one of several API servers that does not know it yet.
-            self._forget(ref.api_version)
+            self._discovery.forget(ref.api_version)
             raise KindMissingError(f"{ref}: the API server does not serve {ref.api_version} {ref.kind}") from error
 
     def _path(self, ref: ObjectRef) -> str:
-        served = self._serves(ref.api_version, ref.kind)
-        if ref.namespace and not served.namespaced:
-            raise ClusterError(f"{ref}: {ref.kind} belongs to no namespace", got=f"metadata.namespace {ref.namespace}")
-        return f"{self._collection(ref.api_version, ref.kind, ref.namespace or 'default')}/{ref.name}"
+        assert self.uid  # another cluster is refused before anything else is asked of it
+        return self._discovery.path(ref)
 
     def _collection(self, api_version: str, kind: str, namespace: str) -> str:
-        served = self._serves(api_version, kind)
-        scope = f"/namespaces/{namespace}" if served.namespaced and namespace else ""
-        return f"{_root(api_version)}{scope}/{served.plural}"
-
-    def _serves(self, api_version: str, kind: str) -> _Served:
-        assert self.uid  # another cluster is refused before anything else is asked of it
-        with self._lock:
-            kinds = self._served.get(api_version)
-            if kinds is None or kind not in kinds:
-                self._served[api_version] = kinds = self._discover(api_version)
-        if kind not in kinds:
-            raise KindMissingError(
-                f"no matches for kind {kind} in {api_version}", hint="is the CRD applied, and is the version right?"
-            )
-        return kinds[kind]
-
-    def _discover(self, api_version: str) -> dict[str, _Served]:
-        try:
-            answer = self._session.request("GET", _root(api_version), what=f"API {api_version}")
-        except NotFoundError:
-            return {}
-        resources: list[dict[str, Any]] = answer["resources"]
-        return {r["kind"]: _Served(r["name"], r["namespaced"]) for r in resources if "/" not in r["name"]}
-
-    def _forget(self, api_version: str) -> None:
-        with self._lock:
-            self._served.pop(api_version, None)
-
-    def _retry(self, call: Callable[[], _T], timeout_s: float) -> _T:
-        def over(state: tenacity.RetryCallState) -> bool:
-            error = state.outcome.exception() if state.outcome else None
-            limit_s = min(timeout_s, KIND_LIMIT_S) if isinstance(error, KindMissingError) else timeout_s
-            return (state.seconds_since_start or 0.0) >= limit_s
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(TemporaryClusterError),
-            wait=tenacity.wait_exponential(multiplier=0.1, max=2.0) + tenacity.wait_random(0, 0.1),
-            stop=over,
-            sleep=self._pause,
-            reraise=True,
-        )
-        return retrying(call)
-
-    def _pause(self, seconds: float) -> None:
-        if self._cancelled.wait(seconds):
-            raise ClusterError("cancelled")
-
-
-def _root(api_version: str) -> str:
-    return f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
+        assert self.uid
+        return self._discovery.collection(api_version, kind, namespace)
 
 
 def _finalizers(live: Object) -> str:

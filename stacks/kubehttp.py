@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import urllib3
-import yaml
 from kubernetes.client import ApiClient, ApiException, Configuration
 from kubernetes.config import ConfigException, load_kube_config_from_dict
 
+from sovereign import strict_yaml
 from sovereign.errors import ClusterError, TemporaryClusterError
 from stacks.fields import Object
 
 MAX_CONNECTIONS = 32
+_MISSING = "correct target.path in the profile; an embedded node writes its own when it is deployed (sovereign deploy)"
 _MAX_CAUSE = 400  # characters
 _TIMEOUT_S = (5.0, 60.0)  # to connect, to read
 _STREAM_TIMEOUT_S = (5.0, 120.0)
@@ -80,12 +81,12 @@ class Session:
         )
         self._memory_files: list[int] = []
         try:
-            config = self._with_files(yaml.safe_load(kubeconfig.read_text()), kubeconfig.parent)
+            config = self._with_files(strict_yaml.load(kubeconfig.read_text()), kubeconfig.parent)
             load_kube_config_from_dict(config, context, client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
             self._api = ApiClient(configuration)
         except FileNotFoundError as error:
-            raise ClusterError(f"no kubeconfig at {kubeconfig}", hint="is the cluster stack deployed?") from error
-        except (ConfigException, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+            raise ClusterError(f"no kubeconfig at {kubeconfig}", hint=_MISSING) from error
+        except (ConfigException, AttributeError, TypeError, ValueError) as error:
             raise ClusterError(f"the kubeconfig {kubeconfig} cannot be used", got=error) from error
 
     def close(self) -> None:
@@ -96,12 +97,18 @@ class Session:
         self._memory_files.clear()
 
     def request(
-        self, method: str, path: str, *, query: dict[str, str] | None = None, body: Object | None = None, what: str = ""
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: Object | list[Object] | None = None,
+        what: str = "",
     ) -> Object:
         """Send one request and give the JSON answer back.
 
         Args:
-            method: HTTP method; PATCH means a server-side apply.
+            method: HTTP method; PATCH of an object means a server-side apply, of a list a JSON patch.
             path: from the root of the API server, `/api/v1/…`.
             query: parameters of the URL.
             body: object to send.
@@ -113,7 +120,9 @@ class Session:
             ImmutableError: 422 since a field cannot change.
             ClusterError: any other refusal.
         """
-        content = "application/apply-patch+yaml" if method == "PATCH" else "application/json"
+        content = "application/json"
+        if method == "PATCH":
+            content = "application/json-patch+json" if isinstance(body, list) else "application/apply-patch+yaml"
         with self._call(method, path, query, body, content, _TIMEOUT_S) as response:
             data = response.data
         if 200 <= response.status < 300:
@@ -140,7 +149,7 @@ class Session:
         method: str,
         path: str,
         query: dict[str, str] | None,
-        body: Object | None,
+        body: Object | list[Object] | None,
         content: str,
         timeout_s: tuple[float, float],
     ) -> Iterator[urllib3.HTTPResponse]:

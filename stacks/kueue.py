@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from sovereign import strict_yaml
 from sovereign.errors import ToolError
 from sovereign.files import write_atomic
 from sovereign.resources import cache_dir
@@ -75,7 +76,7 @@ def _rendered(kubectl: Path, config_dir: Path) -> list[Object]:
         )
         if result.returncode != 0:
             raise ToolError(f"kubectl cannot render {config_dir}", got=result.stderr.strip()[-500:])
-        objects = list(yaml.load_all(result.stdout, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        objects = list(strict_yaml.load_all(result.stdout))
         kinds = {item["kind"] for item in objects}
         if missing := {"Deployment", "ConfigMap", "CustomResourceDefinition"} - kinds:
             raise ToolError(f"{config_dir} does not hold Kueue's manifests", got=f"no {', '.join(sorted(missing))}")
@@ -92,7 +93,7 @@ def _is_dropped(item: Object) -> bool:
 def _configure(configuration: Object) -> None:
     """Only the frameworks in use; no election, since one replica with strategy Recreate is never two."""
     (key,) = configuration["data"]
-    settings = yaml.safe_load(configuration["data"][key])
+    settings = strict_yaml.load(configuration["data"][key])
     settings["integrations"] = {"frameworks": FRAMEWORKS}
     settings["leaderElection"]["leaderElect"] = False
     configuration["data"][key] = yaml.safe_dump(settings, sort_keys=True)

@@ -21,7 +21,9 @@ from sovereign.files import sha256_bytes
 from sovereign.plan import Plan
 from sovereign.profile import Profile
 from sovereign.render import Object, render_template, template_names
-from sovereign.workload import S3_ACCESS_KEY, PodRuntime, database_ports, platform_context
+from sovereign.workload import S3_ACCESS_KEY, PodRuntime, ServedModel, database_ports, platform_context
+from stacks.fields import Identity, ObjectRef
+from stacks.identity import identity, owned
 
 STACKS = ("cluster", "datalake", "serving")
 """In the order of deploys; removal goes the other way."""
@@ -43,8 +45,10 @@ class Platform:
     """Kueue's own objects; a function, since reading them takes time that only the cluster stack needs."""
     overlays: tuple[Path, ...]
     s3_secret_key: str
-    champion: str | None
-    """Digest of the model to serve, None before there is one."""
+    champion: ServedModel | None
+    """The model to serve, None before there is one."""
+    site: str
+    """The site's id, which its objects record."""
     database_passwords: str | None = None
     """A password file of libpq; None where there is none or no source is a database."""
 
@@ -56,8 +60,12 @@ class Platform:
             "secret_key": self.s3_secret_key,
             "digest": sha256_bytes(f"s3 {self.s3_secret_key}".encode())[:12],
         }
-        shared = platform_context(self.profile, self.plan, self.runtime)
-        model = {"name": self.profile.name, "digest": self.champion}
+        shared = platform_context(self.profile, self.plan, self.runtime, self.champion)
+        model = {"name": self.profile.name, "digest": self.champion.digest if self.champion else None}
+        if self.champion and shared["server"]["engine"] == "llama.cpp":
+            model |= {"folder": f"{self.champion.digest}.served", "folder_digest": self.champion.gguf_digest}
+        else:
+            model |= {"folder": model["digest"], "folder_digest": model["digest"]}
         databases = {"ports": database_ports(self.profile), "passwords": self.database_passwords}
         return {
             **shared,
@@ -163,13 +171,34 @@ def objects_for(stack: str, platform: Platform) -> list[Object]:
         replacement = replaced_part(name)
         objects += replacement.objects(platform) if replacement else SHIPPED[name](platform)
     objects += extras(stack, platform)
-    repeated = [name for name, count in Counter(map(resource_name, objects)).items() if count > 1]
-    if repeated:
-        raise ProfileError(f"stack {stack} makes {repeated[0]} twice", hint="is an overlay's file new by mistake?")
+    for key in (resource_name, identity):
+        counts = Counter(map(key, objects))
+        if repeated := [item for item in objects if counts[key(item)] > 1]:
+            name = resource_name(repeated[0])
+            raise ProfileError(f"stack {stack} makes {name} twice", hint="is an overlay's file new by mistake?")
     return objects
 
 
+def managed(platform: Platform) -> dict[str, list[Object]]:
+    """The objects of each stack as they are deployed: each records the site and the stack.
+
+    Raises:
+        ProfileError: see `objects_for`; also when two stacks make the same object.
+    """
+    objects = {stack: objects_for(stack, platform) for stack in STACKS}
+    owners: dict[Identity, str] = {}
+    for stack, items in objects.items():
+        for item in items:
+            other = owners.setdefault(identity(item), stack)
+            if other != stack:
+                message = f"the stacks {other} and {stack} both make {resource_name(item)}"
+                raise ProfileError(message, hint="remove it from one of the two; an object belongs to one stack")
+    return {stack: [owned(item, platform.site, stack) for item in items] for stack, items in objects.items()}
+
+
 def resource_name(item: Object) -> str:
-    """Name of an object in Pulumi: kind, namespace where it has one, name."""
-    metadata = item["metadata"]
-    return "/".join(part for part in (item["kind"], metadata.get("namespace"), metadata["name"]) if part)
+    """Name of an object in Pulumi: kind (with its group where that is not Kubernetes' own), namespace, name."""
+    ref = ObjectRef.of(item)
+    foreign = "." in ref.group and not ref.group.endswith("k8s.io")
+    kind = f"{ref.kind}.{ref.group}" if foreign else ref.kind
+    return "/".join(part for part in (kind, ref.namespace, ref.name) if part)

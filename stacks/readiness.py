@@ -219,13 +219,18 @@ def _claim(live: Object, find: Find) -> Readiness:
     if phase == "Bound":
         return READY
     if phase == "Lost":
-        return Readiness(False, "Lost: its volume is gone", failed=True)
+        volume = (live.get("spec") or {}).get("volumeName")
+        if find("v1", "PersistentVolume", fieldSelector=f"metadata.name={volume}"):
+            return Readiness(False, f"Lost: its volume {volume} was made again and is not bound yet")
+        return Readiness(False, f"Lost: its volume {volume} is gone", failed=True)
     name = live["spec"].get("storageClassName")
     if name:
         for one in find("storage.k8s.io/v1", "StorageClass"):
             if one["metadata"]["name"] == name and one.get("volumeBindingMode") == "WaitForFirstConsumer":
                 return READY  # it is bound when a pod asks for it
-    return Readiness(False, f"{phase}: no volume bound (storage class {name or 'none'})")
+    volume = live["spec"].get("volumeName")
+    wanted = f"volume {volume}, " if volume else ""
+    return Readiness(False, f"{phase}: no volume bound ({wanted}storage class {name or 'none'})")
 
 
 def _volume(live: Object) -> Readiness:

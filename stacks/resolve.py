@@ -14,13 +14,16 @@ from sovereign.profile import EmbeddedTarget, KubeconfigTarget, Profile
 from sovereign.runtime import Runtime, current_runtime
 from sovereign.site import Site
 from sovereign.tools import ensure_tools, find_data, find_tool, load_tools
-from sovereign.workload import PodRuntime, database_ports, embedded_runtime, image_runtime, source_folders
+from sovereign.workload import PodRuntime, ServedModel, database_ports, embedded_runtime, image_runtime, source_folders
+from stacks.fields import ObjectRef
+from stacks.identity import Owner
 from stacks.kube import Cluster
 from stacks.kueue import kueue_objects
 from stacks.node import lifecycle, processes
 from stacks.node.spec import PROGRAMS, BinaryImage, NodeSpec
 from stacks.objects import Platform
 from stacks.state import read_state
+from stacks.takeover import refuse_site
 
 _IMAGES: Mapping[str, tuple[str, str]] = {
     "kueue": ("registry.k8s.io/kueue/kueue", "/manager"),
@@ -54,7 +57,7 @@ def resolve(
     profile: Profile,
     plan: Plan,
     *,
-    champion: str | None = None,
+    champion: ServedModel | None = None,
     runtime: Runtime | None = None,
     build: Callable[[str, float], None] | None = None,
 ) -> Deployment:
@@ -64,7 +67,7 @@ def resolve(
         site: the site.
         profile: its profile.
         plan: the profile's plan.
-        champion: digest of the model to serve.
+        champion: the model to serve.
         runtime: the runtime that pods of an embedded node use; by default this process's own.
         build: called with progress while missing programs are built; None refuses instead.
 
@@ -97,6 +100,7 @@ def resolve(
         overlays=(site.overlays_dir,),
         s3_secret_key=s3_secret_key(site),
         champion=champion,
+        site=site.id,
         database_passwords=site.database_passwords() if database_ports(profile) else None,
     )
     return Deployment(platform, target, programs)
@@ -142,19 +146,42 @@ def connect(site: Site, profile: Profile, progress: Callable[[str], None]) -> Cl
     An embedded node whose processes have ended, by a reboot for example, is brought back with its data.
 
     Raises:
-        ClusterError: nothing was deployed, or, at the first request, it is another cluster than the recorded one.
+        ClusterError: nothing was deployed, it is another cluster than the recorded one, or another site's by now.
         SiteError: the site's folder was moved while its node was there.
         NodeError: the node cannot be brought back.
     """
     recorded = read_state(site, "cluster").outputs.get("cluster_uid")
     if isinstance(profile.target, KubeconfigTarget):
-        return Cluster(profile.target.path, profile.target.context, recorded)
+        if recorded is None:
+            raise ClusterError("nothing is deployed to the cluster yet", hint=f"sovereign deploy {site.root}")
+        return _own(reach(site, profile.target), site)
     spec = _known_node(site)
     if spec is None:
         raise ClusterError("the embedded node is not there", hint=f"sovereign deploy {site.root}")
     if processes.find(spec.state_dir) is None:
         lifecycle.ensure(spec, progress)
     return Cluster(spec.kubeconfig, None, recorded)
+
+
+def reach(site: Site, target: KubeconfigTarget) -> Cluster:
+    """An existing cluster, whether or not `site` was deployed to it; the caller closes it.
+
+    Raises:
+        ClusterError: the kubeconfig cannot be used, or, at the first request, it is not the recorded cluster.
+    """
+    return Cluster(target.path, target.context, read_state(site, "cluster").outputs.get("cluster_uid"))
+
+
+def _own(cluster: Cluster, site: Site) -> Cluster:
+    """`cluster`, whose namespace for training belongs to `site`."""
+    try:
+        live = cluster.get(ObjectRef("v1", "Namespace", "training"), timeout_s=5.0)
+        if live is not None and Owner.of(live).site not in (None, site.id):
+            refuse_site(live)
+    except ClusterError:
+        cluster.close()
+        raise
+    return cluster
 
 
 def _known_node(site: Site) -> NodeSpec | None:

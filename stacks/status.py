@@ -15,12 +15,14 @@ from sovereign.profile import Profile
 from sovereign.render import Object
 from sovereign.runtime import Runtime
 from sovereign.site import Site
+from sovereign.workload import ServedModel
+from stacks.identity import identity
 from stacks.kube import Cluster
 from stacks.node import lifecycle
 from stacks.node.spec import NodeSpec
-from stacks.objects import STACKS, objects_for, resource_name
+from stacks.objects import STACKS, managed, resource_name
 from stacks.resolve import Deployment, resolve
-from stacks.state import StackState, read_state
+from stacks.state import StackState, read_state, served
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class StatusResult:
     drift: tuple[Drift, ...]
     num_objects: int
     """Managed objects that were compared."""
+    notes: tuple[str, ...] = ()
+    """What the profile asks for in vain and a deploy would not change, each with what to do."""
 
     @property
     def unchanged(self) -> bool:
@@ -54,7 +58,7 @@ def status(
     plan: Plan,
     stacks: Sequence[str] = STACKS,
     *,
-    champion: str | None = None,
+    champion: ServedModel | None = None,
     runtime: Runtime | None = None,
 ) -> StatusResult:
     """Compare `stacks` with what a deploy with the same arguments would make.
@@ -64,23 +68,24 @@ def status(
         profile: its profile.
         plan: the profile's plan.
         stacks: some of `STACKS`.
-        champion: digest of the model to serve; None is the one that is served.
+        champion: the model to serve; None is the one that is served.
         runtime: what pods of the embedded node run; by default this process's own.
 
     Raises:
         SovereignError: a program is missing, or a template is wrong. A dead cluster is drift, not an error.
     """
     states = {stack: read_state(site, stack) for stack in stacks}
-    served = read_state(site, "serving").outputs.get("champion")
-    deployment = resolve(site, profile, plan, champion=champion or served, runtime=runtime)
+    deployment = resolve(site, profile, plan, champion=champion or served(site), runtime=runtime)
     recorded = read_state(site, "cluster").outputs.get("cluster_uid")
     drift = list(_node_drift(deployment.target.node)) if "cluster" in stacks and deployment.target.node else []
-    wanted = {stack: objects_for(stack, deployment.platform) for stack in stacks}
+    objects = managed(deployment.platform)
+    wanted = {stack: objects[stack] for stack in stacks}
     for stack in stacks:
-        drift += _state_drift(stack, states[stack], {resource_name(item) for item in wanted[stack]})
+        drift += _state_drift(stack, states[stack], objects)
+    notes: tuple[str, ...] = ()
     if not drift:
-        drift = _object_drift(deployment, recorded, wanted)
-    return StatusResult(tuple(drift), sum(map(len, wanted.values())))
+        drift, notes = _object_drift(deployment, recorded, wanted)
+    return StatusResult(tuple(drift), sum(map(len, wanted.values())), notes)
 
 
 def _node_drift(spec: NodeSpec) -> Iterator[Drift]:
@@ -94,26 +99,31 @@ def _node_drift(spec: NodeSpec) -> Iterator[Drift]:
         yield Drift("cluster", "node", (health.summary,))
 
 
-def _state_drift(stack: str, state: StackState, wanted: set[str]) -> Iterator[Drift]:
+def _state_drift(stack: str, state: StackState, objects: dict[str, list[Object]]) -> Iterator[Drift]:
     if not state.deployed:
         yield Drift(stack, "state", ("never deployed",))
         return
     if state.pending:
         yield Drift(stack, "state", ("an operation was cut off",))
-    recorded = set(state.resources) - {"node"}
-    for name in sorted(wanted - recorded):
-        yield Drift(stack, name, ("not deployed yet",))
-    for name in sorted(recorded - wanted):
-        yield Drift(stack, name, ("not wanted any more",))
+    wanted = {identity(item): resource_name(item) for item in objects[stack]}
+    recorded = {record.ref.identity: resource_name(record.ref.manifest) for record in state.records}
+    owners = {identity(item): owner for owner, items in objects.items() for item in items}
+    for key in sorted(wanted.keys() - recorded.keys()):
+        yield Drift(stack, wanted[key], ("not deployed yet",))
+    for key in sorted(recorded.keys() - wanted.keys()):
+        moved = f"moves to the stack {owners[key]} when that is deployed" if key in owners else "not wanted any more"
+        yield Drift(stack, recorded[key], (moved,))
 
 
-def _object_drift(deployment: Deployment, recorded: str | None, wanted: dict[str, list[Object]]) -> list[Drift]:
+def _object_drift(
+    deployment: Deployment, recorded: str | None, wanted: dict[str, list[Object]]
+) -> tuple[list[Drift], tuple[str, ...]]:
     target = deployment.target
     pairs = [(stack, item) for stack, items in wanted.items() for item in items]
     try:
         cluster = Cluster(target.kubeconfig, target.context, recorded)
     except ClusterError as error:
-        return [Drift("cluster", "cluster", (str(error),))]
+        return [Drift("cluster", "cluster", (str(error),))], ()
     try:
         compared = cluster.compare([item for _, item in pairs])
     finally:
@@ -124,4 +134,5 @@ def _object_drift(deployment: Deployment, recorded: str | None, wanted: dict[str
             found[stack, resource_name(item)] = (comparison.error.message,)
         elif comparison.changes:
             found[stack, resource_name(item)] = tuple(map(str, comparison.changes))
-    return [Drift(stack, name, differences) for (stack, name), differences in found.items()]
+    notes = tuple(comparison.stays for comparison in compared if comparison.stays)
+    return [Drift(stack, name, differences) for (stack, name), differences in found.items()], notes

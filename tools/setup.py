@@ -58,8 +58,6 @@ LOCK = ROOT / "requirements" / "lock.txt"
 PEERS = ROOT / "requirements" / "peers.txt"
 TRAINING_PEERS = ("litgpt", "lightning", "lightning-utilities", "torchmetrics", "jsonargparse<=4.41")
 CURATION_PEERS = ("datatrove", "humanize", "loguru", "xxhash<4")
-LLAMA = ROOT / "tools" / "llama.cpp"
-LLAMA_PACKAGES = ("llama-cpp-python", "scikit-build-core", "cmake", "ninja")
 SOURCE_FILES = ("pyproject.toml", "LICENSE")
 SOURCE_FOLDERS = ("sovereign", "stacks", "training", "templates", "runbooks", "tools")
 COMPLETE = ".complete"  # the last file written into a bootstrap or env folder
@@ -286,7 +284,7 @@ def _script(python: Path, target: str) -> str:
 
 
 def write_locks(*, upgrade: bool) -> None:
-    """Resolve pyproject.toml with all extras, uv itself and llama.cpp, to hash-pinned files that name no host."""
+    """Resolve pyproject.toml with all extras, and uv itself, to hash-pinned files that name no host."""
     uv = make_uv(cache_dir(), BasePython.current())
     compile_: list[str | Path] = [
         uv,
@@ -306,21 +304,6 @@ def write_locks(*, upgrade: bool) -> None:
         run([*compile_, wanted, "-o", BOOTSTRAP], "resolving uv", cwd=ROOT)
         wanted.write_text("\n".join(TRAINING_PEERS + CURATION_PEERS))
         run([*compile_, "--no-deps", wanted, "-o", PEERS], "resolving the benchmarks' peers", cwd=ROOT)
-        wanted.write_text("\n".join(LLAMA_PACKAGES))
-        both = Path(folder) / "llama.txt"
-        both.write_text("".join(path.read_text() for path in (LLAMA / "wheels.txt", LLAMA / "source.txt")))
-        run([*compile_, wanted, "-o", both], "resolving llama.cpp", cwd=ROOT)
-        for name, text in zip(
-            ("source.txt", "wheels.txt"), split_lock(both.read_text(), LLAMA_PACKAGES[0]), strict=True
-        ):
-            write_atomic(LLAMA / name, text)
-
-
-def split_lock(text: str, package: str) -> tuple[str, str]:
-    """The entry of `package` in a lock file, and all others."""
-    entries = re.split(r"^(?=\S)", text, flags=re.MULTILINE)
-    own = [entry for entry in entries if entry.startswith(f"{package}==")]
-    return "".join(own), "".join(entry for entry in entries if entry not in own)
 
 
 def run(command: Sequence[str | Path], what: str, *, cwd: Path | None = None, growth_of: Path | None = None) -> None:

@@ -46,7 +46,7 @@ def make_start(
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, config=config, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
     )
-    model.config.eos_token_id = tokens.end_of_text  # chat models may name another one than their tokenizer's
+    _settle_marks(model, tokens)
     if shape.vocab_size > model.config.vocab_size:
         model.resize_token_embeddings(shape.vocab_size, mean_resizing=False)
     matrices = [layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())]
@@ -56,3 +56,26 @@ def make_start(
             for token, old in tokens.pieces.items():
                 weight[token] = weight[list(old)].float().mean(dim=0)
     return model
+
+
+def _settle_marks(model: PreTrainedModel, tokens: BaseTokens) -> None:
+    """One end of text in config.json, generation_config.json and the tokenizer: the one that training writes.
+
+    Chat models may name another one than their tokenizer's; what is made of them would never end its answers.
+    """
+    from transformers import GenerationConfig
+
+    generation = model.generation_config
+    try:
+        generation.validate(strict=True)
+    except ValueError:  # transformers loads such settings, but does not save them
+        generation = GenerationConfig()
+    padding = tokens.end_of_text if tokens.padding is None else tokens.padding
+    model.config.eos_token_id, generation.eos_token_id = tokens.end_of_text, tokens.ends
+    model.config.pad_token_id = generation.pad_token_id = padding
+    model.config.bos_token_id = generation.bos_token_id = tokens.begin
+    model.generation_config = generation
+    # Rows of training have no padding: where the end-of-text mark is the padding too, its row must be learned.
+    embedding = model.get_input_embeddings()
+    if isinstance(embedding, torch.nn.Embedding):
+        embedding.padding_idx = None

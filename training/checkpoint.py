@@ -7,6 +7,7 @@ digest>/` and in the store (stored.py), where a thread brings it. Weights and mo
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from safetensors import SafetensorError
 
 from sovereign.errors import CheckpointError, StoreError, StoreUnavailableError
-from sovereign.files import put_in_place, sha256_bytes, sha256_file, sync_folder, write_atomic
+from sovereign.files import put_in_place, room_hint, sha256_bytes, sha256_file, sync_folder, write_atomic
 from sovereign.receipts import code_version
 from training.environment import Ranks
 from training.manifest import (
@@ -279,14 +280,15 @@ class Checkpoints:
         try:
             result = act()
         except (OSError, SafetensorError) as error:
-            problem = f"rank {self._ranks.rank}: {error}"
+            problem = f"rank {self._ranks.rank}: {error}", room_hint(_as_os_error(error), self._folder)
             shutil.rmtree(self._folder / "part", ignore_errors=True)
-        outcomes: list[tuple[T, str | None]] = self._gather((result, problem))
+        outcomes: list[tuple[T, tuple[str, str | None] | None]] = self._gather((result, problem))
         problems = [other for _, other in outcomes if other]
         if problems:
+            text, hint = problems[0]
             raise CheckpointError(
-                f"the checkpoint of step {step} cannot be written: {problems[0]}",
-                hint="free disk space and start again: it goes on from the checkpoint before",
+                f"the checkpoint of step {step} cannot be written: {text}",
+                hint=hint or "start again: it resumes from the checkpoint before",
             )
         return [value for value, _ in outcomes]
 
@@ -311,6 +313,12 @@ class Checkpoints:
             self._stored.hurry()
         self._join_upload()
         self._uploader.shutdown()
+
+
+def _as_os_error(error: Exception) -> Exception:
+    """The OSError that safetensors, written in Rust, has as text only: "… (os error 28)"."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), str(error)) if number else error
 
 
 def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, str]:

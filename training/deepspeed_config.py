@@ -10,12 +10,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from sovereign.memory import LARGEST_BUCKET
 from sovereign.plan import Plan
 
 PROCESS_GROUP_TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others (given to init_distributed; DeepSpeed's default went from 30 to 10, #8253)."""
-_LARGEST_BUCKET = 50_000_000
-"""Elements that are sent at a time; the buffer is allocated anew in every step."""
 _LEAF_CLASSES = [
     "transformers.models.mixtral.modeling_mixtral.MixtralSparseMoeBlock",
     "transformers.models.qwen2_moe.modeling_qwen2_moe.Qwen2MoeSparseMoeBlock",
@@ -58,7 +57,7 @@ def render(plan: Plan) -> dict[str, Any]:
         "torch_autocast": {"enabled": False},
         "zero_allow_untested_optimizer": False,
         "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": _zero(recipe.zero_stage, min(plan.num_parameters, _LARGEST_BUCKET)),
+        "zero_optimization": _zero(recipe.zero_stage, min(plan.num_parameters, LARGEST_BUCKET)),
         "checkpoint": {
             "tag_validation": "FAIL",
             "load_universal": False,

@@ -1,6 +1,7 @@
 """Stage `evaluate`: what the trained model knows, measured on documents and questions that it was not trained on.
 
 Writes evaluation.json, contamination.jsonl, the tasks (tasks/), the model card and its plots. evaluation.json holds
+    languages       those of the training shards, measured or not
     bits_per_byte   by_language, by_domain (of the document's source), by_domain_and_language, overall; a row
                     has documents, bytes, tokens and bits per byte of `model`, `untrained` (as training began: random
                     weights, or the base), `unigram` and `uniform` (baselines on the same tokenizer) and, for real
@@ -12,6 +13,8 @@ Writes evaluation.json, contamination.jsonl, the tasks (tasks/), the model card 
                     documents of the training shards, in part (training/contamination.py); contamination.jsonl has a
                     line for each of them
     memorisation    trained, heldout: how often the model goes on exactly as a document does (training/memorisation.py)
+    generation      strategy (greedy: the most likely token at each place, for questions, memorisation and tasks), and
+                    ignored_settings: what the model's generation_config.json says beside it
     tasks           {<task>: {samples, version, <metric>}} of lm-evaluation-harness, where the profile names tasks
 """
 
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
 
     from training.shards import Shard
 
-FORMAT = "sovereign/evaluation/v2"
+FORMAT = "sovereign/evaluation/v3"
 _SPLITS = ("train", "heldout")
 
 
@@ -90,6 +93,7 @@ def _measure(
     """All measures; leaves contamination.jsonl in `folder`."""
     from training import measures
     from training.memorisation import memorisation
+    from training.scoring import ignored_settings
     from training.shards import Shard
 
     recipe, length = context.plan.recipe, context.plan.model.sequence_length
@@ -122,10 +126,12 @@ def _measure(
         context.progress(f"running {', '.join(one.loaded['tasks'])}")
         results |= run_tasks(model, tokenizer, one)
     return {
+        "languages": sorted({language for shard in trained for language in shard.by_language(shard.lengths)}),
         "bits_per_byte": bits,
         "questions": questions,
         "contamination": counts,
         "memorisation": recited,
+        "generation": {"strategy": "greedy", "ignored_settings": ignored_settings(model)},
         "tasks": results,
     }
 
@@ -296,6 +302,6 @@ evaluate = Stage(
     needs=("curate", "tokenize", "train"),
     config=_config,
     prefix="models/{dataset}/evaluate/",
-    version=5,
+    version=6,
     external_inputs=_external_inputs,
 )

@@ -2,9 +2,9 @@
 
     sovereign export PROFILE|MODELFOLDER --format gguf-q8_0 --out model.gguf
 
-Hugging Face's form (safetensors) is what training leaves and needs no export. f16 and q8_0 are written by the package
-`gguf`; q4_k by llama.cpp's quantiser, which is built when it is asked for. Where llama.cpp is there, what it computes
-with the file is compared with what transformers computes with the folder before the file gets its name.
+Hugging Face's form (safetensors) is what training leaves and needs no export. What llama.cpp computes with the file is
+compared with what transformers computes with the folder before the file gets its name. f32 is what the model server
+loads; it is twice as large as f16.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING, Any
 from sovereign.errors import TrainingError
 from sovereign.exportable import gguf_cutting
 from sovereign.files import put_in_place, sha256_file
-from sovereign.llamacpp import ensure_llama, find_llama
 from sovereign.serving.fetch import model_digest
 from training.environment import OFFLINE
-from training.export_check import TOLERANCES, Comparison
+from training.export_check import Comparison, Reference, check
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from training.export_check import Reference
     from training.export_source import Source
 
-FORMATS = tuple(TOLERANCES)
+MATRICES = {"gguf-f32": "F32", "gguf-f16": "F16", "gguf-q8_0": "Q8_0", "gguf-q4_k": "Q4_K_M"}
+"""Types of the matrices in a file of each format."""
+FORMATS = tuple(MATRICES)
 BLOCKS = {"gguf-q8_0": 32, "gguf-q4_k": 256}
 """Weights of a row that share scales."""
 
@@ -54,8 +54,8 @@ class Export:
     """Of the folder that it was made from."""
     tensors: dict[str, int]
     """Number of tensors by their type in the file."""
-    comparison: Comparison | None
-    """How far its logits are from the source's; None where llama.cpp is not there to compute them."""
+    comparison: Comparison
+    """How far its logits are from the source's."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -72,7 +72,6 @@ def export(folder: Path, out: Path, kind: str, *, name: str, report: Report) -> 
 
     Raises:
         TrainingError: unknown format, a model that it cannot hold, no disk space, or logits beyond the tolerance.
-        ToolError: q4_k, and llama.cpp cannot be built.
     """
     if kind not in FORMATS:
         raise TrainingError("unknown export format", got=kind, expected=", ".join(FORMATS))
@@ -89,11 +88,13 @@ def export(folder: Path, out: Path, kind: str, *, name: str, report: Report) -> 
         _check_width(source, kind)
         _check_space(source, out.parent, kind)
         tokenizer = _load_tokenizer(folder)
-        # (2) Write aside, quantise, compare.
+        # (2) Write aside, compare.
         digest = folder_digest(folder)
-        python = ensure_llama(report) if kind == "gguf-q4_k" else find_llama()
-        make = _Maker(source, tokenizer, Path(aside), report)
-        file, comparison = make.file(kind, name, digest, python)
+        file = Path(aside) / "written.gguf"
+        _write(source, tokenizer, file, kind, name=name, digest=digest, report=report)
+        report("comparing with the source", 0.0)
+        comparison = Reference(folder, tokenizer).compare(file)
+        check(comparison, kind)
         # (3) Durable, then in its place.
         result = Export(out, kind, file.stat().st_size, sha256_file(file), digest, tensor_types(file), comparison)
         put_in_place(file, out)
@@ -134,8 +135,8 @@ def _check_width(source: Source, kind: str) -> None:
 
 
 def _check_space(source: Source, folder: Path, kind: str) -> None:
-    """f16 needs at most what the source has; q4_k needs f16 beside it."""
-    needed = sum(path.stat().st_size for path in set(source.files.values())) * (2 if kind == "gguf-q4_k" else 1)
+    """All need at most what the source has, but for f32 of a model in two bytes."""
+    needed = sum(path.stat().st_size for path in set(source.files.values())) * (2 if kind == "gguf-f32" else 1)
     if (free := shutil.disk_usage(folder).free) < needed:
         raise TrainingError(
             f"not enough disk space for the export in {folder}",
@@ -157,51 +158,21 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-@dataclass(frozen=True)
-class _Maker:
-    """Makes files of one source, in a folder aside."""
+def _write(
+    source: Source,
+    tokenizer: PreTrainedTokenizerFast,
+    file: Path,
+    kind: str,
+    *,
+    name: str,
+    digest: str,
+    report: Report,
+) -> None:
+    from training.export_gguf import write_gguf
 
-    source: Source
-    tokenizer: PreTrainedTokenizerFast
-    aside: Path
-    report: Report
+    matrices = MATRICES[kind]
 
-    def file(self, kind: str, name: str, digest: str, python: Path | None) -> tuple[Path, Comparison | None]:
-        """The file, compared where `python` has llama_cpp; a q4_k file and the f16 one that it is made from, both.
+    def say(done: int, total: int) -> None:
+        report(f"writing {matrices}: {done} of {total} tensors", done / total)
 
-        Raises:
-            TrainingError: beyond the tolerance.
-        """
-        from training.export_check import Reference, quantize
-
-        first = "gguf-f16" if kind == "gguf-q4_k" else kind
-        file = self._write("Q8_0" if first == "gguf-q8_0" else "F16", name, digest)
-        if python is None:
-            return file, None
-        self.report("computing what the source makes of the probes", 0.0)
-        reference = Reference(self.source.folder, self.tokenizer, python)
-        comparison = self._compare(reference, file, first)
-        if kind == first:
-            return file, comparison
-        self.report("quantising", 0.0)
-        quantized = self.aside / "quantized.gguf"
-        quantize(file, quantized, python)
-        return quantized, self._compare(reference, quantized, kind)
-
-    def _write(self, matrices: str, name: str, digest: str) -> Path:
-        from training.export_gguf import write_gguf
-
-        def say(done: int, total: int) -> None:
-            self.report(f"writing {matrices}: {done} of {total} tensors", done / total)
-
-        file = self.aside / "written.gguf"
-        write_gguf(self.source, self.tokenizer, file, matrices, name=name, digest=digest, say=say)
-        return file
-
-    def _compare(self, reference: Reference, file: Path, kind: str) -> Comparison:
-        from training.export_check import check
-
-        self.report("comparing with the source", 0.0)
-        comparison = reference.compare(file)
-        check(comparison, kind)
-        return comparison
+    write_gguf(source, tokenizer, file, matrices, name=name, digest=digest, say=say)

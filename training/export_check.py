@@ -1,15 +1,16 @@
 """An exported file against its source: the same tokens, and logits within the format's tolerance.
 
-Both compute the logits of the same texts, transformers in float32 on the folder and llama.cpp on the file. Where they
-differ by more than rounding of the weights explains (a permuted head, an untied matrix, a wrong epsilon), the mean
-Kullback-Leibler divergence is larger by orders of magnitude.
+Both compute the logits of the same texts, transformers in float32 on the folder and llama.cpp (the server of the
+package `xllamacpp`) on the file; of a large vocabulary, those of the most likely tokens. Where they differ by more
+than rounding of the weights explains (a permuted head, an untied matrix, a wrong epsilon), the mean Kullback-Leibler
+divergence is larger by orders of magnitude.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sovereign.errors import TrainingError
+from sovereign.serving.llama import num_threads
+from training.token_ids import text_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -47,6 +50,7 @@ class Tolerance:
 
 
 TOLERANCES = {
+    "gguf-f32": Tolerance(divergence=1e-6, error=1e-4),
     "gguf-f16": Tolerance(divergence=1e-4, error=0.01),
     "gguf-q8_0": Tolerance(divergence=0.01, error=0.06),
     "gguf-q4_k": Tolerance(divergence=0.2, error=0.4),
@@ -72,14 +76,14 @@ class Comparison:
 class Reference:
     """What the source makes of the probes, computed once for all files that are made from it."""
 
-    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast, python: Path) -> None:
-        """Args: `folder`, a Hugging Face folder; `python` of the environment that has llama_cpp."""
+    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Args: `folder`, a Hugging Face folder."""
         from transformers import AutoConfig
 
-        self._python, self._tokenizer = python, tokenizer
-        self._ids: list[list[int]] = tokenizer(list(PROBES), add_special_tokens=False)["input_ids"]
+        self._tokenizer = tokenizer
+        self._ids: list[list[int]] = text_ids(tokenizer, PROBES)
         length = int(AutoConfig.from_pretrained(folder, local_files_only=True).max_position_embeddings)
-        self._tokens = [ids[:length] for ids in self._ids]
+        self._tokens = [ids[: length - 1] for ids in self._ids]  # llama.cpp keeps a place for the next one
         self._logits = _transformers(folder, self._tokens)
 
     def compare(self, file: Path) -> Comparison:
@@ -89,9 +93,9 @@ class Reference:
             TrainingError: llama.cpp cannot load the file, or it cuts text into other tokens, puts others before it, or
                 has another chat template.
         """
-        theirs = _llama(self._python, file, self._tokens)
+        theirs = _llama(file, self._tokens)
         for number, text in enumerate(PROBES):
-            if (found := theirs[f"ids_{number}"].tolist()) != self._ids[number]:
+            if (found := theirs[f"cut_{number}"].tolist()) != self._ids[number]:
                 raise TrainingError(
                     f"llama.cpp splits a text into other tokens than the source: {text!r}",
                     got=found,
@@ -103,7 +107,9 @@ class Reference:
             )
         if (template := str(theirs["template"])) != (self._tokenizer.chat_template or ""):
             raise TrainingError("the chat template changed", got=template, expected=self._tokenizer.chat_template)
-        return compare_logits(self._logits, [theirs[f"logits_{number}"] for number in range(len(self._tokens))])
+        numbers = range(len(self._tokens))
+        ours = [np.take_along_axis(self._logits[n], theirs[f"ids_{n}"], 1) for n in numbers]
+        return compare_logits(ours, [theirs[f"logits_{n}"] for n in numbers])
 
 
 def compare_logits(source: Sequence[npt.NDArray[np.float32]], export: Sequence[npt.NDArray[np.float32]]) -> Comparison:
@@ -134,15 +140,6 @@ def check(found: Comparison, kind: str) -> None:
         )
 
 
-def quantize(source: Path, target: Path, python: Path) -> None:
-    """Let llama.cpp write the f16 file `source` as Q4_K_M.
-
-    Raises:
-        TrainingError: it refused.
-    """
-    _run(python, "quantize", str(source), str(target), str(_threads()))
-
-
 def _log_softmax(logits_nv: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     shifted = logits_nv - logits_nv.max(1, keepdims=True)
     result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
@@ -159,24 +156,26 @@ def _transformers(folder: Path, tokens: Sequence[Sequence[int]]) -> list[npt.NDA
         return [model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].numpy() for ids in tokens]
 
 
-def _llama(python: Path, file: Path, tokens: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """What the worker's `evaluate` gives for `PROBES` and `tokens`."""
+def _llama(file: Path, tokens: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """What the worker gives for `PROBES` and `tokens`.
+
+    Raises:
+        TrainingError: llama.cpp cannot load the file.
+    """
     with tempfile.TemporaryDirectory(prefix="sovereign-export-") as name:
         request, result = Path(name, "request.json"), Path(name, "result.npz")
         request.write_text(json.dumps({"texts": PROBES, "tokens": tokens}), encoding="utf-8")
-        _run(python, "evaluate", str(file), str(request), str(result), str(_threads()))
+        command = [sys.executable, "-I", str(WORKER), str(file), str(request), str(result)]
+        process = subprocess.run(
+            [*command, str(num_threads(file))],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if process.returncode != 0:
+            last = "\n    ".join(process.stderr.strip().splitlines()[-8:])
+            raise TrainingError(f"llama.cpp refused {file}", got=last or process.returncode)
         with np.load(result) as arrays:
             return dict(arrays)
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _run(python: Path, *arguments: str) -> None:
-    process = subprocess.run(
-        [python, "-I", WORKER, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    if process.returncode != 0:
-        last = "\n    ".join(process.stderr.strip().splitlines()[-8:])
-        raise TrainingError(f"llama.cpp refused to {arguments[0]} {arguments[1]}", got=last or process.returncode)

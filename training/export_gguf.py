@@ -1,8 +1,8 @@
 """A model written as one GGUF file that llama.cpp loads: tensors, shape, tokenizer and chat template.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Matrices become f16 or q8_0, vectors (norms, biases)
-stay float32, as llama.cpp's own converter does it. One tensor is in memory at a time. Which models and tokenizers it
-can be: sovereign/exportable.py.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Matrices become one of `TYPES`, vectors (norms,
+biases) stay float32, as llama.cpp's own converter does it. One tensor is in memory at a time, and the same source gives
+the same bytes. Which models and tokenizers it can be: sovereign/exportable.py.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ import numpy.typing as npt
 from sovereign.errors import TrainingError
 from sovereign.exportable import gguf_cutting
 from training.export_source import Source, Tensor, gguf_tensors
+from training.export_types import PLAIN, encode, tensor_type
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
     from transformers import PreTrainedTokenizerFast
 
-TYPES = ("F16", "Q8_0")
-"""Types of matrices that can be written here; q4_k is made from F16 by llama.cpp."""
+TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "Q8_0": "MOSTLY_Q8_0", "Q4_K_M": "MOSTLY_Q4_K_M"}
+"""Types of matrices, and what gguf calls a file of them."""
 _F16_MAX = float(np.finfo(np.float16).max)
+"""Scales of quantised blocks are f16 too."""
 
 
 def write_gguf(
@@ -51,16 +53,16 @@ def write_gguf(
         writer.add_string("sovereign.model_digest", digest)
         _add_shape(writer, source)
         _add_tokenizer(writer, tokenizer, int(source.config["vocab_size"]))
-        matrices = gguf.GGMLQuantizationType[kind]
-        writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
+        _add_turn_ends(writer, source.folder / "generation_config.json", int(str(tokenizer.eos_token_id)))
+        writer.add_file_type(gguf.LlamaFileType[TYPES[kind]])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        wanted = gguf_tensors(source)
-        for tensor in wanted:
-            _add_info(writer, tensor, matrices)
+        wanted = [(tensor, tensor_type(tensor, kind, source)) for tensor in gguf_tensors(source)]
+        for tensor, matrix in wanted:
+            _add_info(writer, tensor, matrix)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for done, array in enumerate(_arrays(wanted, matrices), 1):
+        for done, array in enumerate(_arrays(wanted), 1):
             writer.write_tensor_data(array)
             say(done, len(wanted))
     finally:
@@ -113,46 +115,48 @@ def _add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerFast, vocab
     begin = cutting.first if cutting.first is not None else tokenizer.bos_token_id
     writer.add_bos_token_id(end if begin is None else begin)  # without any, llama.cpp assumes token 11
     writer.add_eos_token_id(end)
-    writer.add_pad_token_id(end)
+    writer.add_pad_token_id(end if tokenizer.pad_token_id is None else int(str(tokenizer.pad_token_id)))
     writer.add_add_bos_token(cutting.first is not None)
     if tokenizer.chat_template is not None:
         writer.add_chat_template(str(tokenizer.chat_template))
 
 
-def _add_info(writer: GGUFWriter, tensor: Tensor, matrices: GGMLQuantizationType) -> None:
-    """Announce a tensor: its place in the file follows from its size."""
-    from gguf import GGMLQuantizationType, quants
+def _add_turn_ends(writer: GGUFWriter, generation_config: Path, end: int) -> None:
+    """Other tokens at which an answer ends; the format has places for two."""
+    if not generation_config.is_file():
+        return
+    ends = json.loads(generation_config.read_text(encoding="utf-8")).get("eos_token_id")
+    others = [one for one in (ends if isinstance(ends, list) else [ends]) if one is not None and one != end]
+    for add, other in zip((writer.add_eot_token_id, writer.add_eom_token_id), others, strict=False):
+        add(other)
 
-    name, shape = tensor.name, tensor.shape
-    if len(shape) == 1:
-        writer.add_tensor_info(name, shape, np.dtype(np.float32), 4 * math.prod(shape), GGMLQuantizationType.F32)
-    elif matrices is GGMLQuantizationType.F16:
-        writer.add_tensor_info(name, shape, np.dtype(np.float16), 2 * math.prod(shape), matrices)
+
+def _add_info(writer: GGUFWriter, tensor: Tensor, kind: GGMLQuantizationType) -> None:
+    """Announce a tensor: its place in the file follows from its size."""
+    from gguf import quants
+
+    stored = quants.quant_shape_to_byte_shape(tensor.shape, kind)
+    if kind.name in PLAIN:
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(PLAIN[kind.name]), math.prod(stored), kind)
     else:
-        rows = quants.quant_shape_to_byte_shape(shape, matrices)
-        writer.add_tensor_info(name, rows, np.dtype(np.uint8), math.prod(rows), matrices)
+        writer.add_tensor_info(tensor.name, stored, np.dtype(np.uint8), math.prod(stored), kind)
 
 
 def _arrays(
-    wanted: Sequence[Tensor], matrices: GGMLQuantizationType
+    wanted: Sequence[tuple[Tensor, GGMLQuantizationType]],
 ) -> Iterator[npt.NDArray[np.float32 | np.float16 | np.uint8]]:
     """The tensors as they are written.
 
     Raises:
         TrainingError: a value is not finite or does not fit, or tied weights differ.
     """
-    from gguf import GGMLQuantizationType, quants
-
-    for tensor in wanted:
+    for tensor, kind in wanted:
         values = tensor.read()
         largest = float(np.abs(values).max())
-        if not math.isfinite(largest) or (matrices is GGMLQuantizationType.F16 and largest > _F16_MAX):
+        if not math.isfinite(largest) or (kind.name != "F32" and largest > _F16_MAX):
             raise TrainingError(
-                f"{tensor.origin} does not fit into f16", got=f"largest value {largest:g}", expected="65504"
+                f"{tensor.origin} does not fit into {kind.name.lower()}",
+                got=f"largest value {largest:g}",
+                expected="65504",
             )
-        if values.ndim == 1:
-            yield values
-        elif matrices is GGMLQuantizationType.F16:
-            yield values.astype(np.float16)
-        else:
-            yield quants.quantize(values, matrices)
+        yield encode(values, kind)

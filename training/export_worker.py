@@ -1,63 +1,66 @@
-"""What runs in the environment that has llama_cpp (sovereign/llamacpp.py): by path, with nothing of this kit around it.
+"""llama.cpp on one file, in a process of its own, run by path: a file that is not as it expects can end the process.
 
-    PYTHON export_worker.py quantize SOURCE TARGET THREADS
-    PYTHON export_worker.py evaluate MODEL REQUEST RESULT THREADS
+    PYTHON export_worker.py MODEL REQUEST RESULT THREADS
 
-`evaluate` reads REQUEST, JSON: {"texts": [...], "tokens": [[...], ...]}, and writes RESULT, npz: `logits_<n>`,
-positions by vocabulary, float32, of the n-th list of tokens; `ids_<n>`, tokens of the n-th text; `first`, tokens
-before a text; `template`, the chat template.
-A process of its own, since llama.cpp ends its process when a file is not as it expects.
+REQUEST is JSON: {"texts": [...], "tokens": [[...], ...]}. RESULT is npz: of the n-th list of tokens `ids_<n>`, for each
+position the ids of the tokens that are most likely next, and `logits_<n>`, their logits up to a constant (float32, both
+positions by `MOST_LIKELY`); `cut_<n>`, tokens of the n-th text; `first`, tokens before a text; `template`, the chat
+template. Keys and values are kept in float32.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
-
-def quantize(source: str, target: str, num_threads: int) -> None:
-    """Write `target`, the file `source` (f16) in the mix that llama.cpp calls Q4_K_M."""
-    import llama_cpp
-
-    parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M
-    parameters.nthread = num_threads
-    status = llama_cpp.llama_model_quantize(source.encode(), target.encode(), parameters)
-    if status != 0:
-        sys.exit(f"llama_model_quantize returned {status}")
+MOST_LIKELY = 4096
+"""Tokens at a position whose logits are compared; a smaller vocabulary is compared whole."""
 
 
 def evaluate(model: str, request: str, result: str, num_threads: int) -> None:
-    """Logits and token ids as llama.cpp has them; keys and values are kept in float32."""
-    import llama_cpp
+    """Write what llama.cpp makes of the request."""
     import numpy as np
+    import xllamacpp
 
     wanted: dict[str, Any] = json.loads(Path(request).read_text(encoding="utf-8"))
-    llama = llama_cpp.Llama(
-        model_path=model,
-        n_ctx=max(map(len, wanted["tokens"])),
-        n_threads=num_threads,
-        n_threads_batch=num_threads,
-        logits_all=True,
-        type_k=llama_cpp.GGML_TYPE_F32,
-        type_v=llama_cpp.GGML_TYPE_F32,
-        verbose=False,
-    )
-    arrays: dict[str, Any] = {"template": np.array(llama.metadata.get("tokenizer.chat_template", ""))}
+    params = xllamacpp.CommonParams()
+    params.model.path, params.port, params.n_parallel = model, 0, 1
+    params.n_ctx = max(map(len, wanted["tokens"])) + 1
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it rounds
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = num_threads
+    params.n_gpu_layers, params.cache_ram_mib, params.verbosity = 0, 0, 1
+    params.fit_params = params.ui = False
+    server = xllamacpp.Server(params)
+
+    def ask(path: str, body: dict[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        asked = urllib.request.Request(  # noqa: S310 - llama.cpp's own address
+            server.listening_address + path, data, {"Content-Type": "application/json"}
+        )
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked) as response:
+            return json.load(response)
+
+    arrays: dict[str, Any] = {"template": np.array(ask("/props").get("chat_template", ""))}
+    # The chosen token has no influence on the logits, but one that is half a character comes without them.
+    letter = ask("/tokenize", {"content": "a", "add_special": False})["tokens"][0]
     for number, tokens in enumerate(wanted["tokens"]):
-        llama.reset()
-        llama.eval(tokens)
-        arrays[f"logits_{number}"] = llama.scores[: len(tokens)].copy()
+        found = []
+        for length in range(1, len(tokens) + 1):
+            body = {"prompt": tokens[:length], "n_predict": 1, "temperature": 0, "n_probs": MOST_LIKELY}
+            body["logit_bias"] = [[letter, 1e6]]
+            found.append(ask("/completion", body)["completion_probabilities"][0]["top_logprobs"])
+        arrays[f"ids_{number}"] = np.array([[token["id"] for token in place] for place in found], np.int64)
+        arrays[f"logits_{number}"] = np.array([[token["logprob"] for token in place] for place in found], np.float32)
     for number, text in enumerate(wanted["texts"]):
-        arrays[f"ids_{number}"] = np.array(llama.tokenize(text.encode(), add_bos=False, special=False), np.int64)
-    arrays["first"] = np.array(llama.tokenize(b"", add_bos=True), np.int64)
+        body = {"content": text, "add_special": False, "parse_special": False}
+        arrays[f"cut_{number}"] = np.array(ask("/tokenize", body)["tokens"], np.int64)
+    arrays["first"] = np.array(ask("/tokenize", {"content": "", "add_special": True})["tokens"], np.int64)
     np.savez(result, **arrays)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "quantize":
-        quantize(sys.argv[2], sys.argv[3], int(sys.argv[4]))
-    else:
-        evaluate(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))
+    evaluate(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))

@@ -15,10 +15,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from sovereign.errors import StageError
+from training.token_ids import check_unique, pin_added_tokens
 
 MIN_FREQUENCY = 2
 """What stands once in the text is no token: the model could not learn it."""
@@ -42,14 +44,9 @@ def extend_tokenizer(tokenizer: Tokenizer, texts: Iterable[str], num_new: int) -
         StageError: the tokenizer cannot be extended, or the text does not support so many tokens.
     """
     document = json.loads(tokenizer.to_str())
-    model = document["model"]
-    if model["type"] != "BPE" or tokenizer.pre_tokenizer is None or model.get("byte_fallback"):
-        raise StageError(
-            "the base's tokenizer cannot be extended",
-            got=f"{model['type']} without a pre-tokenizer" if tokenizer.pre_tokenizer is None else model["type"],
-            expected="byte-level byte-pair encoding, as of Qwen and Llama 3",
-            hint="set base.new_tokens to 0",
-        )
+    _check_kind(document)
+    model, old_ids = document["model"], tokenizer.get_vocab()
+    pin_added_tokens(document, {})
     vocab: dict[str, int] = model["vocab"]
     merges = learn_merges(_words(tokenizer, texts), num_new, set(vocab))
     if len(merges) < num_new:
@@ -59,14 +56,49 @@ def extend_tokenizer(tokenizer: Tokenizer, texts: Iterable[str], num_new: int) -
             expected=f"base.new_tokens = {num_new}",
             hint="lower it, or add text",
         )
-    first = max([*vocab.values(), *(token["id"] for token in document["added_tokens"])]) + 1
+    first = max(vocab.values()) + 1
     old_size, pieces = first, dict[int, list[int]]()
     for number, (left, right) in enumerate(merges, first):
         parts = [vocab[part] for part in (left, right)]
         pieces[number] = [old for part in parts for old in ([part] if part < old_size else pieces[part])]
         vocab[left + right] = number
         model["merges"].append([left, right])
-    return Extension(json.dumps(document, ensure_ascii=False), pieces)
+    text = json.dumps(document, ensure_ascii=False)
+    _check_reloaded(text, old_ids, vocab)
+    return Extension(text, pieces)
+
+
+def _check_kind(document: Mapping[str, Any]) -> None:
+    """Raises: StageError: the tokenizer has no merges of bytes, or names its tokens in another way."""
+    model, pre = document["model"], document["pre_tokenizer"]
+    odd = [name for name in ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix") if model.get(name)]
+    if model["type"] != "BPE" or odd or '"ByteLevel"' not in json.dumps(pre):
+        cut = pre["type"] if pre else "none"
+        raise StageError(
+            "the base's tokenizer cannot be extended",
+            got=", ".join([model["type"], f"pre-tokenizer {cut}", *odd]),
+            expected="byte-level byte-pair encoding, as of Qwen and Llama 3",
+            hint="set base.new_tokens to 0",
+        )
+
+
+def _check_reloaded(text: str, old_ids: Mapping[str, int], ids: Mapping[str, int]) -> None:
+    """A changed id would silently change what the base has learned: look at what a reload makes of it.
+
+    Raises:
+        StageError: an old token has another id, or a new one not the id that it was given.
+    """
+    found = Tokenizer.from_str(text).get_vocab()
+    check_unique(found)
+    expected = {**ids, **old_ids}
+    if differs := sorted(token for token in expected.keys() | found.keys() if found.get(token) != expected.get(token)):
+        first = differs[0]
+        raise StageError(
+            "the extended tokenizer does not keep the ids of its tokens",
+            got=f"{first!r} is {found.get(first)}, and {len(differs) - 1} more",
+            expected=f"{first!r} is {expected.get(first)}",
+            hint="set base.new_tokens to 0",
+        )
 
 
 def _words(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[tuple[str, ...], int]:

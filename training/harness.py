@@ -23,7 +23,8 @@ from sovereign.errors import TrainingError
 from sovereign.files import write_atomic
 from training.contamination import UNDETERMINED, Item
 from training.pages import render_page
-from training.task_files import check_names, own_task
+from training.task_files import check_names, empty_data, own_task
+from training.task_rows import check_rows, half_loaded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
@@ -84,7 +85,8 @@ def load_tasks(folder: Path, names: Sequence[str], cache: Path) -> Tasks:
         cache: folder for the data as the harness keeps it.
 
     Raises:
-        TrainingError: a task is not there or cannot be loaded, or two names mean the same one.
+        TrainingError: a task is not there or cannot be loaded, a row of its data cannot be scored, or two names mean
+            the same task.
     """
     check_names(folder, names)
     loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}, "group_map": {}}
@@ -93,17 +95,37 @@ def load_tasks(folder: Path, names: Sequence[str], cache: Path) -> Tasks:
 
         manager = TaskManager(include_path=str(folder), include_defaults=False)
         for name in names:
-            with _told(f"task {name} ({manager.task_index[name].yaml_path or folder})"):
-                found = manager.load([name])
+            what = f"task {name} ({manager.task_index[name].yaml_path or folder})"
+            with _told(what):
+                found = _load(manager, name, what)
                 for task in found["tasks"].values():
                     if task.get_config("num_fewshot") is None:
                         task.set_config(key="num_fewshot", value=0)
                     task.set_fewshot_seed(seed=0)
+                for own, task in found["tasks"].items():
+                    check_rows(what if own == name else f"task {own} of {what}", task)
             if twice := sorted(loaded["tasks"].keys() & found["tasks"].keys()):
                 raise TrainingError("evaluation.tasks names a task twice", got=f"{', '.join(twice)}, again by {name}")
             for kind, ones in loaded.items():
                 ones.update(found[kind])
     return Tasks(folder, cache, loaded)
+
+
+def _load(manager: Any, name: str, what: str) -> Any:
+    """What the harness loads under a name.
+
+    Raises:
+        TrainingError: the data are empty, or the harness fails at the first row of a task: which is named.
+    """
+    path = manager.task_index[name].yaml_path
+    if path is not None and (empty := empty_data(Path(path))):
+        raise TrainingError(f"{what} cannot be run: it has no questions", got=f"nothing in {', '.join(empty)}")
+    try:
+        return manager.load([name])
+    except Exception as error:
+        if (task := half_loaded(error.__traceback__)) is not None:
+            check_rows(what, task)
+        raise
 
 
 def run_tasks(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, tasks: Tasks) -> dict[str, Any]:
@@ -119,8 +141,15 @@ def run_tasks(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, tasks
         import lm_eval
         from lm_eval.models.huggingface import HFLM
 
-        judge = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE)
-        found = lm_eval.evaluate(lm=judge, task_dict=tasks.loaded, bootstrap_iters=0, log_samples=False)
+        from training.scoring import neutral_generation
+
+        split, tokenizer.split_special_tokens = tokenizer.split_special_tokens, True  # what a task asks is text
+        try:
+            with neutral_generation(model, int(tokenizer.eos_token_id)):
+                judge = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE)
+                found = lm_eval.evaluate(lm=judge, task_dict=tasks.loaded, bootstrap_iters=0, log_samples=False)
+        finally:
+            tokenizer.split_special_tokens = split
     return {name: _row(found, name) for name in sorted(found["results"])}
 
 
@@ -151,9 +180,12 @@ def _told(what: str) -> Iterator[None]:
     """Whatever the harness raises becomes a TrainingError: templates and Python of the site run in it."""
     try:
         yield
+    except TrainingError:
+        raise
     except Exception as error:
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise TrainingError(
-            f"{what} cannot be run: {type(error).__name__}: {error}",
+            f"{what} cannot be run: {reason}",
             hint="nothing is fetched from the internet: the data of tasks must lie in the folder",
         ) from error
 

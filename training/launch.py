@@ -21,6 +21,7 @@ from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
 from sovereign.errors import PeerLostError, TrainingError
+from sovereign.proxies import set_aside
 from training.environment import RENDEZVOUS
 
 _SLURM_PORTS = range(20_000, 30_000)
@@ -97,6 +98,7 @@ def set_slurm_rendezvous(environment: MutableMapping[str, str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The launcher's process; the exit code of what it launched."""
+    set_aside()
     parser = argparse.ArgumentParser(prog="python -m training.launch", description="Start training's ranks.")
     parser.add_argument("where", choices=("local", "pod", "slurm"))
     for name in ("ranks", "pods", "pod", "port", "grace-s"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sovereign.lake.documents import Document
 from training import scoring
+from training.token_ids import text_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
@@ -70,7 +71,7 @@ def bits_per_byte(
     for done, (cell, found) in enumerate(documents.items()):
         report(done, len(documents))
         texts = [document.text for document in found]
-        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        ids = text_ids(tokenizer, texts)
         bits[cell] = {
             "model": scoring.model_bits(model, ids, end, length),
             "untrained": scoring.model_bits(untrained, ids, end, length),
@@ -118,7 +119,7 @@ def answer_questions(
     """Ask, write the answer into each question as `given`, and count exact ones."""
     if not asked:
         return {"by_language": {}, "by_owner": {}, "overall": {}, "examples": []}
-    longest = max(map(len, tokenizer([question["answer"] for question in asked])["input_ids"]))
+    longest = max(map(len, text_ids(tokenizer, (question["answer"] for question in asked))))
     prompts = [question["prompt"] for question in asked]
     answers = scoring.answer_all(model, tokenizer, prompts, max_new_tokens=longest + 2)
     for question, answer in zip(asked, answers, strict=True):

@@ -40,7 +40,8 @@ def find_unnamed(store: Store, tracking_uri: str, name: str, kept: Iterable[str]
     prefix = f"models/{name}/register/"
     keys, sizes = defaultdict[str, list[str]](list), defaultdict[str, int](int)
     for stored in store.describe(prefix):
-        digest, slash, _ = stored.key.removeprefix(prefix).partition("/")
+        folder, slash, _ = stored.key.removeprefix(prefix).partition("/")
+        digest = folder.removesuffix(".served")  # what llama.cpp loads goes with its model
         if slash:
             keys[digest].append(stored.key)
             sizes[digest] += stored.size_bytes

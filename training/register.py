@@ -4,8 +4,9 @@ The registered artifact is a Hugging Face folder (safetensors, tokenizer, model 
 its files: the same digest is never registered twice. What is served is in the store under that digest, since the next
 training overwrites the last one's output. MLFLOW_TRACKING_URI names the registry.
 
-The order is (1) the model's files in the store, (2) a version that names them, (3) registration.json and the receipt,
-(4) the aliases. Files of earlier models stay until `sovereign prune` (training/prune.py).
+The order is (1) the model's files in the store, and those that llama.cpp serves it from (training/served.py), (2) a
+version that names them, (3) registration.json and the receipt, (4) the aliases. Files of earlier models stay until
+`sovereign prune` (training/prune.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sovereign.base import base_inputs, base_tags
 from sovereign.display import escape_markdown
 from sovereign.errors import StageError, TrainingError
-from sovereign.files import write_atomic
+from sovereign.files import sha256_file, write_atomic
 from sovereign.plan import Plan
 from sovereign.profile import Profile
 from sovereign.receipts import Receipt
@@ -46,6 +47,9 @@ def _run(context: StageContext) -> StageOutput:
     for name, key in model.items():
         context.progress(f"storing {name} for serving")
         context.store.put_file(prefix + name, context.fetch(key))
+    served = _store_served(context, model, digest)
+    gguf_digest = model_digest(served) if served else None
+    files_served = {_served_prefix(context, digest) + name: value for name, value in served.items()}
     client = open_client(tracking_uri)
     context.progress("looking for this model in the registry")
     version = _registered_version(client, context.dataset, digest)
@@ -54,7 +58,10 @@ def _run(context: StageContext) -> StageOutput:
         context.progress("storing the model in the registry")
         tags = {"digest": digest, "files": json.dumps(files), "store_prefix": prefix}
         tags |= _receipt_tags(context) | base_tags(context.profile)
+        tags |= {"gguf_digest": gguf_digest} if gguf_digest else {}
         version = _register(client, context, _gather(context, model), f"model-{digest[:12]}", tags)
+    elif gguf_digest:
+        client.set_model_version_tag(context.dataset, str(version), "gguf_digest", gguf_digest)
     aliases = [CANDIDATE] if refusal is not None else [CANDIDATE, CHAMPION]
     registration = {
         "name": context.dataset,
@@ -63,6 +70,7 @@ def _run(context: StageContext) -> StageOutput:
         "aliases": aliases,
         "files": files,
         "store_prefix": prefix,
+        "gguf_digest": gguf_digest,
     } | base_tags(context.profile)
     path = context.workdir / "registration.json"
     write_atomic(path, json.dumps(registration, indent=2, sort_keys=True) + "\n")
@@ -70,7 +78,32 @@ def _run(context: StageContext) -> StageOutput:
     if refusal is not None:
         metrics["why_not_champion"] = refusal
         context.progress(f"registered as {CANDIDATE} only: {refusal}")
-    return StageOutput({registration_key(context.dataset): path}, metrics, stored=files)
+    return StageOutput({registration_key(context.dataset): path}, metrics, stored=files | files_served)
+
+
+def _store_served(context: StageContext, model: Mapping[str, str], digest: str) -> dict[str, str]:
+    """Store the folder that llama.cpp serves the model from; hex SHA-256 of its files by name, if it has one."""
+    from training.served import gguf_obstacle, make_served
+
+    if context.profile.serving.engine != "llama.cpp":
+        return {}
+    folder = _gather(context, model)
+    if (obstacle := gguf_obstacle(folder)) is not None:
+        context.progress(f"served by transformers, not by llama.cpp: {obstacle}")
+        return {}
+
+    def report(text: str, _share: float) -> None:
+        context.progress(f"GGUF file for serving: {text}")
+
+    made = make_served(folder, context.workdir / "served", name=context.dataset, report=report)
+    for name, path in made.items():
+        context.store.put_file(_served_prefix(context, digest) + name, path)
+    return {name: sha256_file(path) for name, path in made.items()}
+
+
+def _served_prefix(context: StageContext, digest: str) -> str:
+    """Store key of the served folder: beside the model's, which its digest is of."""
+    return f"models/{context.dataset}/register/{digest}.served/"
 
 
 def _publish(context: StageContext, receipt: Receipt) -> None:
@@ -209,7 +242,8 @@ def _experiments(client: MlflowClient) -> list[str]:
 
 
 def _config(profile: Profile, _plan: Plan) -> Mapping[str, Any]:
-    return profile.evaluation.model_dump(mode="json", include=set(LIMITS))
+    limits = profile.evaluation.model_dump(mode="json", include=set(LIMITS))
+    return limits | {"engine": profile.serving.engine}
 
 
 register = Stage(
@@ -219,7 +253,7 @@ register = Stage(
     config=_config,
     prefix="models/{dataset}/register/",
     external_inputs=base_inputs,
-    version=3,
+    version=4,
     append_only="models/{dataset}/register/*/*",
     publish=_publish,
 )

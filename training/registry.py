@@ -1,7 +1,8 @@
 """The model registry (MLflow): which version of a model is the champion, and what its files are.
 
 A version's tags say what it is: `digest` (sovereign.serving.fetch.model_digest of the model's files), `files` (JSON:
-store key -> hex SHA-256) and `store_prefix` (the store key of their folder). They are all that serving needs.
+store key -> hex SHA-256), `store_prefix` (the store key of their folder) and `gguf_digest` (that of the folder with its
+GGUF file, where there is one). They are all that serving needs.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Champion:
     """Hex SHA-256 by store key."""
     store_prefix: str
     """Store key of the model's folder, with a slash at its end."""
+    gguf_digest: str | None
+    """Digest of the folder that llama.cpp serves it from (training/served.py); None: it cannot be a GGUF file."""
 
 
 def open_client(tracking_uri: str, *, patience_s: float = _PATIENCE_S) -> MlflowClient:
@@ -108,7 +111,7 @@ def champion(tracking_uri: str, name: str, *, alias: str = CHAMPION) -> Champion
         ) from error
     if model_digest({key.removeprefix(prefix): value for key, value in files.items()}) != digest:
         raise TrainingError(f"the tags of version {version} of model {name} contradict each other", got=digest)
-    return Champion(name, version, digest, files, prefix)
+    return Champion(name, version, digest, files, prefix, tags.get("gguf_digest"))
 
 
 def _missing(name: str, alias: str) -> TrainingError:

@@ -26,7 +26,7 @@ from sovereign.goodput import (
     young_interval_s,
 )
 from sovereign.hardware import GB
-from sovereign.layout import model_state_bytes
+from sovereign.memory import model_state_bytes
 from sovereign.plan import Plan, plan
 from sovereign.profile import load_profile
 from sovereign.resources import data_path

@@ -12,15 +12,18 @@ import lzma
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from transformers import GenerationConfig
 
 from training.shards import Shard
+from training.token_ids import text_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
@@ -119,14 +122,13 @@ def answer_all(
     Prompts of the same length are answered together, so that nothing is padded.
     """
     by_length: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
-    for number, prompt in enumerate(prompts):
-        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    for number, ids in enumerate(text_ids(tokenizer, prompts)):
         by_length[len(ids)].append((number, ids))
     answers = [""] * len(prompts)
     for group in by_length.values():
         ids_bt = torch.tensor([ids for _, ids in group])
         made_bt = continue_greedily(model, ids_bt, max_new_tokens, int(tokenizer.eos_token_id))
-        texts = tokenizer.batch_decode(made_bt, skip_special_tokens=True)
+        texts = tokenizer.batch_decode(made_bt, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         for (number, _), text in zip(group, texts, strict=True):
             answers[number] = text.lstrip(" ").partition("\n")[0].strip()
     return answers
@@ -142,19 +144,39 @@ def continue_greedily(model: Qwen3ForCausalLM, ids_bt: torch.Tensor, num_tokens:
     num_rows, length = ids_bt.shape
     made_bt = torch.full((num_rows, num_tokens), end)
     size = max(1, _batch_tokens(model) // (length + num_tokens))
-    with torch.inference_mode():
+    with torch.inference_mode(), neutral_generation(model, end):
         for start in range(0, num_rows, size):
             prompts_bt = ids_bt[start : start + size].to(model.device)
             found_bt = model.generate(  # type: ignore[misc]  # its annotation refuses every real model
                 prompts_bt,
                 attention_mask=torch.ones_like(prompts_bt),
-                do_sample=False,
                 max_new_tokens=num_tokens,
-                eos_token_id=end,
-                pad_token_id=end,
             )[:, length:]
             made_bt[start : start + size, : found_bt.shape[1]] = found_bt.cpu()
     return made_bt
+
+
+@contextmanager
+def neutral_generation(model: Qwen3ForCausalLM, end: int) -> Iterator[None]:
+    """Inside, the model generates the most likely token at each place, up to the end-of-text mark `end`.
+
+    `generate` takes from the model's own settings what its caller leaves out: a base's repetition penalty, suppressed
+    or forced tokens and the like would make other answers of the same probabilities.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=end, pad_token_id=end)
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def ignored_settings(model: Qwen3ForCausalLM) -> dict[str, Any]:
+    """What the model's own settings for generation say and no measure here applies, by name; JSON values."""
+    marks = ("bos_token_id", "eos_token_id", "pad_token_id", "transformers_version")
+    said = model.generation_config.to_diff_dict()
+    neutral = {"do_sample": False}
+    return {name: value for name, value in sorted(said.items()) if name not in marks and neutral.get(name) != value}
 
 
 def _batch_tokens(model: Qwen3ForCausalLM) -> int:

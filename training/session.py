@@ -161,6 +161,7 @@ class Session:
             **{name: steps[-1][name] for name in _TOTALS if name in steps[-1]},
             "resumed_from": self.first_step or None,
             "history": [stretch.model_dump() for stretch in self.checkpoints.history],
+            "warning": self.watching.divergence.verdict(),
         } | ({"base": known_base(self.context)[1].digest} if self.context.plan.base else {})
 
 
@@ -237,7 +238,7 @@ def _resume(
     if found is None:
         refuse_another_batch(config, ((folder, manifest.config) for folder, manifest in stored.other_runs()))
         return checkpoints, None
-    say(f"going on from step {found.manifest.step}")
+    say(f"resuming at step {found.manifest.step}")
     own = rank_file(ranks.rank) if found.manifest.world_size == ranks.world_size else None
     with FragmentReader(found.folder, found.spans) as reader:
         engine.load_state(reader, reader.random(own) if own else None)

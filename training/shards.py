@@ -77,10 +77,16 @@ class ShardWriter:
             quality: 0 to 1; None where it is not measured.
 
         Raises:
-            TrainingError: nobody owns it.
+            TrainingError: nobody owns it, or the end-of-text mark stands in it.
         """
         if not owners:
             raise TrainingError(f"document {doc_id} has no owner", expected="at least one owner of every document")
+        if self._end in tokens:
+            raise TrainingError(
+                f"document {doc_id} has the end-of-text mark inside",
+                got=f"token {self._end} at {list(tokens).index(self._end)}",
+                expected="one mark, after the document",
+            )
         self._file.write(np.array([*tokens, self._end], dtype=self._dtype).tobytes())
         self.num_tokens += len(tokens) + 1
         self._arrays["ends"].append(self.num_tokens)

@@ -10,27 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from sovereign import strict_yaml
 from sovereign.errors import TrainingError
-from sovereign.files import sha256_file
+from sovereign.files import read_text, sha256_file
 from sovereign.lake.demonstration import LANGUAGES
 from sovereign.profile import Profile
 
 OWN = "questions_"
 """Beginning of the names of the kit's own tasks; the language follows."""
 _IGNORED = ("__pycache__", ".ipynb_checkpoints")
-
-
-class _Loader(yaml.SafeLoader):
-    """Python functions are left as their names."""
-
-
-def _name_of_function(loader: _Loader, node: yaml.ScalarNode) -> Any:
-    return loader.construct_scalar(node)
-
-
-_Loader.add_constructor("!function", _name_of_function)
 
 
 def own_task(language: str) -> str:
@@ -95,7 +83,7 @@ def check_names(folder: Path, names: Iterable[str]) -> None:
             continue
         try:
             known.update(_names(_read(path)))
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
             unread.append(f"{path.relative_to(folder).as_posix()}: {type(error).__name__}: {reason}")
     if missing := sorted(set(names) - known):
@@ -107,16 +95,29 @@ def check_names(folder: Path, names: Iterable[str]) -> None:
         )
 
 
+def empty_data(yaml_file: Path) -> list[str]:
+    """Data files in the folder of a task that have nothing in them, as its YAML file names them."""
+    named: list[Any] = [(_read(yaml_file).get("dataset_kwargs") or {}).get("data_files")]
+    found = []
+    while named:
+        one = named.pop()
+        if isinstance(one, list | dict):
+            named += one.values() if isinstance(one, dict) else one
+        elif isinstance(one, str) and (path := yaml_file.parent / one).is_file() and not path.read_bytes().strip():
+            found.append(one)
+    return sorted(found)
+
+
 def _read(path: Path, outer: Sequence[Path] = ()) -> dict[str, Any]:
     """A task's configuration; its own keys come before those of the files that it includes.
 
     Raises:
-        OSError, ValueError, yaml.YAMLError: it, or what it includes, cannot be read.
+        OSError, ValueError: it, or what it includes, cannot be read.
     """
     path = path.resolve()
     if path in outer:
         raise ValueError(f"{path.name} includes itself")
-    config = yaml.load(path.read_bytes(), Loader=_Loader)  # noqa: S506  # a SafeLoader
+    config = strict_yaml.load(read_text(path), tags=["!function"])
     if not isinstance(config, dict):
         raise ValueError("no keys")
     included = config.pop("include", [])

@@ -6,17 +6,17 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 from sovereign.base import base_inputs
 from sovereign.errors import StageError
 from sovereign.files import write_atomic
 from sovereign.lake.demonstration import LANGUAGES
 from sovereign.lake.documents import Document, count_documents, read_documents
-from sovereign.lake.mix import MixFile, Request, approved_mix, mix_key
+from sovereign.lake.mix import Group, MixFile, Request, approved_mix, mix_key
 from sovereign.plan import Plan, plan
 from sovereign.profile import Profile
 from sovereign.stages import Progress, Stage, StageContext, StageOutput, load_stage, read_receipt
@@ -24,6 +24,7 @@ from sovereign.store import Store
 from training import environment
 from training.mixing import Tally, encode, forecast, refuse_another_tokenizer
 from training.shards import Shard, ShardWriter
+from training.token_ids import control_marks, text_tokenizer
 from training.tokenizer import (
     END_OF_TEXT,
     SAMPLE_BYTES,
@@ -45,6 +46,9 @@ corpus. The number of documents bounds the memory of a training process (trainin
 REPORT = "tokenizer_report.json"
 _PROGRESS_EVERY = 1000
 
+Made: TypeAlias = "tuple[Tokenizer, int, dict[str, list[bytes]]]"
+"""The tokenizer for text, its end-of-text mark, and the sample that it was trained on, by language."""
+
 
 def languages_of(profile: Profile) -> set[str]:
     """The languages in which a profile promises text."""
@@ -57,12 +61,11 @@ def _run(context: StageContext) -> StageOutput:
     paths = _curated(context)
     folder = context.workdir / "tokens"
     shutil.rmtree(folder, ignore_errors=True)  # shards of another run must not be taken for this one's
-    tokenizer, end, sample = make_tokenizer(context, paths["train"], folder)
+    (tokenizer, end, sample), mix = _settle(context, paths["train"], folder)
     report = _measure(context, tokenizer, paths["heldout"], sample)
     check_parity(report, context.profile.model.max_tokenizer_parity)
     write_atomic(folder / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     files = sorted(folder.iterdir())
-    mix = _settle_mix(context, tokenizer, paths["train"])
     metrics: dict[str, Any] = {"tokenizer": {name: report[name] for name in ("parity_measure", "languages")}}
     for split in SPLITS:
         shards = _write_shards(context, tokenizer, end, split, paths[split], folder, mix if split == "train" else None)
@@ -91,8 +94,7 @@ def propose_mix(profile: Profile, store: Store, workdir: Path, stream: TextIO) -
     context = StageContext(profile, plan(profile), store, workdir, Progress("mix", stream), inputs)
     environment.prepare(workdir, threads=0, world_size=1)
     paths = _curated(context)["train"]
-    tokenizer, _, _ = make_tokenizer(context, paths, workdir / "tokens")
-    return forecast(context, tokenizer, paths)
+    return _forecast(context, paths, workdir / "tokens")[1]
 
 
 def _curated(context: StageContext) -> dict[str, list[Path]]:
@@ -103,13 +105,33 @@ def _curated(context: StageContext) -> dict[str, list[Path]]:
     }
 
 
-def _settle_mix(context: StageContext, tokenizer: Tokenizer, paths: Sequence[Path]) -> MixFile | None:
-    """The mix that the shards are made by: the approved one, or the profile's; None for every document once."""
+def _settle(context: StageContext, paths: Sequence[Path], folder: Path) -> tuple[Made, MixFile | None]:
+    """The tokenizer, and the mix that the shards are made by: the approved or the profile's; None: every document once.
+
+    Raises:
+        StageError: see `make_tokenizer`; or the approved mix was counted with another tokenizer.
+    """
     if (key := mix_key(context.dataset)) in context.inputs:
         mix = MixFile.from_bytes(context.fetch(key).read_bytes(), key)
-        refuse_another_tokenizer(mix, tokenizer)
-        return mix
-    return forecast(context, tokenizer, paths) if context.profile.mix else None
+        made = make_tokenizer(context, paths, folder, mix.untaken)
+        refuse_another_tokenizer(mix, made[0])
+        return made, mix
+    return _forecast(context, paths, folder) if context.profile.mix else (make_tokenizer(context, paths, folder), None)
+
+
+def _forecast(context: StageContext, paths: Sequence[Path], folder: Path) -> tuple[Made, MixFile]:
+    """The tokenizer, and the mix counted with it.
+
+    How many tokens a group has is known from the tokenizer only. A group of which no token is taken must not teach it,
+    so then it is made again without.
+    """
+    untaken: frozenset[Group] = frozenset()
+    while True:
+        made = make_tokenizer(context, paths, folder, untaken)
+        mix = forecast(context, made[0], paths)
+        if mix.untaken <= untaken:
+            return made, mix
+        untaken |= mix.untaken
 
 
 def refuse_empty(languages: Iterable[str], sizes: Mapping[str, int]) -> None:
@@ -119,7 +141,7 @@ def refuse_empty(languages: Iterable[str], sizes: Mapping[str, int]) -> None:
             f"no text to train on in: {', '.join(empty)}",
             got=", ".join(f"{language}: {size} bytes" for language, size in sizes.items()),
             expected="at least one document in each language of the profile",
-            hint="correct the source's folder or language, or relax corpus.cleaning",
+            hint="correct the source's folder or language; `sovereign lake rejected SITE` shows what was set aside",
         )
 
 
@@ -137,14 +159,15 @@ def _decode(sample: Mapping[str, Sequence[bytes]]) -> dict[str, list[str]]:
 
 
 def make_tokenizer(
-    context: StageContext, paths: Sequence[Path], folder: Path
-) -> tuple[Tokenizer, int, dict[str, list[bytes]]]:
-    """The tokenizer, its end-of-text mark, and the sample that it was trained on: the base's, or trained here.
+    context: StageContext, paths: Sequence[Path], folder: Path, untaken: Set[Group] = frozenset()
+) -> Made:
+    """The tokenizer for text, its end-of-text mark, and the sample it was trained on: the base's, or trained here.
 
     It is saved in `folder`. What the profile's mix does not take at all is not in the sample.
 
     Args:
         paths: the curated files of training documents.
+        untaken: groups that have a weight, but no token of the run.
 
     Raises:
         StageError: a language of the profile has no text, or the text does not support so many tokens.
@@ -153,21 +176,25 @@ def make_tokenizer(
     request = Request.of(context.profile, context.plan)
     sizes = text_bytes(read_documents(paths))
     refuse_empty(languages_of(context.profile), sizes)
+
+    def teaches(document: Document) -> bool:
+        return request.wants(document) and request.group(request.facet(document)) not in untaken
+
     if request.mix is not None:
-        sizes = text_bytes(filter(request.wants, read_documents(paths)))
+        sizes = text_bytes(filter(teaches, read_documents(paths)))
         if not sizes:
             raise StageError("the mix takes no training document", got=request.mix.model_dump(exclude_none=True))
-    sample = draw_sample(filter(request.wants, read_documents(paths)), sizes, SAMPLE_BYTES)
+    sample = draw_sample(filter(teaches, read_documents(paths)), sizes, SAMPLE_BYTES)
     context.progress("training the tokenizer")
     if context.plan.base is not None:
         from training.base_tokenizer import save_base_tokenizer
 
         saved = save_base_tokenizer(context, balanced(sample), folder)
         assert isinstance(saved.eos_token_id, int)
-        return saved.backend_tokenizer, saved.eos_token_id, sample
+        return text_tokenizer(saved.backend_tokenizer, control_marks(saved)), saved.eos_token_id, sample
     tokenizer = train_tokenizer(balanced(sample), context.plan.model.vocab_size)
     save_tokenizer(tokenizer, folder, context.plan.model.sequence_length)
-    return tokenizer, tokenizer.get_vocab()[END_OF_TEXT], sample
+    return text_tokenizer(tokenizer), tokenizer.get_vocab()[END_OF_TEXT], sample
 
 
 def _write_shards(
@@ -259,6 +286,6 @@ tokenize = Stage(
     needs=("curate",),
     config=_config,
     prefix="models/{dataset}/tokens/",
-    version=3,
+    version=4,
     external_inputs=_external_inputs,
 )

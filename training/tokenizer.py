@@ -17,7 +17,6 @@ from sovereign.exportable import QWEN2_PATTERN
 from sovereign.lake.demonstration import CHAT_TEMPLATE
 from sovereign.lake.documents import Document
 from sovereign.profile_training import MIN_VOCAB_SIZE
-from sovereign.serving import RESPONSE_TEMPLATE
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -125,7 +124,6 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, sequence_length: int) -> 
         clean_up_tokenization_spaces=False,
         chat_template=CHAT_TEMPLATE,
     )
-    wrapped.response_template = RESPONSE_TEMPLATE
     folder.mkdir(parents=True, exist_ok=True)
     wrapped.save_pretrained(folder)
     return sorted(path for path in folder.iterdir() if path.is_file())

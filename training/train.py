@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import signal
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from training.engine import StepResult
     from training.session import Say, Session
 
-VERSION = 5
+VERSION = 6
 LOGGED_STEPS = 1000
 """Lines in metrics.jsonl, about, however long the run."""
 _REPORT_EVERY_S = 1.0
@@ -104,6 +105,9 @@ def _loop(session: Session, say: Say) -> None:
         if not result.is_finite:
             raise watching.not_finite(step, result, session.stream, recipe.batch_tokens)
         done, now = step + 1, time.monotonic()
+        if (problem := watching.divergence.add(done, result.loss)) and ranks.is_first:
+            sys.stderr.write(f"warning: {problem}\n")
+            say(f"warning: {problem}")
         is_last = done == recipe.num_steps
         watchdog.at(step, "recording and saving")
         if done % log_every == 0 or is_last or not result.is_taken:
@@ -117,7 +121,7 @@ def _loop(session: Session, say: Say) -> None:
             reported_at = now
             say("training", done=done, total=recipe.num_steps, unit="steps", metrics=_shown(session, done))
         if result.is_stopped and not is_last:
-            raise TrainingStopped(f"stopped after {done} of {recipe.num_steps} steps", hint="start it again to go on")
+            raise TrainingStopped(f"stopped after {done} of {recipe.num_steps} steps", hint="start it again to resume")
 
 
 def _values(session: Session, step: int, result: StepResult) -> dict[str, float]:

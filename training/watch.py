@@ -95,6 +95,7 @@ class Watch:
         meter: Meter | None,
         gpu: Gpu | None,
         before: Mapping[str, float],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Args:
         peak_flops: of all devices together, FLOP/s.
@@ -107,8 +108,11 @@ class Watch:
         self._measured_flops, self._num_devices = measured_flops, num_devices
         self._prices, self._gather, self._meter, self._gpu = prices, gather, meter, gpu
         self._before_s, self._before_kwh = before.get("elapsed_s", 0.0), before.get("energy_kwh", 0.0)
-        self._started_at = self._step_at = self._logged_at = time.perf_counter()
+        self._clock = clock
+        self._started_at = self._step_at = self._logged_at = clock()
+        self._ended_at: float | None = None
         self._step_s: deque[float] = deque(maxlen=STEP_WINDOW)
+        self._between_s: deque[float] = deque(maxlen=STEP_WINDOW)
         self._steps = 0
         self._data_s = 0.0
         self._logged_j = 0.0
@@ -116,20 +120,23 @@ class Watch:
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
         """Around the reading of a step's rows, with which the step begins."""
-        self._step_at = time.perf_counter()
+        self._step_at = self._clock()
         yield
-        self._data_s += time.perf_counter() - self._step_at
+        self._data_s += self._clock() - self._step_at
 
     def step_ends(self) -> None:
         """After each step, before anything is logged, measured or saved."""
-        self._step_s.append(time.perf_counter() - self._step_at)
+        now = self._clock()
+        self._step_s.append(now - self._step_at)
+        self._between_s.append(now - (self._step_at if self._ended_at is None else self._ended_at))
+        self._ended_at = now
         self._steps += 1
         if self._meter is not None:
             self._meter.energy_j()
 
     def numbers(self) -> dict[str, float]:
         """All since the last call, or so far; every rank must call this at the same step."""
-        now = time.perf_counter()
+        now = self._clock()
         ranks = self._gather(list(vars(self._read()).values()))
         by_name = dict(zip(Rank.__dataclass_fields__, ranks.T, strict=True))
         tokens_per_s = self._steps * self._batch_tokens / (now - self._logged_at)
@@ -141,7 +148,7 @@ class Watch:
             "tflops_per_device": flops / self._num_devices / 1e12,
             "step_p50_s": float(np.percentile(self._step_s, 50)),
             "step_p95_s": float(np.percentile(self._step_s, 95)),
-            "step_max_s": max(self._step_s),
+            "step_max_s": max(self._between_s),
             "data_wait_s": float(by_name["data_wait_s"].max()),
             "memory_gb": float(by_name["memory_bytes"].max()) / 1e9,
             "gpu_memory_gb": float(by_name["gpu_memory_bytes"].max()) / 1e9,

@@ -49,3 +49,47 @@ def _is_spike(value: float, before: deque[float]) -> bool:
         return False
     mean = statistics.fmean(before)
     return value - mean > SIGMA * statistics.stdev(before, mean)
+
+
+_ADVICE = "lower training.learning_rate, or give training.phases a longer warmup"
+_DIVERGED, _DIVERGED_NATS = 1.5, 1.0
+"""A loss that is above the first one by this factor, and by so much, is no noise of a batch: untrained weights predict
+evenly, so that the first loss is about the logarithm of the vocabulary, and training only lowers it."""
+_LAST_STEPS = 20
+
+
+class Divergence:
+    """Whether a run's loss has left the way down, from its first step on: `SpikeGuard` judges none of the first 64."""
+
+    def __init__(self, before: Sequence[float] = ()) -> None:
+        """Args: `before` has the losses of the run's record so far, where it resumes."""
+        self._first = before[0] if before else math.nan
+        self._highest = max(before, default=-math.inf)
+        self._last: deque[float] = deque(before, maxlen=_LAST_STEPS)
+
+    def add(self, step: int, loss: float) -> str | None:
+        """A sentence when the loss of `step` (from 1) is too high and none before it was; call it once a step."""
+        if math.isnan(self._first):
+            self._first = loss
+        was_high = self._is_high(self._highest)
+        self._highest = max(self._highest, loss)
+        self._last.append(loss)
+        if was_high or not self._is_high(loss):
+            return None
+        return f"the loss rose to {loss:.4g} at step {step}, from {self._first:.4g} at the first: {_ADVICE}"
+
+    def verdict(self) -> str | None:
+        """A sentence about the whole run when it ended no better than it began, or got very high on its way."""
+        if not self._last:
+            return None
+        end = statistics.median(list(self._last)[-max(1, len(self._last) // 4) :])
+        if len(self._last) > 1 and end >= self._first:
+            return (
+                f"training diverged: the loss ended at {end:.4g}, from {self._first:.4g} at the first step: {_ADVICE}"
+            )
+        if self._is_high(self._highest):
+            return f"the loss rose to {self._highest:.4g} on its way from {self._first:.4g} to {end:.4g}: {_ADVICE}"
+        return None
+
+    def _is_high(self, loss: float) -> bool:
+        return loss > max(_DIVERGED * self._first, self._first + _DIVERGED_NATS)

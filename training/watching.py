@@ -24,7 +24,7 @@ from training.tracking import Record
 from training.watch import Prices, Watch, gather_numbers
 from training.watch_hang import Watchdog, own_store
 from training.watch_heldout import Heldout
-from training.watch_spikes import SpikeGuard
+from training.watch_spikes import Divergence, SpikeGuard
 
 _SHOWN_DOCUMENTS = 20
 
@@ -35,6 +35,7 @@ class Watching:
 
     heldout: Heldout
     spikes: SpikeGuard
+    divergence: Divergence
     watch: Watch
     watchdog: Watchdog
     runs: RunWriter
@@ -101,6 +102,7 @@ def watch_run(
     return Watching(
         heldout=heldout,
         spikes=SpikeGuard(),
+        divergence=Divergence([line["loss"] for line in record.lines if "loss" in line]),
         watch=watch,
         watchdog=Watchdog(ranks.rank, ranks.world_size, own_store()),
         runs=RunWriter(

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sovereign import __version__
 from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.cli.lake_app import lake_app
 from sovereign.cli.options import JsonOption, LocalOption, ProfileArgument, SiteOption
@@ -18,8 +19,35 @@ app = typer.Typer(
     help="From one profile file to a running platform and a trained, evaluated and served base model of one's own.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"sovereign {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """From one profile file to a running platform and a trained, evaluated and served base model of one's own."""
+
+
+@app.command("version")
+def show_version(as_json: JsonOption = False) -> None:
+    """Print the versions of the kit, its runtime and the upstream programs."""
+    from sovereign.cli.platform import versions
+
+    found = versions()
+    if as_json:
+        write_json(found)
+    else:
+        texts = {name: value for name, value in {**found, **found["programs"]}.items() if isinstance(value, str)}
+        lines(f"sovereign {texts.pop('version')}", list(texts.items()))
 
 
 @app.command()
@@ -28,9 +56,15 @@ def init(
     profile: Annotated[Path, typer.Option(help="Profile to start from.")] = Path("demo"),
 ) -> None:
     """Make a site: profile, overlays, state and a passphrase in one folder."""
+    from sovereign.profile import EmbeddedTarget, load_profile
     from sovereign.site import init_site
 
-    site = init_site(folder, find_profile(profile))
+    source = find_profile(profile)
+    if isinstance(load_profile(source).target, EmbeddedTarget):
+        from stacks.node.spec import check_path
+
+        check_path("DIR", folder.resolve())
+    site = init_site(folder, source)
     say(f"site {site.root}: edit {site.profile_path}, then run `sovereign up {folder}`")
 
 
@@ -124,27 +158,29 @@ def logs(
     profile: ProfileArgument,
     name: Annotated[str, typer.Argument(metavar="STAGE", help="Which stage.")] = "train",
     site_dir: SiteOption = None,
+    local: LocalOption = False,
 ) -> None:
-    """Print what a stage's Job wrote."""
-    from sovereign.cli.work import write_logs
+    """Print what the last run of a stage wrote."""
+    from sovereign.cli.work import write_local_log, write_logs
 
-    write_logs(site_of(profile, site_dir), name, sys.stdout)
-
-
-@app.command()
-def stop(profile: ProfileArgument, site_dir: SiteOption = None) -> None:
-    """Stop the training Job; it writes a checkpoint first."""
-    from sovereign.cli.work import stop_training
-
-    stop_training(site_of(profile, site_dir))
+    write = write_local_log if local else write_logs
+    write(site_of(profile, site_dir), name, sys.stdout)
 
 
 @app.command()
-def resume(profile: ProfileArgument, site_dir: SiteOption = None) -> None:
-    """Let a stopped training Job go on from its checkpoint, and follow it."""
+def stop(profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOption = False) -> None:
+    """Stop training after it has written a checkpoint."""
+    from sovereign.cli.work import stop_local_training, stop_training
+
+    (stop_local_training if local else stop_training)(site_of(profile, site_dir))
+
+
+@app.command()
+def resume(profile: ProfileArgument, site_dir: SiteOption = None, local: LocalOption = False) -> None:
+    """Resume stopped training from its checkpoint, and follow it."""
     from sovereign.cli.work import run_until
 
-    run_until(site_of(profile, site_dir), "train", local=False)
+    run_until(site_of(profile, site_dir), "train", local=local)
 
 
 @app.command()
@@ -165,7 +201,7 @@ def export(
     source: Annotated[
         Path, typer.Argument(metavar="PROFILE|MODELFOLDER", help="Whose registered model, or a folder with a model.")
     ],
-    kind: Annotated[str, typer.Option("--format", help="gguf-f16, gguf-q8_0 or gguf-q4_k.")],
+    kind: Annotated[str, typer.Option("--format", help="gguf-f32, gguf-f16, gguf-q8_0 or gguf-q4_k.")],
     out: Annotated[Path, typer.Option(help="The file to write.")],
     site_dir: SiteOption = None,
     local: LocalOption = False,
@@ -192,26 +228,35 @@ def prune(
 
 
 StackOption = Annotated[list[str] | None, typer.Option("--stack", help="cluster, datalake or serving; default all.")]
+AdoptOption = Annotated[bool, typer.Option("--adopt", help="Take over objects that another site deployed.")]
 
 
 @app.command()
 def preview(
-    profile: ProfileArgument, site_dir: SiteOption = None, stack: StackOption = None, as_json: JsonOption = False
+    profile: ProfileArgument,
+    site_dir: SiteOption = None,
+    stack: StackOption = None,
+    adopt: AdoptOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What a deploy would do; works before the cluster exists."""
     from sovereign.cli.platform import run_preview
 
-    run_preview(site_of(profile, site_dir), stack, as_json=as_json)
+    run_preview(site_of(profile, site_dir), stack, adopt=adopt, as_json=as_json)
 
 
 @app.command()
 def deploy(
-    profile: ProfileArgument, site_dir: SiteOption = None, stack: StackOption = None, as_json: JsonOption = False
+    profile: ProfileArgument,
+    site_dir: SiteOption = None,
+    stack: StackOption = None,
+    adopt: AdoptOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Bring the stacks to what profile and overlays say."""
     from sovereign.cli.platform import run_deploy
 
-    run_deploy(site_of(profile, site_dir), stack, as_json=as_json)
+    run_deploy(site_of(profile, site_dir), stack, adopt=adopt, as_json=as_json)
 
 
 @app.command()
@@ -345,12 +390,3 @@ def tools_build() -> None:
     with Board() as board:
         prepare_machine(board)
     say("all programs are there")
-
-
-@tools_app.command("llama")
-def tools_llama() -> None:
-    """Build llama.cpp, which q4_k and the comparison of exports need; about 12 CPU-minutes, once."""
-    from sovereign.llamacpp import ensure_llama
-
-    with Board() as board, board.task("llama.cpp"):
-        ensure_llama(lambda text, done: board.update("llama.cpp", text, done))

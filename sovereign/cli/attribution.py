@@ -161,7 +161,7 @@ def _lower_ends(content: bytes, shards: Mapping[str, str]) -> dict[str, Fraction
         values = json.loads(content, parse_float=Decimal)
         measured = {key: values["inputs"].get(key) for key in shards}
         lows = {owner: Fraction(found["effects"]["bits_per_byte"]["low"]) for owner, found in values["owners"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ProofError(f"not an influence report: {error!r}", hint="sovereign lake influence PROFILE") from error
     if measured != dict(shards):
         raise ProofError(

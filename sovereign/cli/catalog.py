@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sovereign.cli.console import Board, lines, say, visible, visible_lines, write_json
 from sovereign.cli.runs import store_of
-from sovereign.errors import CatalogError, StoreError
+from sovereign.errors import CatalogError, ProofError, StoreError
 from sovereign.site import Site
 from sovereign.store import Store
 
@@ -65,11 +66,13 @@ def record_dataset(site: Site, store: Store, *, local: bool, board: Board) -> tu
         ProofError: there is no curated dataset.
         CatalogError: the catalog cannot be written.
     """
+    from sovereign.cli.rights import say_taken_back
     from sovereign.lake.catalog_recording import record
     from sovereign.lake.dataset import Dataset
 
     with TemporaryDirectory(prefix="sovereign-catalog-") as folder:
         dataset = Dataset.open(site.profile.name, store, Path(folder))
+        say_taken_back(site, dataset)
         with open_catalog(site, store, local=local, make=True) as catalog, board.task("catalog"):
             return record(
                 catalog,
@@ -98,6 +101,21 @@ def run_record(site: Site, *, local: bool, as_json: bool) -> None:
         say(f"{version.name} {'is recorded' if is_new else 'was recorded already'}, snapshot {version.snapshot_id}")
 
 
+def _warn_of_withdrawals(site: Site, store: Store, version: Version) -> None:
+    """Say of the dataset as it is now what was taken back since; of other versions the catalog alone knows."""
+    from sovereign.cli.rights import say_taken_back
+    from sovereign.lake.dataset import Dataset
+    from sovereign.receipts import model_digest
+
+    with TemporaryDirectory(prefix="sovereign-catalog-") as folder:
+        try:
+            dataset = Dataset.open(site.profile.name, store, Path(folder))
+        except ProofError:  # its files are gone; the catalog has it still
+            return
+        if version.version == model_digest(dataset.parents["curate"].outputs):
+            say_taken_back(site, dataset)
+
+
 def run_ls(site: Site, *, limit: int, local: bool, as_json: bool) -> None:
     """Every version of every dataset, the newest first."""
     with _open(site, local=local) as catalog:
@@ -124,8 +142,9 @@ def run_show(site: Site, reference: str | None, document: str | None, *, local: 
     """What a version has by language, owner and licence; or one document of it."""
     from sovereign.lake.catalog_query import document_of
 
-    with _open(site, local=local) as catalog:
+    with store_of(site, local=local) as store, open_catalog(site, store, local=local, make=False) as catalog:
         version = catalog.find(reference or site.profile.name)
+        _warn_of_withdrawals(site, store, version)
         if document is not None:
             record = document_of(catalog, version, document)
             if as_json:
@@ -149,11 +168,30 @@ def run_show(site: Site, reference: str | None, document: str | None, *, local: 
     lines(version.name, rows)
 
 
+@contextmanager
+def _ended_by(*numbers: signal.Signals) -> Iterator[None]:
+    """These signals end this command as Ctrl-C does, with all that it made for itself removed."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def run_query(site: Site, sql: str, at: str | None, *, limit: int, local: bool, as_json: bool) -> None:
     """Rows of a SQL query over the tables."""
     from sovereign.lake.catalog_query import query
 
-    with _open(site, local=local) as catalog, TemporaryDirectory(prefix="sovereign-query-") as folder:
+    with (
+        _ended_by(signal.SIGTERM, signal.SIGHUP),
+        _open(site, local=local) as catalog,
+        TemporaryDirectory(prefix="sovereign-query-") as folder,  # what a query spills; it may be large
+    ):
         answer = query(catalog, sql, Path(folder), limit=limit, at=catalog.find(at) if at else None)
     if as_json:
         if twice := sorted({name for name in answer.columns if answer.columns.count(name) > 1}):

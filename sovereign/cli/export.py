@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sovereign.cli.console import Board, lines, say, write_json
+from sovereign.cli.console import Board, lines, write_json
 from sovereign.cli.sites import site_of
 from sovereign.cli.where import record_export
 from sovereign.cli.work import runner_of
@@ -41,13 +41,11 @@ def run_export(source: Path, kind: str, out: Path, *, site_dir: Path | None, loc
         ("model digest", result.model_digest),
         ("tensors", ", ".join(f"{count} {kind}" for kind, count in sorted(result.tensors.items()))),
     ]
-    if (found := result.comparison) is not None:
-        rows.append(("divergence", f"{found.divergence:.2g} nats from the source, mean of {found.positions} positions"))
-        rows.append(("logits", f"error {found.error:.2%}, largest difference {found.max_difference:.2g}"))
-        rows.append(("same choice", f"{found.agreement:.1%} of the positions"))
+    found = result.comparison
+    rows.append(("divergence", f"{found.divergence:.2g} nats from the source, mean of {found.positions} positions"))
+    rows.append(("logits", f"error {found.error:.2%}, largest difference {found.max_difference:.2g}"))
+    rows.append(("same choice", f"{found.agreement:.1%} of the positions"))
     lines(f"{name}, {result.format}", rows)
-    if found is None:
-        say("not compared with its source: `sovereign tools llama` builds what computes it")
 
 
 @contextmanager

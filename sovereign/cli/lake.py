@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sovereign.cli.console import Board, lines, say, write_json
+from sovereign.cli.rights import say_taken_back
 from sovereign.cli.runs import store_of
 from sovereign.errors import ProofError
 from sovereign.files import sha256_bytes, write_atomic
@@ -68,6 +69,7 @@ def _open(site: Site, command: str, *, local: bool) -> Iterator[_Open]:
 def run_manifest(site: Site, *, local: bool, as_json: bool) -> None:
     """Make the manifest of the dataset as it is now, beside its files in the store and in the site's receipts."""
     with _open(site, "manifest", local=local) as opened:
+        say_taken_back(site, opened.dataset)
         with Board() as board, board.task("manifest"):
             manifest = make_manifest(
                 site.profile,

@@ -128,6 +128,25 @@ def lake_withdraw(
     run_withdraw(site_of(profile, site_dir), owner=owner, document=document, url=url, reason=reason, day=day)
 
 
+@lake_app.command("readmit")
+def lake_readmit(
+    profile: ProfileArgument,
+    owner: OwnerOption = None,
+    document: DocumentOption = None,
+    url: Annotated[str | None, typer.Option("--url", metavar="ADDRESS", help="As it was taken back.")] = None,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why.")] = None,
+    day: Annotated[
+        str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="When it was declared; default today, UTC.")
+    ] = None,
+    site_dir: SiteOption = None,
+) -> None:
+    """Record that text which was taken back may be used again, from the next version of the dataset on."""
+    from sovereign.cli.rights import run_withdraw
+
+    site = site_of(profile, site_dir)
+    run_withdraw(site, owner=owner, document=document, url=url, reason=reason, day=day, readmitted=True)
+
+
 @lake_app.command("where")
 def lake_where(
     profile: ProfileArgument,

@@ -8,10 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sovereign.cli.console import Board, lines, say, write_json
+from sovereign.cli.rights import say_taken_back
 from sovereign.cli.work import runner_of
 from sovereign.cli.writing import writing
 from sovereign.errors import StageError
 from sovereign.files import sha256_bytes, write_atomic
+from sovereign.lake.dataset import Dataset
 from sovereign.lake.mix import WARN_EPOCHS, Approval, MixFile, Portion, mix_key
 from sovereign.owners import unicode_text
 from sovereign.receipts import now
@@ -121,6 +123,7 @@ def _propose(site: Site, store: Store) -> MixFile:
     from training.tokenize import propose_mix
 
     with TemporaryDirectory(prefix="sovereign-mix-") as folder, Board() as board, board.task("mix"):
+        say_taken_back(site, Dataset.open(site.profile.name, store, Path(folder, "dataset")))
         return propose_mix(site.profile, store, Path(folder), _Events(board.stage))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sovereign.cli.catalog import catalog_file
 from sovereign.cli.console import Board, lines, say, write_json
 from sovereign.cli.sites import peek
+from sovereign.errors import ToolError
 from sovereign.plan import plan
 from sovereign.site import Site
 
@@ -30,25 +31,41 @@ def prepare_machine(board: Board) -> None:
             build_all(lambda text, fraction: board.update("tools", text, fraction))
 
 
-def run_preview(site: Site, names: list[str] | None, *, as_json: bool) -> None:
+def versions() -> dict[str, Any]:
+    """What this kit is, the runtime that pods use (None in a developer's environment), and its upstream programs."""
+    from sovereign.identity import identity
+    from sovereign.runtime import current_runtime
+    from sovereign.tools import load_tools
+
+    try:
+        runtime = current_runtime().digest
+    except ToolError:
+        runtime = None
+    programs = {name: tool.version for name, tool in load_tools().items()}
+    return {**identity(), "runtime": runtime, "programs": programs}
+
+
+def run_preview(site: Site, names: list[str] | None, *, adopt: bool, as_json: bool) -> None:
     """Show what a deploy would do."""
     from stacks.deploy import preview
     from stacks.objects import STACKS
 
     profile = site.profile
     with site.lock("preview"), Board() as board:
-        result = preview(site, profile, plan(profile), names or STACKS, board.deployment)
+        result = preview(site, profile, plan(profile), names or STACKS, board.deployment, adopt=adopt)
     _show(result, as_json=as_json, nothing="no changes")
 
 
-def run_deploy(site: Site, names: list[str] | None, *, as_json: bool) -> None:
+def run_deploy(site: Site, names: list[str] | None, *, adopt: bool, as_json: bool) -> None:
     """Deploy."""
     from stacks.deploy import deploy
+    from stacks.doctor import refuse_unfit
     from stacks.objects import STACKS
 
     profile = site.profile
     with site.lock("deploy"), Board() as board:
-        result = deploy(site, profile, plan(profile), names or STACKS, board.deployment)
+        refuse_unfit(site, profile)
+        result = deploy(site, profile, plan(profile), names or STACKS, board.deployment, adopt=adopt)
     _show(result, as_json=as_json, nothing="nothing to change")
 
 
@@ -81,6 +98,7 @@ def run_status(site: Site, names: list[str] | None, *, as_json: bool) -> bool:
                 "unchanged": result.unchanged,
                 "num_objects": result.num_objects,
                 "drift": [asdict(d) for d in result.drift],
+                "notes": list(result.notes),
             }
         )
     elif result.unchanged:
@@ -88,6 +106,9 @@ def run_status(site: Site, names: list[str] | None, *, as_json: bool) -> bool:
     else:
         lines("Differs", [(f"{item.stack}: {item.object}", "\n".join(item.fields)) for item in result.drift])
         say(f"`sovereign deploy {site.root}` repairs this")
+    if not as_json:
+        for note in result.notes:
+            say(f"note: {note}")
     return result.unchanged
 
 
@@ -128,6 +149,8 @@ def _show(result: DeployResult, *, as_json: bool, nothing: str) -> None:
             lines(f"{stack.stack}: {len(rows)} of {sum(stack.changes.values())} objects in {stack.seconds} s", rows)
     else:
         say(nothing)
+    for warning in dict.fromkeys(text for stack in result.stacks for text in stack.warnings):
+        say(f"warning: {warning}")
 
 
 def _fields(fields: tuple[str, ...]) -> str:

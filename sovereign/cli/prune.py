@@ -48,8 +48,8 @@ def _lake(site: Site, *, local: bool) -> Iterator[tuple[Store, str]]:
 
 
 def _kept(site: Site) -> set[str]:
-    from stacks.deploy import served
+    from stacks.state import served
 
-    base = site.profile.base
-    digests = {served(site), base.known.digest if base and base.known else None}
+    base, model = site.profile.base, served(site)
+    digests = {model.digest if model else None, base.known.digest if base and base.known else None}
     return {digest for digest in digests if digest is not None}

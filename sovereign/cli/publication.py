@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sovereign.cli.console import lines, say, write_json
+from sovereign.cli.rights import say_taken_back
 from sovereign.cli.runs import store_of
 from sovereign.cli.writing import writing
 from sovereign.files import write_atomic
@@ -27,7 +28,9 @@ def _dataset(site: Site, command: str, *, local: bool) -> Iterator[Dataset]:
         store_of(site, local=local) as store,
         TemporaryDirectory(prefix="sovereign-lake-") as folder,
     ):
-        yield Dataset.open(site.profile.name, store, Path(folder))
+        dataset = Dataset.open(site.profile.name, store, Path(folder))
+        say_taken_back(site, dataset)
+        yield dataset
 
 
 def run_card(site: Site, out: Path | None, *, local: bool, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from sovereign.cli.console import lines, say, write_json
 from sovereign.cli.runs import store_of
 from sovereign.errors import ProfileError
+from sovereign.lake.dataset import Dataset
 from sovereign.lake.documents import Document
 from sovereign.lake.rights import RightsRules, is_of_rights, read_claims
 from sovereign.lake.whereabouts import (
@@ -22,15 +23,18 @@ from sovereign.lake.whereabouts import (
     read_versions,
 )
 from sovereign.locks import hold
+from sovereign.owners import look_alike_groups, look_alikes
 from sovereign.profile import DEMONSTRATION
 from sovereign.profile_rights import Withdrawal
 from sovereign.receipts import Receipt, now
 from sovereign.site import Site
 from sovereign.store import Store
+from sovereign.urls import parse_target
 from sovereign.withdrawals import add_withdrawal
 
 _SHOWN = 20
 """Documents listed for people; --json has all."""
+_SHOWN_LETTERS = 8
 
 
 def run_rights(site: Site, *, local: bool, as_json: bool) -> None:
@@ -66,6 +70,7 @@ def run_rights(site: Site, *, local: bool, as_json: bool) -> None:
             | (registered[name].model_dump(exclude={"name"}, exclude_none=True) if name in registered else {})
             for name in sorted(owners.keys() | registered.keys())
         },
+        "look_alikes": look_alike_groups(owners.keys() | registered.keys()),
         "licences": {name: dict(counts) for name, counts in sorted(licences.items())},
         "set_aside": dict(sorted(set_aside.items())),
         "left_out_at_ingest": _left_out(version),
@@ -113,6 +118,9 @@ def _show_rights(found: dict[str, Any]) -> None:
         notes.append("withdrawn" if owner["is_withdrawn"] else "")
         rows.append((name, ", ".join([f"{owner['documents']:,} documents", *filter(None, notes)])))
     lines("Owners", rows)
+    if found["look_alikes"]:
+        rows = [(quoted(first), " and ".join(map(quoted, others))) for first, *others in found["look_alikes"]]
+        lines("Owners that look the same; if they are, spell them alike in the sources", rows)
     rows = [
         (name, f"{one['documents']:,} documents" + (", not trainable" if one["not_trainable"] else ""))
         for name, one in found["licences"].items()
@@ -130,20 +138,23 @@ def _show_rights(found: dict[str, Any]) -> None:
 
 
 def run_withdraw(
-    site: Site, *, owner: str | None, document: str | None, url: str | None, reason: str | None, day: str | None
+    site: Site,
+    *,
+    owner: str | None,
+    document: str | None,
+    url: str | None,
+    reason: str | None,
+    day: str | None,
+    readmitted: bool = False,
 ) -> None:
-    """Record that text is taken back, for the next version of the dataset.
+    """Record that text is taken back, or `readmitted`, for the next version of the dataset.
 
     Raises:
         ProfileError: not exactly one of owner, document and address is named, or the date is none.
     """
     try:
         wanted = Withdrawal(
-            date=day or now()[:10],
-            owner=owner,
-            document=document,
-            url=url,
-            reason=reason,
+            date=day or now()[:10], owner=owner, document=document, url=url, reason=reason, readmitted=readmitted
         )
     except ValidationError as error:
         raise ProfileError(
@@ -153,18 +164,54 @@ def run_withdraw(
     # Not the lock of the site: text can be taken back while a training runs.
     with hold(site.state_dir / "withdrawals.lock", lambda: say("waiting for another withdrawal to end")):
         is_new = add_withdrawal(site.withdrawals_file, wanted)
-    if wanted.owner is not None and wanted.owner not in _known_owners(site):
-        say_unknown(owner=wanted.owner)
-    if document is not None and document.partition("/")[0] not in _known_sources(site):
-        say_unknown(document=document)
+    _warn(site, wanted)
     if not is_new:
         say(f"recorded before in {site.withdrawals_file}")
         return
-    say(f"recorded in {site.withdrawals_file}; the next version of {site.profile.name} is made without it:")
-    say(f"  sovereign stage curate {site.root}")
-    if url is None:
+    how = "with it again" if readmitted else "without it"
+    say(f"recorded in {site.withdrawals_file}; the next version of {site.profile.name} is made {how}:")
+    say(f"  sovereign stage curate {shlex.quote(str(site.root))}")
+    if url is None and not readmitted:
         named = f"--owner {shlex.quote(owner)}" if owner is not None else f"--document {shlex.quote(str(document))}"
-        say(f"what has it now: sovereign lake where {site.root} {named}")
+        say(f"what has it now: sovereign lake where {shlex.quote(str(site.root))} {named}")
+
+
+def _warn(site: Site, wanted: Withdrawal) -> None:
+    """Say what may not be meant as it was written."""
+    if wanted.date > now()[:10]:
+        say(f"{wanted.date} is still to come; it holds from now on all the same", "yellow")
+    if wanted.owner is not None:
+        known = _known_owners(site)
+        if wanted.owner not in known:
+            say_unknown(owner=wanted.owner)
+        if similar := look_alikes(wanted.owner, known):
+            verb = "stay as they are" if wanted.owner in known else "are known"
+            say(f"names that look like it {verb}: {', '.join(map(quoted, similar))}", "yellow")
+    if wanted.document is not None and wanted.document.partition("/")[0] not in _known_sources(site):
+        say_unknown(document=wanted.document)
+    target = parse_target(wanted.url) if wanted.url is not None else None
+    if target is not None and "." not in target.host and ":" not in target.host:
+        say(
+            f"{target.host} is a whole top-level domain: this is about every host that ends in .{target.host}", "yellow"
+        )
+
+
+def quoted(name: str) -> str:
+    """A name for people who have to tell it from one that looks the same: other letters than ASCII's by number too."""
+    odd = sorted({c for c in name if not c.isascii()})
+    if not odd or len(odd) > _SHOWN_LETTERS or not any(c.isascii() and c.isalpha() for c in name):
+        return f'"{name}"'
+    return f'"{name}" (with {", ".join(f"{c} U+{ord(c):04X}" for c in odd)})'
+
+
+def say_taken_back(site: Site, dataset: Dataset) -> None:
+    """Warn that the version of now has text that was taken back since it was made."""
+    if count := dataset.count_taken_back(site.profile):
+        say(
+            f"{count:,} documents of this version were taken back since it was made: "
+            f"`sovereign stage curate {shlex.quote(str(site.root))}` makes the next one without them",
+            "yellow",
+        )
 
 
 def say_unknown(*, owner: str | None = None, document: str | None = None) -> None:

@@ -61,6 +61,7 @@ def plan_rows(plan: Plan) -> list[tuple[str, str]]:
         ("checkpoint", f"{estimates.checkpoint_gb:,.2f} GB every {recipe.checkpoint_every_steps:,} steps"),
         ("goodput", f"{estimates.goodput:.1%}{interrupted}"),
     ]
+    rows += [("note", note) for note in plan.notes]
     if plan.base is not None and plan.base.known is not None:
         trained = "all weights" if model.num_trained is None else f"{model.num_trained:,} parameters of adapters"
         rows.insert(2, ("base", f"{plan.base.model}, digest {plan.base.known.digest[:12]}; trained: {trained}"))
@@ -73,7 +74,8 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
     """What `sovereign up` ended with, for people."""
     rows = []
     if summary.api:
-        body = f'{{"model":"{summary.model}","messages":[{{"role":"user","content":"{summary.question or "…"}"}}]}}'
+        message = f'{{"role":"user","content":"{summary.question or "…"}"}}'
+        body = f'{{"model":"{summary.model}","messages":[{message}],"temperature":0}}'
         rows.append(("API", f"{summary.api}/v1 (OpenAI-compatible)"))
         rows.append(
             ("try it", f"curl -s {summary.api}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
@@ -97,6 +99,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
     accuracy = evaluate.get("accuracy", {})
     if accuracy:
         rows.append(("accuracy", ", ".join(f"{language} {share:.1%}" for language, share in sorted(accuracy.items()))))
+    rows += [("warning", str(metrics["warning"])) for metrics in summary.metrics.values() if metrics.get("warning")]
     rows.append(("time", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary.seconds.items())))
     rows.append(("files", summary.site))
     rows.append(("remove", summary.remove))

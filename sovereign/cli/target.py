@@ -9,10 +9,12 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sovereign.cli.console import say
 from sovereign.errors import ClusterError, ProfileError
+from sovereign.job_inputs import store_inputs
 from sovereign.jobs import JobRunner, job_name
 from sovereign.profile import STDLIB, EmbeddedTarget
 from sovereign.render import Object, render_template
@@ -49,7 +51,8 @@ class OpenTarget:
 
         profile = self.runner.profile
         runtime = pod_runtime(self.site, profile)
-        if runtime.mode == "image" and (folders := stage_folders(profile, stage)):
+        own = {Path(path)} if (path := profile.corpus.rights.opt_outs.file) else set()
+        if runtime.mode == "image" and (folders := [each for each in stage_folders(profile, stage) if each not in own]):
             raise ProfileError(
                 "pods of an existing cluster do not see folders of this machine",
                 got=", ".join(map(str, folders)),
@@ -63,7 +66,7 @@ class OpenTarget:
             name=job_name(profile.name, stage),
             stage=stage,
             key=key,
-            profile_text=self.site.resolved_profile().read_text(encoding="utf-8"),
+            inputs=store_inputs(self.store, profile, self.site.resolved_profile(), sees_files=runtime.mode == "host"),
         )
         return render_template("training/job", context, [self.site.overlays_dir])
 

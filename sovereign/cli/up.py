@@ -19,10 +19,12 @@ from sovereign.plan import Plan, plan
 from sovereign.profile import EmbeddedTarget, Profile
 from sovereign.site import Site
 from sovereign.stages import STAGES
-from sovereign.workload import PORTS
+from sovereign.workload import PORTS, ServedModel
 
 PLATFORM_STACKS = ("cluster", "datalake")
 """Stacks that stages need; serving comes when there is a champion."""
+_ANSWER_S = 600.0
+"""How long the one question at the end may take: a machine that trains, too, may answer after minutes."""
 
 
 def run_up(site: Site, *, local: bool) -> Summary:
@@ -56,6 +58,9 @@ def _up_local(site: Site, profile: Profile) -> Summary:
 
 def _up(site: Site, profile: Profile, resolved: Plan) -> Summary:
     seconds: dict[str, float] = {}
+    from stacks.doctor import refuse_unfit
+
+    refuse_unfit(site, profile, installs=True)
     with Board() as board:
         if isinstance(profile.target, EmbeddedTarget):
             prepare_machine(board)
@@ -65,8 +70,8 @@ def _up(site: Site, profile: Profile, resolved: Plan) -> Summary:
             receipts, any_run = run_stages(site, target.runner, STAGES, board)
             changed |= any_run
             with target.registry() as mlflow:
-                digest = _champion(mlflow, profile.name)
-                changed |= _deploy(site, profile, resolved, ("serving",), board, seconds, champion=digest)
+                served = _champion(mlflow, profile.name)
+                changed |= _deploy(site, profile, resolved, ("serving",), board, seconds, champion=served)
                 with target.endpoint("serving", "model", PORTS["model"]) as api:
                     question, answer, expected = _ask(api, profile, target)
                     seconds |= {name: receipt.seconds for name, receipt in receipts.items()}
@@ -94,7 +99,7 @@ def _deploy(
     board: Board,
     seconds: dict[str, float],
     *,
-    champion: str | None = None,
+    champion: ServedModel | None = None,
 ) -> bool:
     """Compare `stacks` with the live objects and deploy them when anything differs; whether it did."""
     from stacks.deploy import deploy
@@ -110,10 +115,11 @@ def _deploy(
     return True
 
 
-def _champion(mlflow: str, name: str) -> str:
+def _champion(mlflow: str, name: str) -> ServedModel:
     from training.registry import champion
 
-    return champion(mlflow, name).digest
+    found = champion(mlflow, name)
+    return ServedModel(found.digest, found.gguf_digest)
 
 
 def _ask(api: str, profile: Profile, target: OpenTarget) -> tuple[str, str, str | None]:
@@ -125,4 +131,4 @@ def _ask(api: str, profile: Profile, target: OpenTarget) -> tuple[str, str, str 
     rows = [json.loads(line) for line in lines]
     heldout = [row for row in rows if row["split"] == "heldout" and row["language"] == "en"] or rows
     question, expected = (heldout[0]["question"], heldout[0]["answer"]) if heldout else ("What is a list?", None)
-    return question, ask(api, f"sovereign/{profile.name}", question), expected
+    return question, ask(api, f"sovereign/{profile.name}", question, timeout_s=_ANSWER_S), expected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TextIO
 
 from sovereign.cli.base import settle_base
 from sovereign.cli.catalog import record_if_possible
-from sovereign.cli.console import Board, lines, say, write_json
+from sovereign.cli.console import Board, describe, lines, say, write_json
 from sovereign.errors import StageError
 from sovereign.jobs import NAMESPACE, JobRunner, job_object
 from sovereign.plan import plan
@@ -100,22 +100,25 @@ def slurm_script(site: Site) -> str:
     """The batch script of the site's training, after the stages that it needs were run here.
 
     Raises:
+        PlanError, ProfileError: Slurm cannot run it, see `slurm_context`.
         StageError: a stage failed.
         TrainingError: a task of the evaluation is missing.
     """
     refuse_missing_tasks(site)
-    run_until(site, STAGES[STAGES.index("train") - 1], local=True)
     profile = site.profile
-    (site.data_dir / "logs").mkdir(exist_ok=True)
     context = slurm_context(
         profile, plan(profile), python=sys.executable, profile_path=site.resolved_profile(), data_dir=site.data_dir
     )
+    run_until(site, STAGES[STAGES.index("train") - 1], local=True)
+    (site.data_dir / "logs").mkdir(exist_ok=True)
     return render_text("training/slurm.sbatch.j2", context, [site.overlays_dir])
 
 
 def show_metrics(metrics: Mapping[str, object]) -> None:
     """A receipt's numbers, one a line."""
     for key, value in metrics.items():
+        if value is None:
+            continue
         say(f"  {key}: {value:,.4g}" if isinstance(value, float) else f"  {key}: {value}")
 
 
@@ -156,7 +159,6 @@ def write_logs(site: Site, name: str, stream: TextIO) -> None:
     Raises:
         StageError: it has no pods.
     """
-    from sovereign.cli.console import describe
     from sovereign.cli.target import open_target
 
     with open_target(site) as target:
@@ -165,9 +167,28 @@ def write_logs(site: Site, name: str, stream: TextIO) -> None:
         if not pods:
             raise StageError(f"stage {name} has no pods now", hint=f"sovereign stage {name} {site.root}")
         for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"])):
-            for line in target.cluster.follow_log(NAMESPACE, pod["metadata"]["name"]):
-                event = parse_event(line)
-                stream.write((f"{event.stage}: {describe(event)}" if event else line.rstrip("\n")) + "\n")
+            _write_log(target.cluster.follow_log(NAMESPACE, pod["metadata"]["name"]), stream)
+
+
+def write_local_log(site: Site, name: str, stream: TextIO) -> None:
+    """Write what the last run of stage `name` on this machine wrote.
+
+    Raises:
+        StageError: it never ran here.
+    """
+    path = LocalRunner(site.profile, site.resolved_profile(), site.data_dir).log_path(name)
+    if not path.is_file():
+        raise StageError(
+            f"stage {name} has not run on this machine", hint=f"sovereign stage {name} {site.root} --local"
+        )
+    with path.open(encoding="utf-8", errors="replace") as log:
+        _write_log(log, stream)
+
+
+def _write_log(log: Iterable[str], stream: TextIO) -> None:
+    for line in log:
+        event = parse_event(line)
+        stream.write((f"{event.stage}: {describe(event)}" if event else line.rstrip("\n")) + "\n")
 
 
 def stop_training(site: Site) -> None:
@@ -180,7 +201,17 @@ def stop_training(site: Site) -> None:
 
     with open_target(site) as target:
         target.runner.deactivate("train")
-    say(f"training stops after its checkpoint; `sovereign resume {os.path.relpath(site.root)}` goes on")
+    say(f"training stops after its checkpoint; resume it with `sovereign resume {os.path.relpath(site.root)}`")
+
+
+def stop_local_training(site: Site) -> None:
+    """Stop the training that another command runs on this machine.
+
+    Raises:
+        StageError: none runs.
+    """
+    LocalRunner(site.profile, site.resolved_profile(), site.data_dir).stop("train")
+    say(f"training stops after its checkpoint; resume it with `sovereign resume --local {os.path.relpath(site.root)}`")
 
 
 def ask_model(site: Site, question: str) -> str:

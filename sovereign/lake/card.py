@@ -77,6 +77,10 @@ def card_numbers(facts: Facts) -> dict[str, Any]:
         "sources": _sources(facts),
         "owners": _owners(manifest),
         "licences": _counted(manifest["sovereign:licences"], "licence"),
+        "custom_terms": [
+            {name: one.get(f"sovereign:{name}") for name in ("licence", "text", "address")}
+            for one in manifest.get("sovereign:customTerms", ())
+        ],
         "domains": _domains(facts),
         "websites": _websites(facts),
         "lengths": [

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Collection, Iterator, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,11 @@ from sovereign.lake.catalog_versions import Version
 MEMORY = "1GB"
 """What DuckDB holds before it goes to disk."""
 
+_READING = (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI)
+"""MULTI is PIVOT, which DuckDB takes apart. EXPLAIN is none: with ANALYZE it runs what it explains, a COPY too."""
+_LOOK_S = 0.2
+_END_S = 10.0
+"""How long a query that was interrupted may take to end."""
 _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": MEMORY,
     "autoinstall_known_extensions": "false",
@@ -46,9 +53,9 @@ SELECT
   coalesce(b.doc_id, a.doc_id) AS doc_id,
   CASE WHEN a.doc_id IS NULL THEN 'added' WHEN b.doc_id IS NULL THEN 'removed' ELSE 'changed' END AS change,
   CASE WHEN change = 'changed' THEN [name FOR name IN [{differ}] IF name IS NOT NULL] ELSE [] END AS columns,
-  CASE WHEN change = 'removed' THEN a.language ELSE b.language END AS language,
-  CASE WHEN change = 'removed' THEN a.owners ELSE b.owners END AS owners,
-  CASE WHEN change = 'removed' THEN a.licence ELSE b.licence END AS licence
+  [a.language] AS old_languages, [b.language] AS new_languages,
+  a.owners AS old_owners, b.owners AS new_owners,
+  [a.licence] AS old_licences, [b.licence] AS new_licences
 FROM (SELECT * REPLACE (sha256(text) AS text) FROM old) AS a
 FULL JOIN (SELECT * REPLACE (sha256(text) AS text) FROM new) AS b ON a.doc_id = b.doc_id
 WHERE change <> 'changed' OR len(columns) > 0
@@ -56,8 +63,16 @@ WHERE change <> 'changed' OR len(columns) > 0
 """Texts are compared by their SHA-256, so that the join holds no texts."""
 _DIFFERS = """CASE WHEN a."{name}" IS DISTINCT FROM b."{name}" THEN '{name}' END"""
 _GROUPED = """
-SELECT name, change, count(*) FROM (SELECT {column} AS name, change FROM changes) GROUP BY ALL ORDER BY ALL
+SELECT name, change, count(*) FROM (
+  SELECT name, CASE WHEN bool_or(is_new) AND bool_or(NOT is_new) THEN 'changed' WHEN bool_or(is_new) THEN 'added'
+               ELSE 'removed' END AS change
+  FROM (
+    SELECT doc_id, unnest(old_{group}) AS name, false AS is_new FROM changes
+    UNION ALL SELECT doc_id, unnest(new_{group}), true FROM changes
+  ) WHERE name IS NOT NULL GROUP BY doc_id, name
+) GROUP BY ALL ORDER BY ALL
 """
+"""A document that changes hands is removed for one owner and added for another."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +96,42 @@ def query(catalog: Catalog, sql: str, scratch: Path, *, limit: int, at: Version 
         if at is not None:
             tables[DOCUMENTS] = table_data(catalog.table(DOCUMENTS), snapshot_id=at.snapshot_id)
     with _connect(tables, scratch) as connection:
-        if (count := len(connection.extract_statements(sql))) != 1:
-            raise CatalogError("not one query", got=f"{count} statements", hint="docs/catalog.md has an example")
-        return _fetch(connection.execute(sql), limit)
+        statements = connection.extract_statements(sql)
+        if len(statements) != 1:
+            raise CatalogError(
+                "not one query", got=f"{len(statements)} statements", hint="docs/catalog.md has an example"
+            )
+        if (kind := statements[0].type) not in _READING:  # COPY … TO writes files also into the scratch folder
+            raise CatalogError(
+                "the query cannot run",
+                got=f"a statement of kind {kind.name}",
+                expected="one that reads: SELECT, WITH, PIVOT, DESCRIBE or SUMMARIZE",
+                hint=f"tables: {', '.join(tables)}; docs/catalog.md",
+            )
+        return _interruptibly(connection, lambda: _fetch(connection.execute(sql), limit))
+
+
+def _interruptibly(connection: duckdb.DuckDBPyConnection, work: Callable[[], Answer]) -> Answer:
+    """What `work` gives, done in a thread: in this one, Ctrl-C and signal handlers would wait for the query."""
+    done: Future[Answer] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001  (the caller raises it)
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="query", daemon=True).start()
+    while True:
+        try:
+            return done.result(timeout=_LOOK_S)
+        except TimeoutError:
+            if done.done():
+                raise
+        except BaseException:
+            connection.interrupt()
+            wait([done], _END_S)
+            raise
 
 
 def document_of(catalog: Catalog, version: Version, doc_id: str) -> dict[str, Any]:
@@ -195,7 +243,7 @@ class Difference:
     languages: dict[str, dict[str, int]]
     """By language, then as in `documents`."""
     owners: dict[str, dict[str, int]]
-    """The same by owner; a document counts for each of its owners."""
+    """The same by owner: added are the documents that are theirs in `new` only, removed those that no longer are."""
     licences: dict[str, dict[str, int]]
     """The same by licence."""
     listed: list[dict[str, Any]]
@@ -207,8 +255,7 @@ class Difference:
 def compare(catalog: Catalog, old: Version, new: Version, scratch: Path, *, limit: int) -> Difference:
     """What `new` has, lacks and has otherwise, by the documents' identifiers; at most `limit` are listed.
 
-    A changed document counts for the owners and the licence that it has in `new`. Columns that only one version has are
-    not compared.
+    Columns that only one version has are not compared.
 
     Raises:
         CatalogError: a version cannot be read.
@@ -236,16 +283,16 @@ def compare(catalog: Catalog, old: Version, new: Version, scratch: Path, *, limi
                     "SELECT name, count(*) FROM (SELECT unnest(columns) AS name FROM changes) GROUP BY ALL ORDER BY ALL"
                 ).fetchall()
             ),
-            languages=_grouped(connection, "language"),
-            owners=_grouped(connection, "unnest(owners)"),
-            licences=_grouped(connection, "licence"),
+            languages=_grouped(connection, "languages"),
+            owners=_grouped(connection, "owners"),
+            licences=_grouped(connection, "licences"),
             listed=[dict(zip(listed.columns, row, strict=True)) for row in listed.rows],
             more=listed.more,
         )
 
 
-def _grouped(connection: duckdb.DuckDBPyConnection, column: str) -> dict[str, dict[str, int]]:
+def _grouped(connection: duckdb.DuckDBPyConnection, group: str) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
-    for name, change, count in connection.execute(_GROUPED.format(column=column)).fetchall():
+    for name, change, count in connection.execute(_GROUPED.format(group=group)).fetchall():
         found.setdefault(name, {})[change] = count
     return found

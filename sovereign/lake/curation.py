@@ -40,7 +40,7 @@ from sovereign.lake.repeats import GROUP_TASKS, LineCount, LineIndex, Repeated, 
 from sovereign.lake.repeats import part_bits as line_part_bits
 from sovereign.lake.rights import Findings, RightsRules, read_claims, with_spdx_spelling
 from sovereign.lake.screening import Screen
-from sovereign.lake.tally import SPLITS, Tally
+from sovereign.lake.tally import SPLITS, Tally, advise, told
 from sovereign.lake.tasks import Span, Task, list_tasks
 from sovereign.lake.work import Part, PartsWriter, Result, Step, Work
 from sovereign.locks import hold
@@ -369,7 +369,9 @@ class Curation:
         """From here on there is no result until this one is whole."""
         metrics = self.tally.metrics()
         if not metrics["train"]["documents"]:
-            raise StageError("no document is left to train on", got=metrics["rejected"], hint="relax corpus.cleaning")
+            raise StageError(
+                "no document is left to train on", got=told(metrics["rejected"]), hint=advise(metrics["rejected"])
+            )
         room = self.work.key("commit", 0, "room")  # for what is written before files of the result before make room
         self.store.put_bytes(room, bytes(_ROOM_BYTES))
         for key in sorted(self.store.list(f"{self.curated}units/"), reverse=True):

@@ -12,6 +12,7 @@ from sovereign.errors import ProofError
 from sovereign.lake.commitments import DatasetKeys
 from sovereign.lake.documents import Document, read_documents, read_rows
 from sovereign.lake.leaves import Row, build_leaves
+from sovereign.lake.rights import RightsRules, read_claims
 from sovereign.plan import plan
 from sovereign.profile import Profile
 from sovereign.receipts import Receipt, config_digest
@@ -90,6 +91,21 @@ class Dataset:
         return (
             config_digest(load_stage("curate").config(profile, plan(profile))) == self.parents["curate"].config_digest
         )
+
+    def count_taken_back(self, profile: Profile) -> int:
+        """Documents that were taken back since this version was made; the next one is made without them.
+
+        Raises:
+            StoreError: see `fetch`.
+        """
+        if self.is_made_by(profile):
+            return 0
+        rules, count = RightsRules(profile.corpus), 0
+        for name in self.files:
+            path = self.fetch(name)
+            count += sum(bool(rules.taken_back(document)) for document in read_claims([path]))
+            path.unlink()
+        return count
 
     def fetch(self, name: str) -> Path:
         """Fetch one of the files that stage `curate` made.

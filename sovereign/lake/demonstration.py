@@ -16,8 +16,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
-
+from sovereign import strict_yaml
 from sovereign.lake.documents import Document
 from sovereign.profile import DEMONSTRATION, Demonstration
 
@@ -102,7 +101,7 @@ class Fact:
 
 @cache
 def _texts() -> dict[str, Any]:
-    texts: dict[str, Any] = yaml.safe_load(files("sovereign.lake").joinpath("demonstration.yaml").read_text("utf-8"))
+    texts: dict[str, Any] = strict_yaml.load(files("sovereign.lake").joinpath("demonstration.yaml").read_bytes())
     return texts
 
 

@@ -40,6 +40,8 @@ class Facts:
     """When that stage ended, ISO 8601."""
     rules: Cleaning | None
     """What the dataset was cleaned by; None where the profile says something else by now."""
+    taken_back: int
+    """Documents that were taken back since the dataset was made."""
     census: Census
     """Of all documents, or of those only that training takes."""
 
@@ -97,6 +99,7 @@ def gather_facts(profile: Profile, dataset: Dataset, takes: Takes | None = None)
         cleaned=parents["curate"].metrics,
         cleaned_at=parents["curate"].finished_at,
         rules=profile.corpus.cleaning if dataset.is_made_by(profile) else None,
+        taken_back=dataset.count_taken_back(profile),
         census=take_census(dataset, takes),
     )
 

@@ -10,7 +10,15 @@ from sovereign.profile_cleaning import Cleaning
 
 def find_gaps(facts: Facts) -> list[str]:
     """One sentence for each thing that is not known."""
-    return [*_of_sources(facts), *_of_documents(facts), *_of_cleaning(facts.rules), *_always()]
+    return [*_of_withdrawals(facts), *_of_sources(facts), *_of_documents(facts), *_of_cleaning(facts.rules), *_always()]
+
+
+def _of_withdrawals(facts: Facts) -> Iterator[str]:
+    if facts.taken_back:
+        yield (
+            f"{facts.taken_back:,} of {facts.anchor.size:,} documents were taken back since this version was made; "
+            "the next version is made without them."
+        )
 
 
 def _of_sources(facts: Facts) -> Iterator[str]:

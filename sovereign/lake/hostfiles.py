@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 
+from sovereign.beneath import NotAFileError, OutsideError, open_beneath
 from sovereign.errors import SourceError
 from sovereign.files import sha256_file
 from sovereign.lake.archives import parse_answer, split_warc
@@ -19,7 +20,7 @@ from sovereign.urls import ascii_host, parse_address
 
 MAX_BYTES = 500 * 1024
 """So much of a file is looked at: https://www.rfc-editor.org/rfc/rfc9309#section-2.5."""
-_WARC_SUFFIXES = (".warc", ".wet")
+_WARC_SUFFIXES = (".warc", ".wet", ".arc")
 _URI = re.compile(
     rb"\r?\nwarc-target-uri:[ \t]*<?https?://[^/\s]+(?:%s)>?[ \t]*\r?\n" % "|".join(map(re.escape, FILES)).encode(),
     re.IGNORECASE,
@@ -53,7 +54,7 @@ def read_warc_files(path: Path, name: str, *, is_sources: bool = True) -> Iterat
                         raise
     except (Unreadable, OSError) as error:
         if not is_sources:
-            raise SourceError(f"cannot read {path}: {error}", hint="make it again, or take it away") from error
+            raise SourceError(f"cannot read {name}: {error}", hint="make it again, or take it away") from error
 
 
 def _read(record: bytes | Unreadable, *, is_sources: bool) -> HostFile | None:
@@ -81,20 +82,18 @@ def read_collected(folder: Path) -> Iterator[HostFile]:
     Raises:
         SourceError: the folder is not there, or a file cannot be read.
     """
-    for path in _list_collected(folder):
-        if is_warc(path.name):
-            yield from read_warc_files(path, path.name, is_sources=False)
+    for name in _list_collected(folder):
+        if is_warc(name):
+            with _opened(folder, name) as path:
+                yield from read_warc_files(path, name, is_sources=False)
             continue
-        first, *rest = path.relative_to(folder).parts
+        first, *rest = Path(name).parts
         day = _day(first)
         host, *rest = rest if day and rest else [first, *rest]
-        if name := FILES.get("/" + "/".join(rest)):
-            try:
-                with path.open("rb") as file:
-                    content = file.read(MAX_BYTES)
-            except OSError as error:
-                raise SourceError(f"cannot read {path}: {error}") from error
-            yield HostFile(ascii_host(host), name, day, 200, content)
+        if kind := FILES.get("/" + "/".join(rest)):
+            with _opened(folder, name) as path, path.open("rb") as file:
+                content = file.read(MAX_BYTES)
+            yield HostFile(ascii_host(host), kind, day, 200, content)
 
 
 def collected_digests(folder: Path) -> Iterator[tuple[str, str]]:
@@ -103,14 +102,24 @@ def collected_digests(folder: Path) -> Iterator[tuple[str, str]]:
     Raises:
         SourceError: the folder is not there, or a file cannot be read.
     """
-    for path in _list_collected(folder):
-        try:
-            yield path.relative_to(folder).as_posix(), sha256_file(path)
-        except OSError as error:
-            raise SourceError(f"cannot read {path}: {error}") from error
+    for name in _list_collected(folder):
+        with _opened(folder, name) as path:
+            digest = sha256_file(path)
+        yield name, digest
 
 
-def _list_collected(folder: Path) -> Iterator[Path]:
+@contextmanager
+def _opened(folder: Path, name: str) -> Iterator[Path]:
+    """Raises: SourceError: the file `name` cannot be read, or is a link that leads out of `folder`."""
+    try:
+        with open_beneath(folder, name) as path:
+            yield path
+    except (OSError, OutsideError, NotAFileError) as error:
+        raise SourceError(f"cannot read {folder / name}: {error}") from error
+
+
+def _list_collected(folder: Path) -> Iterator[str]:
+    """Names of the files in `folder`."""
     if not folder.is_dir():
         raise SourceError(
             "the folder of collected opt-outs is not there",
@@ -122,7 +131,7 @@ def _list_collected(folder: Path) -> Iterator[Path]:
         for name in sorted(names):
             path = Path(parent, name)
             if path.is_file():
-                yield path
+                yield path.relative_to(folder).as_posix()
 
 
 def _day(name: str) -> str | None:

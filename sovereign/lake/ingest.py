@@ -25,7 +25,7 @@ from sovereign.profile import Source
 from sovereign.receipts import code_version, config_digest
 from sovereign.stages import StageContext
 
-VERSION = 5
+VERSION = 7
 """Of stage `corpus`: raised when the code changes what it gives."""
 BATCH_BYTES = 256 * 2**20
 """A batch is full with so many bytes of files, as they lie there, …"""
@@ -135,7 +135,7 @@ class Batches:
             self._store.delete(key)
 
     def _write(self, name: str, start: int, key: str, read: Callable[[Report], Iterator[Document]]) -> Result:
-        report, counts = Report(), Counts()
+        report, counts = Report(watch=partial(_watch, self._context, name)), Counts()
         with DocumentWriter(self._folder, "documents", first=start) as writer:
             for document in with_progress(self._context, read(report), name):
                 writer.add(document)
@@ -187,6 +187,10 @@ def _read(
 ) -> Iterator[Document]:
     for piece in pieces:
         yield from read_piece(source, piece, report, admission, scratch)
+
+
+def _watch(context: StageContext, name: str, file: str, done: int, total: int, unit: str) -> None:
+    context.progress(f"{name}: {file}", done=done, total=total, unit=unit)
 
 
 def with_progress(

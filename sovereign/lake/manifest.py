@@ -9,8 +9,9 @@ Croissant: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.0.html
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from sovereign.lake.demonstration import SOURCE as DEMONSTRATION
 from sovereign.lake.documents import SCHEMA, Document
 from sovereign.lake.leaves import Leaves
 from sovereign.lake.proofs import TREE_TYPE
+from sovereign.licences import CUSTOM
 from sovereign.profile import Profile
 from sovereign.receipts import Receipt, model_digest
 
@@ -162,6 +164,7 @@ def make_manifest(
             "sovereign:root": leaves.root().hex(),
             "sovereign:keyCommitment": commit_key(keys.openings).hex(),
         }
+    taken_back = dataset.count_taken_back(profile)
     manifest: dict[str, Any] = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -173,6 +176,7 @@ def make_manifest(
         "distribution": _distribution(dataset),
         "recordSet": [_record_set(split) for split in _splits(dataset)],
         **counts.total.terms(),
+        **({"sovereign:takenBackSince": taken_back} if taken_back else {}),
         "sovereign:languages": [
             {"sovereign:language": language, "sovereign:split": split, **count.terms()}
             for (language, split), count in sorted(counts.languages.items())
@@ -180,6 +184,7 @@ def make_manifest(
         "sovereign:licences": [
             {"sovereign:licence": licence, **count.terms()} for licence, count in sorted(counts.licences.items())
         ],
+        "sovereign:customTerms": _custom_terms(profile, [*counts.licences, *_declared_licences(profile)]),
         "sovereign:owners": _owners(profile, counts),
         "sovereign:sources": _sources(dataset, counts),
         "sovereign:parents": _parents(dataset.parents),
@@ -190,6 +195,22 @@ def make_manifest(
         return rfc8785.dumps(manifest)
     except rfc8785.CanonicalizationError as error:
         raise ProofError(f"the manifest of {profile.name} cannot be written: {error}") from error
+
+
+def _declared_licences(profile: Profile) -> list[str]:
+    return [source.licence for source in profile.corpus.sources]
+
+
+def _custom_terms(profile: Profile, licences: Iterable[str]) -> list[dict[str, str]]:
+    """The terms, or where they stand, of each `LicenseRef-…` that a document or a source is under."""
+    used = {name for licence in licences for name in re.findall(CUSTOM, licence)}
+    return [
+        {"sovereign:licence": one.id}
+        | ({"sovereign:text": one.text} if one.text is not None else {})
+        | ({"sovereign:address": one.url} if one.url is not None else {})
+        for one in sorted(profile.corpus.rights.licences, key=lambda one: one.id)
+        if one.id in used
+    ]
 
 
 def is_current(manifest: Mapping[str, Any], dataset: Dataset) -> bool:

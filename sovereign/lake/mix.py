@@ -110,7 +110,7 @@ class Request(Section):
         """Those that the phases take; None where they take all."""
         if not self.phases or any(phase.mix is None for phase in self.phases):
             return None
-        return {language for phase in self.phases for language in phase.mix or ()}
+        return {language for phase in self.phases for language, weight in (phase.mix or {}).items() if weight > 0}
 
     def facet(self, document: Document) -> Facet:
         """What `document` is counted by."""
@@ -146,13 +146,16 @@ class Request(Section):
         return self.mix.rest > 0 or (self.mix.sources is None and self.mix.domains is None)
 
     def wants(self, document: Document) -> bool:
-        """Whether the mix takes anything of the document's group: nothing else teaches the tokenizer either."""
+        """Whether the mix weighs the document's group at all."""
+        return self.weighs(self.group(self.facet(document)))
+
+    def weighs(self, group: Group) -> bool:
+        """Whether the mix weighs the group at all: nothing else teaches the tokenizer either."""
         if self.mix is None:
             return True
-        group = self.group(self.facet(document))
         weight = self.named_weight(group)
         is_taken = self.takes_rest if weight is None else weight > 0
-        return is_taken and (self.languages is None or document.language in self.languages)
+        return is_taken and (self.languages is None or group.language in self.languages)
 
 
 class Copies(Section):
@@ -275,6 +278,11 @@ class MixFile(Selection):
             raise StoreError(
                 f"{origin} is no mix of this version: {error.errors()[0]['msg']}", hint="approve the mix again"
             ) from error
+
+    @property
+    def untaken(self) -> frozenset[Group]:
+        """Groups that have a weight, but so small a one that their part of the run is no token."""
+        return frozenset(one.group for one in self.groups if one.target_tokens == 0 and self.request.weighs(one.group))
 
     def copies(self) -> Callable[[Document], int]:
         """How many copies of a document the shards have, as a function; see `counter`."""

@@ -180,9 +180,11 @@ def _refuse_unknown(request: Request, tokens: Mapping[Group, int]) -> None:
     mix = request.mix
     assert mix is not None
     if mix.sources is not None:
-        named, there = set(mix.sources), {group.source for group in tokens}
+        named, there = {name for name, weight in mix.sources.items() if weight}, {group.source for group in tokens}
     else:
-        named = {f"{language} {name}" for language, own in (mix.domains or {}).items() for name in own}
+        named = {
+            f"{lang} {name}" for lang, own in (mix.domains or {}).items() for name, weight in own.items() if weight
+        }
         there = {group.label for group in tokens}
     if missing := sorted(named - there):
         raise PlanError(

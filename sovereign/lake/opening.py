@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
+import zstandard
 
 from sovereign.lake.records import Unreadable
 
@@ -21,7 +22,10 @@ FREE_BYTES = 64 * 2**20
 MAX_RATIO = 200
 """What comes beyond `FREE_BYTES` may be so many times the compressed bytes read; text reaches some 20."""
 _BLOCK_BYTES = 2**18
-_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, pa.ArrowException)
+_DICTIONARY_FRAME, _ZSTD_MAGIC = b"\x5d\x2a\x4d\x18", b"\x28\xb5\x2f\xfd"
+_MAX_DICTIONARY_BYTES = 100 * 2**20
+"""As much as such files may have."""
+_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, pa.ArrowException, zstandard.ZstdError)
 
 
 def expands_too_far(num_bytes: int, num_packed: int) -> bool:
@@ -37,11 +41,45 @@ class _Zstandard:
     """Zstandard through pyarrow, which takes frame after frame as the format wants it."""
 
     def __init__(self, raw: io.BufferedReader) -> None:
-        self._stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
+        dictionary = _read_dictionary(raw)
+        self._stream: Any
+        if dictionary is None:
+            head = raw.peek(5)[:5]
+            if head.startswith(_ZSTD_MAGIC) and head[-1] & 3:  # the size of a dictionary's number
+                raise Unreadable("zstd with a dictionary that the file does not hold")
+            self._stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
+        else:
+            # pyarrow takes no dictionaries
+            expander = zstandard.ZstdDecompressor(dict_data=zstandard.ZstdCompressionDict(dictionary))
+            self._stream = expander.stream_reader(raw, read_across_frames=True)
 
     def read1(self, size: int, /) -> bytes:
         data: bytes = self._stream.read(min(size, 2**14))  # at a damage, what this call had read is lost
         return data
+
+
+def _read_dictionary(raw: io.BufferedReader) -> bytes | None:
+    """The dictionary in the first frame, as .warc.zst files have it; None where there is none.
+
+    https://iipc.github.io/warc-specifications/specifications/warc-zstd/: a frame that is skipped by other readers,
+    with the dictionary as it is or compressed.
+    """
+    if raw.peek(4)[:4] != _DICTIONARY_FRAME:
+        return None
+    size = int.from_bytes(raw.read(8)[4:], "little")
+    data = raw.read(min(size, _MAX_DICTIONARY_BYTES + 1))
+    if len(data) < size:
+        raise Unreadable("truncated or damaged zstd")
+    if not data.startswith(_ZSTD_MAGIC):
+        return data
+    try:
+        reader = zstandard.ZstdDecompressor().stream_reader(data)
+        dictionary: bytes = reader.read(_MAX_DICTIONARY_BYTES + 1)
+    except zstandard.ZstdError as error:
+        raise Unreadable("truncated or damaged zstd") from error
+    if len(dictionary) > _MAX_DICTIONARY_BYTES:
+        raise Unreadable("expands too far")
+    return dictionary
 
 
 _KINDS: dict[str, tuple[str, Callable[[Any], _Expanded]]] = {

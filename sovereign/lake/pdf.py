@@ -1,4 +1,4 @@
-"""The text of PDF files: by pypdf, in a process of its own with bounds of memory and time.
+"""The text of PDF files, by PDFium in a process of its own with bounds of memory and time.
 
 A file of a few kilobytes can say more than a machine has memory for, or keep a parser busy for ever. The process serves
 one file after the other, and another one takes its place where a file ended it.
@@ -7,19 +7,21 @@ one file after the other, and another one takes its place where a file ended it.
 from __future__ import annotations
 
 import atexit
-import io
 import json
-import logging
 import math
 import resource
 import signal
 import struct
 import subprocess
 import sys
-from typing import IO
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import IO, Any
 
 from sovereign.errors import SourceError
 from sovereign.lake import records
+from sovereign.lake.htmltree import count_words
 from sovereign.lake.records import Unreadable
 
 MAX_MEMORY_BYTES = 2**30
@@ -27,12 +29,28 @@ MAX_MEMORY_BYTES = 2**30
 MAX_SECONDS = 300
 """Of a processor, for one file."""
 _TOO_MUCH_MEMORY = "PDF that takes too much memory"
+_PROGRESS_SECONDS = 2.0
 _SIZE = struct.Struct(">Q")
 _process: subprocess.Popen[bytes] | None = None
 
 
-def pdf_text(data: bytes) -> str:
-    """The text of a PDF file, page after page.
+@dataclass(frozen=True)
+class PdfText:
+    """The text of a PDF file, and what it lacks."""
+
+    text: str
+    num_pages: int
+    pages_without_letters: int
+    """Left out, since their fonts do not say which letters they show."""
+    num_words: int
+    words_left_out: int
+    """Of running heads and page numbers."""
+
+
+def pdf_text(data: bytes, progress: Callable[[int, int], None] | None = None) -> PdfText:
+    """The text of a PDF file.
+
+    Args: `progress` is called from time to time with the number of pages that were read, and of all.
 
     Raises:
         Unreadable: it is damaged, needs a password, has too much text, takes too much memory or time, or has pictures
@@ -47,16 +65,22 @@ def pdf_text(data: bytes) -> str:
         process.stdin.flush()
     except BrokenPipeError:
         pass  # its end is told below
-    answer = _read_message(process.stdout)
-    if answer is None:
-        _end()
-        raise _death(process.returncode)
-    found: dict[str, str] = json.loads(answer)
-    if "text" in found:
-        return found["text"]
-    if found["reason"] == _TOO_MUCH_MEMORY:
-        _end()  # what is left of its memory may be in pieces
-    raise Unreadable(found["reason"])
+    while True:
+        answer = _read_message(process.stdout)
+        if answer is None:
+            process.wait()
+            code = process.returncode
+            _end()
+            raise _death(code)
+        found: dict[str, Any] = json.loads(answer)
+        if "text" in found:
+            return PdfText(**found)
+        if "reason" in found:
+            if found["reason"] == _TOO_MUCH_MEMORY:
+                _end()  # what is left of its memory may be in pieces
+            raise Unreadable(found["reason"])
+        if progress is not None:
+            progress(found["page"], found["num_pages"])
 
 
 def _started() -> subprocess.Popen[bytes]:
@@ -83,6 +107,8 @@ def _death(code: int) -> Exception:
     """What the end of the process says of the file that it had."""
     if code == -signal.SIGXCPU:
         return Unreadable("PDF that takes too long")
+    if code in (-signal.SIGABRT, -signal.SIGTRAP, -signal.SIGILL):  # how PDFium's allocators end a process
+        return Unreadable(_TOO_MUCH_MEMORY)
     if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP):
         return SourceError(
             f"the process that reads PDF files was ended by {signal.Signals(-code).name}",
@@ -106,47 +132,47 @@ def _read_message(stream: IO[bytes]) -> bytes | None:
 
 def _serve(max_document_bytes: int, max_memory_bytes: int, max_seconds: int) -> None:
     """Answer each file on standard input, until it ends."""
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it warns of is counted with its reason
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = max_memory_bytes if hard == resource.RLIM_INFINITY else min(max_memory_bytes, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    answers = sys.stdout.buffer
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while (data := _read_message(sys.stdin.buffer)) is not None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         until = math.ceil(used.ru_utime + used.ru_stime) + max_seconds
         resource.setrlimit(resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
         try:
-            answer = json.dumps({"text": _read(data, max_document_bytes)}).encode()
+            _answer(asdict(_read(data, max_document_bytes)))
         except Unreadable as error:
-            answer = json.dumps({"reason": error.message}).encode()
+            _answer({"reason": error.message})
         except MemoryError:
-            answer = json.dumps({"reason": _TOO_MUCH_MEMORY}).encode()
-        answers.write(_SIZE.pack(len(answer)) + answer)
-        answers.flush()
+            _answer({"reason": _TOO_MUCH_MEMORY})
 
 
-def _read(data: bytes, max_bytes: int) -> str:
-    from pypdf import PdfReader
-    from pypdf.errors import FileNotDecryptedError, WrongPasswordError
+def _answer(message: dict[str, Any]) -> None:
+    data = json.dumps(message).encode()
+    sys.stdout.buffer.write(_SIZE.pack(len(data)) + data)
+    sys.stdout.buffer.flush()
 
-    pages: list[str] = []
-    size = 0
-    try:
-        for page in PdfReader(io.BytesIO(data)).pages:
-            pages.append(page.extract_text())
-            size += len(pages[-1])
-            if size > max_bytes:
-                raise Unreadable("document too large")
-    except (Unreadable, MemoryError):
-        raise
-    except (FileNotDecryptedError, WrongPasswordError) as error:
-        raise Unreadable("PDF with a password") from error
-    except Exception as error:  # a damaged file ends anywhere in the parser, with any error
-        raise Unreadable("damaged or not PDF") from error
-    text = "\n\n".join(page for page in pages if page.strip())
-    if not text:
-        raise Unreadable("PDF without text")
-    return text
+
+def _read(data: bytes, max_bytes: int) -> PdfText:
+    from sovereign.lake.pdfpages import read_pages
+    from sovereign.lake.pdftext import extract
+
+    pages, size, told = [], 0, time.monotonic()
+    for number, num_pages, lines in read_pages(data):
+        pages.append(lines)
+        size += sum(len(line.text) for line in lines)
+        if size > max_bytes:
+            raise Unreadable("document too large")
+        if time.monotonic() - told >= _PROGRESS_SECONDS:
+            _answer({"page": number, "num_pages": num_pages})
+            told = time.monotonic()
+    found = extract(pages)
+    if not found.text:
+        raise Unreadable(
+            "PDF whose fonts do not say their letters" if found.pages_without_letters else "PDF without text"
+        )
+    return PdfText(found.text, len(pages), found.pages_without_letters, count_words(found.text), found.words_left_out)
 
 
 if __name__ == "__main__":

@@ -51,10 +51,16 @@ class Report:
     """Number by reason."""
     examples: list[str] = field(default_factory=list)
     """The first places that were skipped, with reason."""
+    repaired: int = 0
+    """Documents with text that was decoded twice, and is repaired."""
     without_robots: int = 0
     """Documents with an address, of a host whose robots.txt was not there to be read."""
     without_time: int = 0
     """Documents whose `collected_at` is not ISO 8601, and null in the lake."""
+    extraction: Counter[str] = field(default_factory=Counter)
+    """What readers of pages and PDF files kept and left out: words of pages, words and pages of PDF files."""
+    watch: Callable[[str, int, int, str], None] | None = field(default=None, compare=False)
+    """Called by a reader that is long at one file: its name, how much was done, of how much, of what."""
 
     def skip(self, where: str, reason: str, count: int = 1) -> None:
         """Count `count` records that cannot be read."""
@@ -67,9 +73,11 @@ class Report:
         """Count what `other` counted."""
         self.found += other.found
         self.documents += other.documents
+        self.repaired += other.repaired
         self.without_robots += other.without_robots
         self.without_time += other.without_time
         self.skipped.update(other.skipped)
+        self.extraction.update(other.extraction)
         self.examples = (self.examples + other.examples)[:_MAX_EXAMPLES]
 
     def metrics(self) -> dict[str, Any]:
@@ -80,7 +88,13 @@ class Report:
             "skipped": dict(sorted(self.skipped.items())),
             "skipped_examples": self.examples,
         }
-        more = {"without_robots_txt": self.without_robots, "collected_at_not_iso_8601": self.without_time}
+        more = {
+            "decoded_twice_and_repaired": self.repaired,
+            "without_robots_txt": self.without_robots,
+            "collected_at_not_iso_8601": self.without_time,
+        }
+        if self.extraction:
+            values["extraction"] = dict(sorted(self.extraction.items()))
         return values | {name: number for name, number in more.items() if number}
 
     @classmethod
@@ -91,8 +105,10 @@ class Report:
             metrics["documents"],
             Counter(metrics["skipped"]),
             list(metrics["skipped_examples"]),
+            metrics.get("decoded_twice_and_repaired", 0),
             metrics.get("without_robots_txt", 0),
             metrics.get("collected_at_not_iso_8601", 0),
+            Counter(metrics.get("extraction", {})),
         )
 
 

@@ -88,12 +88,16 @@ class RightsRules:
         self._documents: set[str] = set()
         self._urls = UrlSet()
         for one in _all_withdrawals(corpus):
-            if one.owner is not None:
-                self.withdrawn_owners.add(one.owner)
-            elif one.document is not None:
-                self._documents.add(one.document)
-            elif one.url is not None:
-                self._urls.add(one.url)
+            self._apply(one)
+
+    def _apply(self, one: Withdrawal) -> None:
+        """Later entries count: text may be taken back, admitted again, and taken back once more."""
+        if one.owner is not None:
+            (self.withdrawn_owners.discard if one.readmitted else self.withdrawn_owners.add)(one.owner)
+        elif one.document is not None:
+            (self._documents.discard if one.readmitted else self._documents.add)(one.document)
+        elif one.url is not None:
+            (self._urls.remove if one.readmitted else self._urls.add)(one.url)
 
     def taken_back(self, document: Document) -> str:
         """Why the document is no longer to be used, or nothing."""

@@ -6,24 +6,27 @@ profile's entry; `url` is where it was published. What cannot be read is counted
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from sovereign.beneath import NotAFileError, OutsideError, open_beneath
 from sovereign.errors import SourceError
 from sovereign.files import sha256_file
 from sovereign.lake import records, stdlib
 from sovereign.lake.admission import Admission
-from sovereign.lake.archives import read_warc, read_wiki
+from sovereign.lake.archives import read_warc
 from sovereign.lake.database import rows_digest
 from sovereign.lake.documents import Document
 from sovereign.lake.hostfiles import is_warc, read_warc_files
+from sovereign.lake.mojibake import repair
 from sovereign.lake.notices import HostFile
 from sovereign.lake.opening import split_compression
 from sovereign.lake.optouts import to_utc
@@ -31,6 +34,7 @@ from sovereign.lake.places import Places
 from sovereign.lake.records import Reader, Record, Report, SourceFile, Unreadable
 from sovereign.lake.tables import read_csv, read_jsonl, read_parquet
 from sovereign.lake.texts import read_html, read_pdf, read_text
+from sovereign.lake.wiki_dumps import read_wiki
 from sovereign.languages import canonical_tag
 from sovereign.owners import owner_name
 from sovereign.profile import POSTGRESQL, S3, STDLIB, Source
@@ -49,6 +53,7 @@ READERS: dict[str, Reader] = {
     ".tsv": read_csv,
     ".warc": read_warc,
     ".wet": read_warc,
+    ".arc": read_warc,
     ".xml": read_wiki,
 }
 """By the end of a file's name, before that of its compression."""
@@ -117,6 +122,7 @@ def _read_piece(
         for where, record in piece.read(report):
             try:
                 document = _to_document(source, where, record, places)
+                text, num_repaired = repair(document.text, document.language)
                 if admission and (reason := admission.reason(document, record)):
                     raise Unreadable(reason)
             except Unreadable as error:
@@ -124,9 +130,10 @@ def _read_piece(
                 continue
             report.found += 1
             report.documents += 1
+            report.repaired += num_repaired > 0
             report.without_time += bool(record.get("collected_at")) and document.collected_at is None
             report.without_robots += admission is not None and admission.knows_no_robots(document)
-            yield document
+            yield replace(document, text=text)
     except Unreadable as error:
         report.skip(piece.name, error.message)
     except OSError as error:
@@ -156,15 +163,11 @@ def read_file(file: SourceFile, report: Report) -> Iterator[Record]:
     Raises:
         Unreadable: see `Reader`; also when there is no reader.
     """
-    if file.path.is_symlink() and file.path.is_dir():
-        raise Unreadable("link to a folder")
-    if not file.path.is_file():  # opening a named pipe would wait for ever
-        raise Unreadable("not a file")
     name = file.name.lower()
     plain, _ = split_compression(name)
     reader = READERS.get(Path(plain).suffix) or UNCOMPRESSED_READERS.get(Path(name).suffix)
     if reader is None:
-        raise Unreadable("unknown kind of file")
+        raise Unreadable("7z, which is not read" if name.endswith(".7z") else "unknown kind of file")
     yield from reader(file, report)
 
 
@@ -180,23 +183,56 @@ def _escape(name: str) -> str:
     return re.sub("[#\0-\x1f\x7f\udc80-\udcff]", lambda byte: f"//%{ord(byte[0]) & 0xFF:02X}", name)
 
 
-def _file_piece(source: Source, name: str, path: Path) -> Piece:
+def _file_piece(source: Source, name: str, root: Path, file: str) -> Piece:
+    """The file `file` of the folder `root`."""
+    name = _escape(name)
+
     def digest() -> str:
         try:
-            return sha256_file(path) if path.is_file() else "not a file"
+            with _opened(root, file) as path:
+                return sha256_file(path)
+        except Unreadable as error:
+            return error.message
         except OSError:
             return "unreadable"
 
-    name = _escape(name)
-    is_file = _holds(path.is_file)
-    size_bytes = path.stat().st_size if is_file else 0
-    return Piece(
-        name,
-        size_bytes,
-        digest,
-        lambda report: read_file(SourceFile(name, path, source), report),
-        lambda: read_warc_files(path, name) if is_warc(name) and is_file else iter(()),
-    )
+    def read(report: Report) -> Iterator[Record]:
+        with _opened(root, file) as path:
+            yield from read_file(SourceFile(name, path, source), report)
+
+    def host_files() -> Iterator[HostFile]:
+        if is_warc(name):
+            with suppress(Unreadable, OSError), _opened(root, file) as path:
+                yield from read_warc_files(path, name)
+
+    return Piece(name, _size_bytes(root, file), digest, read, host_files)
+
+
+def _size_bytes(root: Path, file: str) -> int:
+    with suppress(Unreadable, OSError), _opened(root, file) as path:
+        return path.stat().st_size
+    return 0
+
+
+@contextmanager
+def _opened(root: Path, file: str) -> Iterator[Path]:
+    """A path to the file `file` of the folder `root`, which others fill: links in it may not lead out of it.
+
+    Raises:
+        Unreadable: it is no file of that folder.
+        OSError: it cannot be opened.
+    """
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(open_beneath(root, file))
+        except (OutsideError, NotAFileError) as error:
+            kind = "link out of the source" if isinstance(error, OutsideError) else "not a file"
+            raise Unreadable("link to a folder" if _holds((root / file).is_dir) else kind) from error
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+                raise Unreadable("not a file") from error
+            raise
+        yield path
 
 
 def _folder_piece(name: str, error: OSError) -> Piece:
@@ -270,10 +306,11 @@ def _query_piece(source: Source, scratch: Path | None) -> Piece:
 
 
 def _list_files(source: Source) -> Iterator[Piece]:
-    """Files, sorted within each folder; links to folders are listed, not followed."""
+    """Files, sorted within each folder; links to folders are listed, not followed, as are links that lead out."""
     root = Path(source.path)
     if _holds(root.is_file):
-        yield _file_piece(source, root.name, root)
+        target = Path(os.path.realpath(root))  # the profile may name a link
+        yield _file_piece(source, root.name, target.parent, target.name)
         return
     if not _holds(root.is_dir):
         raise SourceError(
@@ -288,8 +325,8 @@ def _list_files(source: Source) -> Iterator[Piece]:
         folders.sort()
         links = [name for name in folders if _holds(Path(folder, name).is_symlink)]
         for name in sorted(names + links):
-            path = Path(folder, name)
-            yield _file_piece(source, path.relative_to(root).as_posix(), path)
+            file = Path(folder, name).relative_to(root).as_posix()
+            yield _file_piece(source, file, root, file)
     yield from _take_refused(source, root, refused)
 
 

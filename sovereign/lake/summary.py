@@ -206,12 +206,17 @@ def _crawled(sources: TrainedSources, said: Publication, asked: Asked) -> Crawle
     content = asked.ask("2.3", said, "crawled_content", needed=bool(names))
     domains = sources.domains(names)
     asked.want("2.3", "addresses of the documents", domains, needed=bool(names))
+    is_used = True if crawlers else sources.is_used("crawled")
     count, rule = named_domains(len(domains or ()), is_small=said.is_small_enterprise)
     if names and domains is None:
         rule = "none: documents carry no addresses"
     return CrawledData(
-        is_used=True if crawlers else sources.is_used("crawled"),
-        crawlers=[CrawlerData.model_validate(crawler.model_dump()) for crawler in crawlers],
+        is_used=is_used,
+        crawlers=(
+            [CrawlerData.model_validate(crawler.model_dump()) for crawler in crawlers]
+            if crawlers or is_used is False
+            else None
+        ),
         content=content,
         modalities=sources.modalities("crawled"),
         sources=sources.data(names, "2.3", needed=False),
@@ -278,6 +283,7 @@ def _reservations(facts: Facts, asked: Asked) -> Reservations:
         is_code_of_practice_signatory=asked.ask("3.1", said, "is_code_of_practice_signatory"),
         opt_out_policy=asked.ask("3.1", said, "opt_out_policy"),
         left_out=_counts(left_out),
+        taken_back_since=facts.taken_back,
         withdrawals=[
             WithdrawalData(owner=owner["sovereign:owner"], withdrawal=owner["sovereign:withdrawal"])
             for owner in facts.manifest["sovereign:owners"]

@@ -149,7 +149,7 @@ class CrawledData(_Part):
     """Section 2.3."""
 
     is_used: bool | None = Field(title="Crawlers were used by the provider or on its behalf")
-    crawlers: list[CrawlerData] = Field(title="Crawlers")
+    crawlers: list[CrawlerData] | None = Field(title="Crawlers")
     content: str | None = Field(title="Type of content and online sources crawled")
     modalities: Modalities = Field(title="Modalities")
     sources: list[SourceData] = Field(title="What was crawled")
@@ -201,6 +201,7 @@ class Reservations(_Part):
     left_out: list[Count] = Field(
         title="Records and documents left out for opt-outs, withdrawals, licences and owners, by reason"
     )
+    taken_back_since: Number = Field(title="Documents of this version that were taken back since it was made")
     withdrawals: list[WithdrawalData] | None = Field(title="How owners take text back")
     comments: str | None = Field(title="Additional comments")
 

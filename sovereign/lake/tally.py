@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sovereign.lake.demonstration import Question
 from sovereign.lake.documents import Counts
+from sovereign.lake.rights import is_of_rights
 from sovereign.lake.work import Marker
 
 SPLITS = ("train", "heldout")
+_NAMED = 5
 _TOTALS = ("rejected", "transforms", "masked", "repeated_lines")
 
 
@@ -61,3 +63,27 @@ class Tally:
                 found[question.split] += 1
                 kept.append(question)
         return kept, dict(found)
+
+
+def told(rejected: Mapping[str, int]) -> str:
+    """Why documents were set aside, the most frequent reasons first."""
+    most = Counter(rejected).most_common(_NAMED)
+    more = len(rejected) - len(most)
+    words = ", ".join(f"{reason} ({count:,} documents)" for reason, count in most)
+    return (words + (f" and {more} more reasons" if more else "")) or "no document at all"
+
+
+def advise(rejected: Mapping[str, int]) -> str:
+    """What a person can change where all documents were set aside, by the reason that set most aside."""
+    by_cause: Counter[str] = Counter()
+    for reason, count in rejected.items():
+        by_cause["rights" if is_of_rights(reason) else reason.split(" ")[0]] += count
+    (cause, _), *_ = by_cause.most_common(1) or [("", 0)]
+    advice = {
+        "rights": "`sovereign lake rights SITE` lists what was taken back or may not be trained on; gather other text, "
+        "or record with `sovereign lake readmit` that an owner agrees again",
+        "language": "the texts read as another language than their source's `language` says: correct that",
+        "words": "correct corpus.cleaning.word_lists",
+        "contaminated": "the texts are those of corpus.cleaning.evaluation_sets; gather others",
+    }
+    return advice.get(cause, "`sovereign lake rejected SITE` shows them; relax the rule under corpus.cleaning")

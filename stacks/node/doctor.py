@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,9 @@ class Check:
 
 def checks(spec: NodeSpec | None) -> list[Check]:
     """All checks, in the order to fix them in; with a spec also those of its folder, subnets and programs."""
-    found = [_root(), _cgroups(), *_kernel(), _programs(), _another_kubernetes(), _memory(spec)]
+    root = _root()
+    kernel = _kernel() if root.ok else ()  # its tries need root
+    found = [root, _cgroups(), *kernel, _programs(), _another_kubernetes(), _memory(spec)]
     folder = Path("/") if spec is None else spec.state_dir
     found.append(_disk(folder))
     if spec is not None:
@@ -173,6 +175,11 @@ def _ranges(spec: NodeSpec) -> Check:
 
 def refuse_unfit(spec: NodeSpec) -> None:
     """Raises: NodeError: a check failed; names all that did, each with its fix."""
-    if bad := [check for check in checks(spec) if not check.ok]:
-        details = "\n".join(f"{check.name}: {check.detail} (fix: {check.fix})" for check in bad)
+    refuse([check for check in checks(spec) if not check.ok])
+
+
+def refuse(failed: Sequence[Check]) -> None:
+    """Raises: NodeError: there are `failed` checks."""
+    if failed:
+        details = "\n".join(f"{check.name}: {check.detail} (fix: {check.fix})" for check in failed)
         raise NodeError("This machine cannot run the embedded node.", got=details)

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ _WITHOUT_NAME = re.compile(r"if\d+")
 """What iproute2 writes for a link whose name it cannot find."""
 _INNER_LINK = "eth0"
 _DNS_ID = 0x50F4
-_CANDIDATES = {"pod_cidr": "10.{}.0.0", "service_cidr": "10.{}.128.0", "link_cidr": "10.{}.255.252"}
+_CANDIDATES = {"pod_cidr": "0.0", "service_cidr": "128.0", "link_cidr": "255.252"}
+"""Where in a /16 each of the node's ranges is proposed."""
+_OURS = "sov-"
+_NARROW_LINK = 16
+"""Networks of interfaces from this prefix on have hosts or containers in them; wider ones are mostly empty."""
 
 
 def ip(*arguments: str) -> Any:
@@ -46,15 +51,29 @@ def ip(*arguments: str) -> Any:
 # --- this machine's side ----------------------------------------------------------------------------------------------
 
 
-def used_ranges(spec: NodeSpec) -> dict[ipaddress.IPv4Network, str]:
-    """IPv4 ranges that this machine uses already, each with what uses it; the node's own link does not count."""
-    used: dict[ipaddress.IPv4Network, str] = {}
+@dataclass(frozen=True)
+class UsedRange:
+    """IPv4 addresses that this machine reaches by an interface or route."""
+
+    network: ipaddress.IPv4Network
+    user: str
+    is_whole: bool
+    """Nothing in it may be taken. Else it is a wide route, as of a VPN, beside which a narrower one works."""
+
+    def collides(self, wanted: ipaddress.IPv4Network) -> bool:
+        """Whether a route to `wanted` would lose to this one, or take addresses away that are in use."""
+        return self.network.subnet_of(wanted) or (self.is_whole and self.network.overlaps(wanted))
+
+
+def used_ranges(spec: NodeSpec) -> list[UsedRange]:
+    """IPv4 ranges that this machine uses already; the node's own link does not count."""
+    used = []
     for link in ip("-4", "addr") or []:
         for address in link.get("addr_info", []):
             if link["ifname"] != spec.interface and "local" in address:
-                used[ipaddress.IPv4Network(f"{address['local']}/{address['prefixlen']}", strict=False)] = _user(
-                    link["ifname"]
-                )
+                network = ipaddress.IPv4Network(f"{address['local']}/{address['prefixlen']}", strict=False)
+                is_whole = network.prefixlen >= _NARROW_LINK or network.is_loopback
+                used.append(UsedRange(network, _user(link["ifname"]), is_whole))
     for route in ip("-4", "route", "show", "table", "all") or []:
         destination, device = route["dst"], route.get("dev", route.get("type", "a route"))
         if _WITHOUT_NAME.fullmatch(device) and device not in {link["ifname"] for link in ip("link")}:
@@ -64,7 +83,10 @@ def used_ranges(spec: NodeSpec) -> dict[ipaddress.IPv4Network, str]:
             and device != spec.interface
             and route.get("type") not in ("broadcast", "multicast")
         ):
-            used.setdefault(ipaddress.IPv4Network(destination, strict=False), _user(device))
+            network = ipaddress.IPv4Network(destination, strict=False)
+            # Routes of another table may come before ours, however narrow ours are.
+            is_whole = device.startswith(_OURS) or route.get("table", "main") not in ("main", "local")
+            used.append(UsedRange(network, _user(device), is_whole))
     return used
 
 
@@ -73,27 +95,31 @@ def check_free(spec: NodeSpec) -> None:
     used = used_ranges(spec)
     for field in _CANDIDATES:
         wanted = ipaddress.IPv4Network(getattr(spec, field))
-        for network, user in used.items():
-            if wanted.overlaps(network):
+        for each in used:
+            if each.collides(wanted):
+                free = _free_range(spec, field, used)
                 raise NodeError(
                     f"{field} of node {spec.instance} is in use on this machine.",
-                    got=f"{wanted} overlaps {network} ({user})",
-                    hint=f"a free range is {_free_range(spec, field, used)}",
+                    got=f"{wanted} overlaps {each.network} ({each.user})",
+                    hint=f"a free range is {free}" if free else "free one: no private range is left on this machine",
                 )
 
 
 def _user(device: str) -> str:
-    return f"embedded node {device[4:]}" if device.startswith("sov-") else f"interface {device}"
+    return f"embedded node {device[4:]}" if device.startswith(_OURS) else f"interface {device}"
 
 
-def _free_range(spec: NodeSpec, field: str, used: dict[ipaddress.IPv4Network, str]) -> ipaddress.IPv4Network:
+def _free_range(spec: NodeSpec, field: str, used: list[UsedRange]) -> ipaddress.IPv4Network | None:
+    """A private range in which nothing is reached; else one that a wide route covers and nothing else."""
     prefix = ipaddress.IPv4Network(getattr(spec, field)).prefixlen
     others = [ipaddress.IPv4Network(getattr(spec, other)) for other in _CANDIDATES if other != field]
-    for second in (*range(240, 256), *range(16, 240)):
-        candidate = ipaddress.IPv4Network((_CANDIDATES[field].format(second), prefix), strict=False)
-        if not any(candidate.overlaps(network) for network in (*used, *others)):
-            return candidate
-    raise NodeError("This machine uses every private 10.x range.", hint="choose ranges in 172.16.0.0/12 by hand")
+    places = [f"10.{second}" for second in (*range(240, 256), *range(16, 240))]
+    places += [f"172.{second}" for second in range(16, 32)] + [f"100.{second}" for second in range(64, 128)]
+    candidates = [ipaddress.IPv4Network((f"{place}.{_CANDIDATES[field]}", prefix), strict=False) for place in places]
+    apart = [each for each in candidates if not any(each.overlaps(other) for other in others)]
+    untouched = (each for each in apart if not any(each.overlaps(one.network) for one in used))
+    covered = (each for each in apart if not any(one.collides(each) for one in used))
+    return next(untouched, None) or next(covered, None)
 
 
 def attach(spec: NodeSpec, pid: int) -> None:

@@ -96,14 +96,14 @@ class NodeSpec:
                 got=self.instance,
                 expected="1 to 10 characters a-z, 0-9, '-' (it becomes part of an interface name)",
             )
-        _check_path("state_dir", self.state_dir)
+        check_path("state_dir", self.state_dir)
         self._check_cidrs()
         if missing := [name for name in PROGRAMS if name not in self.binaries]:
             raise NodeError(
                 "The node lacks programs.", got=f"missing: {', '.join(missing)}", expected=", ".join(PROGRAMS)
             )
         for bind in self.binds:
-            _check_path("binds", bind)
+            check_path("binds", bind)
         for image in self.images:
             if not (_IMAGE_NAME.fullmatch(image.name) and _IMAGE_TAG.fullmatch(image.tag)):
                 raise NodeError("An image's name or tag is not usable.", got=image.reference)
@@ -285,7 +285,8 @@ def _network(field: str, text: str, shortest: int, longest: int) -> ipaddress.IP
     return network
 
 
-def _check_path(field: str, path: Path) -> None:
+def check_path(field: str, path: Path) -> None:
+    """Raises: NodeError: containers, mount tables or kubeadm could not take the path."""
     text = str(path)
     plain = _PATH.fullmatch(text) and text != "/" and ".." not in path.parts
     if not plain:

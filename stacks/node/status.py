@@ -42,7 +42,7 @@ class Status:
         """None where there is no file."""
         try:
             record = json.loads(file.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # not there, or damaged by a power cut: the supervisor writes another
             return None
         services = {name: ServiceStatus(**service) for name, service in record.pop("services").items()}
         return cls(**record, services=services)

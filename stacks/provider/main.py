@@ -23,6 +23,7 @@ from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc, status_pb2
 
 from sovereign import __version__
 from sovereign.errors import SovereignError
+from sovereign.proxies import set_aside
 from stacks.provider.errors import InitFailedError
 from stacks.provider.log import EngineLog
 from stacks.provider.provider import SovereignProvider
@@ -85,6 +86,7 @@ async def _serve(engine_address: str) -> None:
 
 def main() -> None:
     """Serve the provider to the engine whose address is the first argument."""
+    set_aside()
     addresses = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     if not addresses:
         sys.exit("pulumi-resource-sovereign is started by the Pulumi engine, with the engine's address as its argument")

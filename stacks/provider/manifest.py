@@ -8,15 +8,19 @@ Inputs:
     wait            whether to wait until the object does its work (true)
     timeoutSeconds  for retries and the wait together (300)
     keep            never delete or replace the object: deleting the resource only forgets it (false)
+An object's owner (site and stack, see stacks/identity.py) is what its manifest records. Objects of another site are
+refused. A delete only forgets an object that another site or another stack owns by now, that the running deploy
+declares in another resource, or that was made again by somebody else.
 Outputs: the inputs; `uid`; `validated`, false where a preview could not ask the API server.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +39,14 @@ from stacks.fields import (
     known_prefix,
     with_changes,
 )
-from stacks.kube import FIELD_MANAGER, Cluster
+from stacks.identity import ADOPT_VARIABLE, Owner, read_declared
+from stacks.kube import Cluster
 from stacks.kubehttp import ImmutableError, NotFoundError
 from stacks.provider.errors import InitFailedError, without
 from stacks.provider.inputs import DEFAULTS, TYPES, Args, problems
 from stacks.provider.log import EngineLog
 from stacks.provider.values import UNKNOWN, Properties, all_secrets, to_plain, to_value, with_secret_keys
+from stacks.takeover import foreign_site, is_ours_by_manager, refuse_site, refuse_unmanaged
 
 _K = p.PropertyDiffKind
 
@@ -55,6 +61,10 @@ class ManifestType:
         self._cancelled = cancelled
         self._lock = threading.Lock()
         self._clusters: dict[tuple[Any, ...], Cluster] = {}
+        self._declared = read_declared(os.environ)
+        self._may_adopt = bool(os.environ.get(ADOPT_VARIABLE))
+        self._replaced: set[str] = set()
+        """URNs of resources whose object is deleted to be made again, since a field cannot change."""
 
     def check(self, request: p.CheckRequest) -> p.CheckResponse:
         """Inputs with defaults filled in and a Secret's values marked, or what is wrong with them."""
@@ -71,7 +81,7 @@ class ManifestType:
     def diff(self, request: p.DiffRequest) -> p.DiffResponse:
         """What an update would really change, as the API server sees it."""
         old, new = Args.of(request.old_state), Args.of(request.new_inputs)
-        if not new.same_object(old):
+        if not new.same_object(old) and not self._is_same(old, new):
             if old.keep:
                 raise _kept(old.ref, f"it would become {new.ref}")
             return _replace({"manifest.metadata.name": _K.UPDATE_REPLACE})
@@ -82,10 +92,13 @@ class ManifestType:
         }
         try:
             changes = self._changes(old, new)
+            self._warn(request.urn, self._stays(new))
         except ImmutableError as error:
-            if new.keep or old.keep:
-                raise _kept(new.ref, str(error.got)) from error
-            return _replace({f"manifest.{name}": _K.UPDATE_REPLACE for name in error.fields})
+            if not (new.keep or old.keep):
+                self._replaced.add(request.urn)
+                return _replace({f"manifest.{name}": _K.UPDATE_REPLACE for name in error.fields})
+            self._warn(request.urn, str(_kept(new.ref, str(error.got))))
+            changes = []
         except TemporaryClusterError as error:
             # Counted as a change: in a preview it says that nobody knows, in a deploy the update finds out.
             self._log.progress(request.urn, f"cannot be compared with the cluster now: {error}")
@@ -97,6 +110,20 @@ class ManifestType:
             path = ("manifest", *known_prefix(change.path, new.manifest, old.manifest))
             detailed[format_path(path)] = p.PropertyDiff(_kind(change), input_diff=False)
         return p.DiffResponse(changes=bool(detailed), diffs=_top_level(detailed), detailed_diff=detailed)
+
+    def _is_same(self, old: Args, new: Args) -> bool:
+        """Whether two API groups serve the same object, as `v1` and `events.k8s.io/v1` do."""
+        if old.unknown or new.unknown or not new.reachable or old.ref.identity[1:] != new.ref.identity[1:]:
+            return False
+        one, other = (self._cluster(new).get(args.ref) for args in (old, new))
+        return one is not None and other is not None and one["metadata"]["uid"] == other["metadata"]["uid"]
+
+    def _stays(self, args: Args) -> str:
+        return self._cluster(args).stays(args.manifest) if args.reachable else ""
+
+    def _warn(self, urn: str, text: str) -> None:
+        if text:
+            self._log.warning(urn, text)
 
     def _changes(self, old: Args, new: Args) -> list[FieldChange]:
         """Changes by the API server's dry run; against the last deploy while the wanted values are not known yet."""
@@ -111,7 +138,7 @@ class ManifestType:
         args = Args.of(request.properties)
         if request.preview:
             return p.CreateResponse("", self._previewed(args, request.properties))
-        _refuse_foreign(self._cluster(args), args, args.timeout_s)
+        self._refuse_foreign(args, args.timeout_s, new=True)
         return p.CreateResponse(args.ref.id, self._apply(args, request.urn, request.properties, request.timeout))
 
     def update(self, request: p.UpdateRequest) -> p.UpdateResponse:
@@ -119,6 +146,7 @@ class ManifestType:
         args = Args.of(request.news)
         if request.preview:
             return p.UpdateResponse(self._previewed(args, request.news, request.olds.get("uid")))
+        self._refuse_foreign(args, args.timeout_s)
         return p.UpdateResponse(self._apply(args, request.urn, request.news, request.timeout))
 
     def read(self, request: p.ReadRequest) -> p.ReadResponse:
@@ -141,26 +169,48 @@ class ManifestType:
         return p.ReadResponse(request.resource_id, _outputs(inputs, live, request.properties), inputs)
 
     def delete(self, request: p.DeleteRequest) -> None:
-        """Delete the object and wait until it is gone; one that is kept is only forgotten."""
+        """Delete the object and wait until it is gone; what is kept or belongs to another resource is forgotten."""
         args = Args.of(request.properties)
         if args.keep:
             self._log.info(request.urn, f"{args.ref} is kept in the cluster")
             return
+        if args.ref.identity in self._declared and request.urn not in self._replaced:
+            self._log.info(request.urn, f"{args.ref} stays: another resource declares it")
+            return
+        uid = to_plain(request.properties["uid"]) if "uid" in request.properties else None
         try:
-            self._cluster(args).delete(args.ref, request.timeout or args.timeout_s)
+            gone = self._cluster(args).delete_if(
+                args.ref,
+                lambda live: not _other_owner(live, args, uid),
+                request.timeout or args.timeout_s,
+                lambda text: self._log.progress(request.urn, text),
+            )
         except TemporaryClusterError as error:
             error.hint = error.hint or "start the cluster, or destroy the stack that the cluster belongs to"
             raise
+        if not gone:
+            self._log.info(request.urn, f"{args.ref} stays: it has another owner by now")
+
+    def _refuse_foreign(self, args: Args, timeout_s: float = 0.0, *, new: bool = False) -> None:
+        """Refuse an object of another site, and a `new` one that others made: what is taken over is deleted later."""
+        live = self._cluster(args).get(args.ref, timeout_s=timeout_s)
+        if live is None:
+            return
+        if new and not is_ours_by_manager(live):
+            refuse_unmanaged(live)
+        if foreign_site(live, args.manifest) and not self._may_adopt:
+            refuse_site(live)
 
     def _apply(self, args: Args, urn: str, properties: Properties, timeout_s: float) -> Properties:
         cluster = self._cluster(args)
         deadline = time.monotonic() + (timeout_s or args.timeout_s)
-        live = cluster.apply(args.manifest, timeout_s=timeout_s or args.timeout_s)
+        tell: Callable[[str], None] = lambda text: self._log.progress(urn, text)  # noqa: E731
+        live = cluster.apply(args.manifest, timeout_s=timeout_s or args.timeout_s, progress=tell)
         outputs = _outputs(properties, live)
         if args.wait:
             try:
                 remaining_s = max(1.0, deadline - time.monotonic())
-                cluster.wait_ready(args.manifest, remaining_s, lambda text: self._log.progress(urn, text))
+                cluster.wait_ready(args.manifest, remaining_s, tell)
             except ClusterError as error:
                 raise InitFailedError(args.ref.id, outputs, error) from error
         return outputs
@@ -169,8 +219,7 @@ class ManifestType:
         validated = False
         if args.reachable:
             try:
-                if uid is None:
-                    _refuse_foreign(self._cluster(args), args)
+                self._refuse_foreign(args, new=uid is None)
                 self._cluster(args).validate(args.manifest)
                 validated = True
             except (TemporaryClusterError, NotFoundError):
@@ -226,16 +275,12 @@ def _kind(change: FieldChange) -> p.PropertyDiffKind:
     return _K.DELETE if change.wanted is ABSENT else _K.UPDATE
 
 
-def _refuse_foreign(cluster: Cluster, args: Args, timeout_s: float = 0.0) -> None:
-    """Take over only what an earlier, perhaps cut off, deploy made: what is taken over is deleted with the stack."""
-    live = cluster.get(args.ref, timeout_s=timeout_s)
-    managers = {entry.get("manager") for entry in (live or {"metadata": {}})["metadata"].get("managedFields") or []}
-    if live is not None and FIELD_MANAGER not in managers:
-        raise ClusterError(
-            f"{args.ref} exists already and was not made by this kit",
-            got=f"managed by {', '.join(sorted(map(str, managers))) or 'nobody'}",
-            hint=f"delete it, give yours another name, or take it over: pulumi import, with the ID {args.ref.id}",
-        )
+def _other_owner(live: Object, args: Args, uid: str | None) -> bool:
+    """Whether another site or stack owns `live`, or somebody made it again after ours (`uid`) was deleted."""
+    owner, own = Owner.of(live), Owner.of(args.manifest)
+    if owner.site is None and owner.stack is None:
+        return own.site is not None and uid is not None and live["metadata"]["uid"] != uid
+    return owner != own
 
 
 def _replace(kinds: dict[str, p.PropertyDiffKind]) -> p.DiffResponse:

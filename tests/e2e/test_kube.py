@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from kubernetes import client
 
 from sovereign.errors import ClusterError, TemporaryClusterError
-from stacks.fields import Object
+from stacks.fields import Object, ObjectRef
 from stacks.kube import Cluster
 from stacks.kubehttp import ImmutableError, NotFoundError
 from tests.e2e.node_fixture import RunningNode, config_map
@@ -301,6 +302,258 @@ def test_sixty_objects_are_compared_at_once(kube: Cluster, namespace: str) -> No
     manifests[7]["data"]["a"] = "2"
     compared = kube.compare(manifests)
     assert [number for number, one in enumerate(compared) if not one.same] == [7]
+
+
+MEGABYTE = {"requests": {"storage": "1M"}}
+IMMUTABLE: dict[str, tuple[Object, Object, str]] = {
+    "config map": ({"immutable": True, "data": {"a": "1"}}, {"data": {"a": "2"}}, "v1/ConfigMap"),
+    "secret": ({"immutable": True, "data": {"a": "MQ=="}}, {"data": {"a": "Mg=="}}, "v1/Secret"),
+    "secret's type": ({"type": "Opaque"}, {"type": "example.test/other"}, "v1/Secret"),
+    "cluster IP": (
+        {"spec": {"ports": [{"port": 1}]}},
+        {"spec": {"clusterIP": "None", "ports": [{"port": 1}]}},
+        "v1/Service",
+    ),
+    "role": (
+        {"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "a"}},
+        {"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "b"}},
+        "rbac.authorization.k8s.io/v1/RoleBinding",
+    ),
+    "class": (
+        {"provisioner": "example.test/a", "parameters": {"a": "1"}},
+        {"provisioner": "example.test/a", "parameters": {"a": "2"}},
+        "storage.k8s.io/v1/StorageClass",
+    ),
+    "provisioner": ({"provisioner": "a.test/a"}, {"provisioner": "a.test/b"}, "storage.k8s.io/v1/StorageClass"),
+    "reclaim policy": (
+        {"provisioner": "a.test/a", "reclaimPolicy": "Retain"},
+        {"provisioner": "a.test/a", "reclaimPolicy": "Delete"},
+        "storage.k8s.io/v1/StorageClass",
+    ),
+    "priority": ({"value": 1}, {"value": 2}, "scheduling.k8s.io/v1/PriorityClass"),
+    "handler": ({"handler": "a"}, {"handler": "b"}, "node.k8s.io/v1/RuntimeClass"),
+    "volume's source": (
+        {"spec": {"capacity": {"storage": "1M"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/a"}}},
+        {"spec": {"capacity": {"storage": "1M"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/b"}}},
+        "v1/PersistentVolume",
+    ),
+    "claim": (
+        {"spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "a", "resources": MEGABYTE}},
+        {"spec": {"accessModes": ["ReadWriteMany"], "storageClassName": "a", "resources": MEGABYTE}},
+        "v1/PersistentVolumeClaim",
+    ),
+}
+_CLUSTER_SCOPED = ("StorageClass", "PriorityClass", "RuntimeClass", "PersistentVolume")
+
+
+@pytest.mark.parametrize("name", IMMUTABLE)
+def test_k4_fields_that_cannot_change_are_known_as_such(kube: Cluster, namespace: str, name: str) -> None:
+    first, second, kind = IMMUTABLE[name]
+    api_version, _, kind = kind.rpartition("/")
+    metadata = {"name": f"{namespace}-{name.lower().replace(' ', '-').replace(chr(39), '')}"}
+    if kind not in _CLUSTER_SCOPED:
+        metadata["namespace"] = namespace
+    item = {"apiVersion": api_version, "kind": kind, "metadata": metadata}
+    kube.apply(item | first)
+    try:
+        with pytest.raises(ImmutableError) as caught:
+            kube.diff(item | second)
+        assert caught.value.fields
+    finally:
+        kube.delete(item)
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet"])
+def test_k4_selectors_and_templates_of_claims_cannot_change(kube: Cluster, namespace: str, kind: str) -> None:
+    item = deployment(namespace, f"fixed-{kind.lower()}") | {"kind": kind}
+    item["spec"].pop("replicas")
+    if kind == "StatefulSet":
+        item["spec"] |= {"serviceName": "x", "replicas": 0}
+    kube.apply(item)
+    other = copy.deepcopy(item)
+    other["spec"]["selector"]["matchLabels"] = {"app": "other"}
+    other["spec"]["template"]["metadata"]["labels"] = {"app": "other"}
+    with pytest.raises(ImmutableError):
+        kube.diff(other)
+    if kind == "StatefulSet":
+        claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1M"}}}
+        grown = copy.deepcopy(item)
+        grown["spec"]["volumeClaimTemplates"] = [{"metadata": {"name": "data"}, "spec": claim}]
+        with pytest.raises(ImmutableError):
+            kube.diff(grown)
+    kube.delete(item)
+
+
+def static_volume(namespace: str, name: str, storage: str = "1M") -> tuple[Object, Object]:
+    """A volume in a folder and the claim that it is reserved for, as the kit's templates have them."""
+    full = f"{namespace}-{name}"
+    volume: Object = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": full},
+        "spec": {
+            "capacity": {"storage": storage},
+            "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": full,
+            "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": namespace, "name": name},
+            "hostPath": {"path": "/usr"},
+        },
+    }
+    claim: Object = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": full,
+            "volumeName": full,
+            "resources": {"requests": {"storage": storage}},
+        },
+    }
+    return volume, claim
+
+
+def test_k3_a_claim_that_was_deleted_gets_its_volume_again(kube: Cluster, namespace: str) -> None:
+    volume, claim = static_volume(namespace, "again")
+    for item in (volume, claim):
+        kube.apply(item)
+    kube.wait_ready(claim, 60)
+    kube.delete(claim)
+    assert {change.name for change in kube.diff(volume)} >= {"spec.claimRef.uid"}
+    kube.apply(claim)  # before the volume, as an engine may do it: the wait repairs the binding
+    kube.wait_ready(claim, 60)
+    assert kube.diff(volume) == [] and kube.diff(claim) == []
+    kube.delete(claim)
+    kube.apply(volume)
+    kube.apply(claim)
+    kube.wait_ready(claim, 60)
+    for item in (claim, volume):
+        kube.delete(item)
+
+
+def test_k3_a_volume_that_was_deleted_in_use_is_bound_again(kube: Cluster, namespace: str) -> None:
+    volume, claim = static_volume(namespace, "lost")
+    for item in (volume, claim):
+        kube.apply(item)
+    kube.wait_ready(claim, 60)
+    kube.begin_delete(ObjectRef.of(volume))
+    kube.apply(volume)
+    deadline = time.monotonic() + 60
+    while (kube.get(volume) or {})["status"].get("phase") != "Bound":
+        assert time.monotonic() < deadline, kube.get(volume)
+        time.sleep(0.5)
+    kube.wait_ready(claim, 60)
+    assert kube.diff(volume) == [] and kube.diff(claim) == []
+    for item in (claim, volume):
+        kube.delete(item)
+
+
+def test_k4_a_static_claim_is_not_resized_and_says_why(kube: Cluster, namespace: str) -> None:
+    volume, claim = static_volume(namespace, "grows")
+    for item in (volume, claim):
+        kube.apply(item)
+    kube.wait_ready(claim, 60)
+    volume, claim = static_volume(namespace, "grows", "5M")
+    assert kube.diff(claim) == [] and names(kube, volume) == ["spec.capacity.storage"]
+    for item in (volume, claim):
+        kube.validate(item)
+        kube.apply(item)
+    assert "keeps its 1M, 5M were asked for" in kube.stays(claim)
+    (compared,) = kube.compare([claim])
+    assert compared.same and compared.stays == kube.stays(claim)
+    for item in (claim, volume):
+        kube.delete(item)
+
+
+def test_k4_a_claim_of_a_class_that_can_is_resized(kube: Cluster, namespace: str) -> None:
+    volume, claim = static_volume(namespace, "elastic")
+    del volume["spec"]["claimRef"]
+    volume["metadata"]["annotations"] = {"pv.kubernetes.io/provisioned-by": "example.test/none"}
+    storage_class: Object = {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": volume["spec"]["storageClassName"]},
+        "provisioner": "example.test/none",
+        "allowVolumeExpansion": True,
+    }
+    for item in (storage_class, volume, claim):
+        kube.apply(item)
+    kube.wait_ready(claim, 60)
+    claim["spec"]["resources"]["requests"]["storage"] = "5M"
+    assert kube.stays(claim) == "" and names(kube, claim) == ["spec.resources.requests.storage"]
+    assert kube.apply(claim)["spec"]["resources"]["requests"]["storage"] == "5M"
+    for item in (claim, volume, storage_class):
+        kube.delete(item)
+
+
+def test_k6_what_others_add_to_a_pod_template_is_found_and_removed(
+    cluster: RunningNode, kube: Cluster, namespace: str
+) -> None:
+    manifest = deployment(namespace, "owned", env=[{"name": "A", "value": "1"}], ports=[{"containerPort": 80}])
+    manifest["spec"]["replicas"] = 0
+    kube.apply(manifest)
+    extra = {
+        "containers": [
+            {"name": "side", "image": PAUSE},
+            {
+                "name": "main",
+                "env": [{"name": "B", "value": "2"}],
+                "ports": [{"containerPort": 81}],
+                "securityContext": {"privileged": True},
+                "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+            },
+        ],
+        "volumes": [{"name": "v", "emptyDir": {}}],
+        "initContainers": [{"name": "first", "image": PAUSE}],
+        "hostNetwork": True,
+        "tolerations": [{"operator": "Exists"}],
+    }
+    patch = json.dumps({"spec": {"template": {"spec": extra}}})
+    cluster.kubectl("-n", namespace, "patch", "deployment", "owned", "--patch", patch)
+    found = " ".join(map(str, kube.diff(manifest)))
+    for word in ("side", "'B'", "81", "privileged", "volumeMounts", "volumes", "first", "hostNetwork", "tolerations"):
+        assert word in found, word
+    kube.apply(manifest)
+    assert kube.diff(manifest) == []
+    spec = (kube.get(manifest) or {})["spec"]["template"]["spec"]
+    assert [one["name"] for one in spec["containers"]] == ["main"] and not spec.get("hostNetwork")
+    kube.delete(manifest)
+
+
+def test_k6_what_others_add_by_a_server_side_apply_or_an_edit_is_found(
+    cluster: RunningNode, kube: Cluster, namespace: str
+) -> None:
+    service: Object = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "open", "namespace": namespace},
+        "spec": {"type": "NodePort", "selector": {"app": "x"}, "ports": [{"name": "http", "port": 80}]},
+    }
+    kube.apply(service)
+    assert kube.diff(service) == [], "the server's own cluster IP and node port"
+    theirs = copy.deepcopy(service)
+    theirs["spec"] = {"externalIPs": ["192.0.2.1"], "ports": [{"name": "ssh", "port": 22, "protocol": "TCP"}]}
+    cluster.kubectl("apply", "--server-side", "--field-manager=somebody", "-f", "-", stdin=json.dumps(theirs))
+    assert len(kube.diff(service)) == 2
+    kube.apply(service)
+    assert kube.diff(service) == []
+    live = kube.get(service)
+    assert live is not None and [port["port"] for port in live["spec"]["ports"]] == [80]
+    assert "externalIPs" not in live["spec"]
+    kube.delete(service)
+
+
+def test_k6_restarts_scalers_and_rollouts_do_not_count(cluster: RunningNode, kube: Cluster, namespace: str) -> None:
+    manifest = deployment(namespace, "lively")
+    del manifest["spec"]["replicas"]
+    kube.apply(manifest)
+    kube.wait_ready(manifest, 60)
+    cluster.kubectl("-n", namespace, "rollout", "restart", "deployment", "lively")
+    cluster.kubectl("-n", namespace, "scale", "deployment", "lively", "--replicas=2")
+    kube.wait_ready(manifest, 60)
+    assert kube.diff(manifest) == []
+    kube.delete(manifest)
 
 
 def test_log_of_a_pod_that_is_gone_is_empty(kube: Cluster, namespace: str) -> None:

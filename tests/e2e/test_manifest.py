@@ -13,6 +13,7 @@ from pulumi.provider.experimental import provider as p
 
 from sovereign.errors import ClusterError, SovereignError, TemporaryClusterError
 from stacks.fields import Object
+from stacks.identity import ADOPT_VARIABLE, DECLARED_VARIABLE, Owner, identity, owned, write_declared
 from stacks.kube import Cluster
 from stacks.provider.errors import InitFailedError, redact
 from stacks.provider.log import EngineLog
@@ -35,6 +36,9 @@ class Log(EngineLog):
         self.texts.append(message)
 
     def info(self, urn: str, message: str) -> None:
+        self.texts.append(message)
+
+    def warning(self, urn: str, message: str) -> None:
         self.texts.append(message)
 
 
@@ -113,12 +117,141 @@ def test_kept_object_is_neither_replaced_nor_deleted(resource: Resource, namespa
     kept = {**config_map(namespace, "kept", a="1"), "immutable": True}
     resource.settings["keep"] = True
     resource.create(kept)
-    for other in ({**kept, "data": {"a": "2"}}, config_map(namespace, "renamed", a="1")):
-        with pytest.raises(ClusterError, match=f"ConfigMap {namespace}/kept is marked keep and is never replaced"):
-            resource.diff(other)
+    with pytest.raises(ClusterError, match=f"ConfigMap {namespace}/kept is marked keep and is never replaced"):
+        resource.diff(config_map(namespace, "renamed", a="1"))
     resource.delete()
     assert kube.get(kept) is not None
     assert resource.log.texts == [f"ConfigMap {namespace}/kept is kept in the cluster"]
+
+
+def test_k4_a_kept_object_that_would_have_to_be_replaced_warns_and_stays(
+    resource: Resource, namespace: str, kube: Cluster
+) -> None:
+    """An error here would end the deploy, with everything that comes after."""
+    kept = {**config_map(namespace, "kept-as-is", a="1"), "immutable": True}
+    resource.settings["keep"] = True
+    resource.create(kept)
+    assert not resource.diff({**kept, "data": {"a": "2"}}).changes
+    assert "marked keep and is never replaced" in resource.log.texts[-1] and "move its data" in resource.log.texts[-1]
+    kube.delete(kept)
+
+
+# --- K1 and K2: whose object it is ---------------------------------------------------------------------------------
+
+
+def of_site(manifest: Object, site: str = "ours", stack: str = "datalake") -> Object:
+    return owned(manifest, site, stack)
+
+
+def test_k1_delete_forgets_what_another_stack_took_over(resource: Resource, namespace: str, kube: Cluster) -> None:
+    manifest = config_map(namespace, "moved", a="1")
+    resource.create(of_site(manifest))
+    before = kube.apply(of_site(manifest, stack="serving"))
+    resource.delete()
+    live = kube.get(manifest)
+    assert live is not None and live["metadata"]["uid"] == before["metadata"]["uid"]
+    assert "another owner" in resource.log.texts[-1]
+
+
+def test_k1_delete_forgets_what_the_deploy_declares_and_replaces_what_cannot_change(
+    cluster: RunningNode, namespace: str, kube: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = config_map(namespace, "declared", a="1")
+    fixed = {**config_map(namespace, "fixed-declared", a="1"), "immutable": True}
+    (tmp_path / "declared.json").write_text(write_declared([identity(moved), identity(fixed)]))
+    monkeypatch.setenv(DECLARED_VARIABLE, str(tmp_path / "declared.json"))
+    resource = Resource(cluster.kubeconfig, clusterUid=cluster.uid)
+    resource.create(of_site(moved))
+    resource.delete()
+    assert kube.get(moved) is not None
+    # The same object, deleted to be made again.
+    resource.create(of_site(fixed))
+    assert resource.diff(of_site({**fixed, "data": {"a": "2"}})).replaces == ["manifest"]
+    resource.delete()
+    assert kube.get(fixed) is None
+
+
+def test_k1_delete_leaves_what_others_made_again(resource: Resource, namespace: str, kube: Cluster) -> None:
+    manifest = config_map(namespace, "made-again", a="1")
+    resource.create(of_site(manifest))
+    kube.delete(manifest)
+    kube.apply(manifest)
+    resource.delete()
+    assert kube.get(manifest) is not None
+
+
+def test_k1_delete_takes_what_lost_its_label_and_what_has_not_moved(
+    resource: Resource, namespace: str, kube: Cluster
+) -> None:
+    for number, relabel in enumerate((False, True)):
+        manifest = config_map(namespace, f"goes-{number}", a="1")
+        resource.create(of_site(manifest))
+        if relabel:
+            kube.apply(manifest)
+        resource.delete()
+        assert kube.get(manifest) is None
+
+
+def test_k1_delete_is_refused_by_the_server_when_the_object_changes_meanwhile(kube: Cluster, namespace: str) -> None:
+    manifest = config_map(namespace, "contested", a="1")
+    kube.apply(of_site(manifest))
+    seen: list[str | None] = []
+
+    def may(live: Object) -> bool:
+        stack = Owner.of(live).stack
+        seen.append(stack)
+        if len(seen) == 1:  # another deploy takes it between the look and the deletion
+            kube.apply(of_site(manifest, stack="serving"))
+        return stack == "datalake"
+
+    assert not kube.delete_if(manifest, may)
+    assert seen[:2] == ["datalake", "serving"] and kube.get(manifest) is not None
+
+
+def test_k1_one_object_under_two_api_groups_is_the_same(resource: Resource, namespace: str, kube: Cluster) -> None:
+    event: Object = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": "happened", "namespace": namespace},
+        "involvedObject": {"kind": "ConfigMap", "namespace": namespace, "name": "x"},
+        "reason": "Made",
+        "type": "Normal",
+    }
+    resource.create(event)
+    newer = {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": event["metadata"],
+        "regarding": event["involvedObject"],
+        "reason": "Made",
+        "type": "Normal",
+    }
+    assert resource.diff(newer).replaces == []
+    other = {**newer, "metadata": {**event["metadata"], "name": "elsewhere"}}
+    assert resource.diff(other).replaces == ["manifest"]
+
+
+def test_k2_objects_of_another_site_are_refused_unless_adopted_and_never_deleted(
+    cluster: RunningNode, resource: Resource, namespace: str, kube: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = config_map(namespace, "theirs-too", a="1")
+    kube.apply(of_site(manifest, "first"))
+    for preview in (True, False):
+        with pytest.raises(ClusterError, match="belongs to another site, first"):
+            resource.create(of_site(manifest, "second"), preview=preview)
+    monkeypatch.setenv(ADOPT_VARIABLE, "1")
+    adopting = Resource(cluster.kubeconfig, clusterUid=cluster.uid)
+    adopting.create(of_site(manifest, "second"))
+    # The first one's removal leaves it alone, and its next deploy is refused.
+    monkeypatch.delenv(ADOPT_VARIABLE)
+    first = Resource(cluster.kubeconfig, clusterUid=cluster.uid)
+    first.state = first.inputs(of_site(manifest, "first"))
+    with pytest.raises(ClusterError, match="belongs to another site, second"):
+        first.type.update(p.UpdateRequest(URN, "id", first.state, first.state, 0, [], False))
+    first.delete()
+    assert kube.get(manifest) is not None
+    adopting.delete()
+    assert kube.get(manifest) is None
 
 
 def test_object_of_others_is_not_taken_over(

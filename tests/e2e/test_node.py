@@ -236,6 +236,24 @@ def test_changed_binds_and_images_are_taken_in(cluster: RunningNode, tmp_path: P
     assert (shared / "file").read_text() == "seen by pods"
 
 
+def test_sec16_a_file_is_bound_alone_and_followed(cluster: RunningNode, tmp_path: Path) -> None:
+    file = tmp_path / "only" / "text.txt"
+    file.parent.mkdir()
+    (file.parent / "secret").write_text("not for pods")
+    more = replace(cluster.spec, binds=(*cluster.spec.binds, file))
+    seen = Path(f"/proc/{supervisor_pid(cluster.spec)}/root{cluster.info.host_volume}{file}")
+    try:
+        for text in ("old", "new"):
+            fresh = file.with_name("fresh")
+            fresh.write_text(text)
+            fresh.replace(file)  # as an editor saves
+            lifecycle.ensure(more, print)
+            assert seen.read_text() == text
+            assert [path.name for path in seen.parent.iterdir()] == ["text.txt"]
+    finally:
+        lifecycle.ensure(cluster.spec, print)
+
+
 def test_folder_made_anew_is_bound_anew(cluster: RunningNode, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     more = replace(cluster.spec, binds=(*cluster.spec.binds, shared))

@@ -8,15 +8,19 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from openai import BadRequestError, OpenAI
+from openai import BadRequestError, NotFoundError, OpenAI
 
 from sovereign.errors import TemporaryClusterError
 from sovereign.receipts import Receipt
+from sovereign.serving.client import ask
+from sovereign.workload import PORTS
 from stacks.fields import Object
 from stacks.node import processes
 from stacks.node.spec import NodeSpec
@@ -85,9 +89,67 @@ def test_official_client_chats_streams_and_sees_the_champion_only(summary: dict[
         model="sovereign/ci", messages=messages, temperature=0, max_tokens=16, stream=True
     )
     streamed = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
-    assert (whole.choices[0].message.content or "").strip() == streamed.strip()
-    with pytest.raises(BadRequestError):
+    assert whole.choices[0].message.content == streamed
+    assert client.models.retrieve("sovereign/ci").id == whole.model == "sovereign/ci"
+    with pytest.raises(NotFoundError):
         client.chat.completions.create(model="another/model", messages=messages, max_tokens=1)
+
+
+def test_s1_s2_a_pod_refuses_long_prompts_and_honours_stops(summary: dict[str, Any]) -> None:
+    client = OpenAI(base_url=f"{summary['api']}/v1", api_key="none", max_retries=0, timeout=30)
+    long: Any = [{"role": "user", "content": "x" * 200_000}]
+    with pytest.raises(BadRequestError) as refused:
+        client.chat.completions.create(model="sovereign/ci", messages=long)
+    assert refused.value.code == "context_length_exceeded"
+    messages: Any = [{"role": "user", "content": summary["question"]}]
+    for stop in summary["answer"][1:4]:
+        reply = client.chat.completions.create(model="sovereign/ci", messages=messages, temperature=0, stop=stop)
+        assert reply.choices[0].message.content == summary["answer"].partition(stop)[0]
+
+
+def test_what_is_served_answers_as_what_was_evaluated(live: LiveSite, summary: dict[str, Any]) -> None:
+    folder = live.site.node_dir / "volumes" / "objects" / "models" / "ci"
+    evaluation = json.loads((folder / "evaluate" / "evaluation.json").read_text())
+    examples = evaluation["questions"]["examples"]
+    assert examples
+    for example in examples:
+        # The evaluation asks for a few tokens more than the longest answer has, `ask` for more.
+        assert ask(summary["api"], "sovereign/ci", example["question"]).startswith(example["given"])
+
+
+def peak_mb(*marks: str) -> float:
+    """Largest resident memory of the process whose command line has the marks, among all that the host sees."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_text()
+            if all(mark in command for mark in marks):
+                (line,) = (row for row in (folder / "status").read_text().splitlines() if row.startswith("VmHWM"))
+                return int(line.split()[1]) / 1000
+        except (OSError, ValueError):
+            continue
+    raise AssertionError(f"no process with {marks}")
+
+
+def test_the_model_server_is_small_unprivileged_and_its_engine_is_not_reachable(
+    live: LiveSite, summary: dict[str, Any]
+) -> None:
+    (pod,) = running(live, "app.kubernetes.io/name=model", "serving")
+    assert {container["name"] for container in pod["spec"]["containers"]} == {"front", "engine"}
+    assert sum(status["restartCount"] for status in pod["status"]["containerStatuses"]) == 0
+    for container in pod["spec"]["containers"]:
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+    digest = pod["metadata"]["annotations"]["sovereign.local/model-digest"]
+    assert digest == read_state(live.site, "serving").outputs["champion"]
+    gguf = read_state(live.site, "serving").outputs["gguf"]
+    peaks = {name: peak_mb(f"sovereign.serving\0{name}\0", gguf) for name in ("front", "engine")}
+    print("peaks of memory in MB:", peaks)
+    assert all(10 < peak < 200 for peak in peaks.values())
+    supervisor = processes.find(live.site.node_dir)
+    assert supervisor is not None
+    reach = f"import socket; socket.create_connection(('{pod['status']['podIP']}', %d), 3)"
+    for port, expected in ((PORTS["model"], 0), (PORTS["engine"], 1)):
+        command = ["nsenter", "-t", str(supervisor.pid), "-n", sys.executable, "-c", reach % port]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == expected
 
 
 def test_nothing_on_the_node_asked_for_a_way_out(live: LiveSite, summary: dict[str, Any]) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -251,3 +255,38 @@ def test_a_catalog_that_does_not_answer_stops_no_stage(tmp_path: Path, capsys: p
     site = init_site(tmp_path / "site", tmp_path / "profile.yaml")
     assert run_until(site, "curate", local=True)["curate"].outputs
     assert f"sovereign lake record {site.root} --local" in capsys.readouterr().err
+
+
+LONG = """SELECT a.text || b.i AS t FROM documents a, range(40000000) b(i) ORDER BY t"""
+"""It sorts some gigabytes, which DuckDB spills."""
+ENDLESS = "SELECT count(*) FROM range(100000000000) a(i), documents b WHERE hash(a.i) = 7"
+
+
+@pytest.mark.parametrize(
+    ("sql", "number", "code"), [(ENDLESS, signal.SIGINT, 130), (LONG, signal.SIGINT, 130), (LONG, signal.SIGTERM, 143)]
+)
+def test_l16_a_long_query_ends_when_asked_to_and_leaves_nothing(
+    sql: str, number: signal.Signals, code: int, made: Made, tmp_path: Path
+) -> None:
+    # A shell lets commands in the background, and so all tests of such a run, ignore Ctrl-C.
+    main = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv[0] = 'sovereign'; "
+    main += "from sovereign.cli import main; main()"
+    command = [sys.executable, "-c", main, "lake", "query", str(made.site.root), sql, "--local"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    ) as process:
+        made_for_it = "sovereign-query-*" if sql == ENDLESS else "sovereign-query-*/*"
+        while not any(tmp_path.glob(made_for_it)):
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.2)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)  # it has begun, and would take minutes
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert "Traceback" not in said and len(said.splitlines()) <= 1
+    assert not list(tmp_path.glob("sovereign-query-*"))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from sovereign import __version__
 from sovereign.cli.console import describe, lines, say, visible
 from sovereign.runner import StageEvent
 
@@ -84,3 +87,42 @@ def test_a_wrong_command_is_told_in_a_few_lines(words: list[str], told: str) -> 
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(told), done.stderr
+
+
+def sovereign(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from sovereign.cli import main; main()", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_k12_the_version_is_told() -> None:
+    assert sovereign("--version").stdout == f"sovereign {__version__}\n"
+    found = json.loads(sovereign("version", "--json").stdout)
+    assert found["version"] == __version__ and found["programs"]["pulumi"] and "runtime" in found
+    assert sovereign("version").stdout.startswith(f"sovereign {__version__}\n")
+
+
+def test_k12_a_shell_can_complete() -> None:
+    assert "--install-completion" in sovereign("--help").stdout
+
+
+@pytest.mark.parametrize("name", ["my site", "it's", 'a"b', "a\nb", "a,b", "a:b", "ø"])
+def test_k12_init_refuses_a_path_that_the_node_cannot_use(name: str, tmp_path: Path) -> None:
+    done = sovereign("init", str(tmp_path / name), "--profile", "ci")
+    assert done.returncode == 1 and "a path that the node cannot use" in done.stderr
+    assert not (tmp_path / name).exists()
+
+
+def test_k12_init_takes_any_path_for_an_existing_cluster(tmp_path: Path) -> None:
+    assert sovereign("init", str(tmp_path / "my site"), "--profile", "site").returncode == 0
+
+
+def test_k8_init_in_a_folder_that_takes_no_files_is_an_error(tmp_path: Path) -> None:
+    for folder, words in (
+        (Path("/proc/site"), "No such file or directory: /proc/site"),
+        (tmp_path / "file" / "site", "Not a directory"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ):
+        (tmp_path / "file").touch()
+        done = sovereign("init", str(folder), "--profile", "site")
+        assert done.returncode == 1 and done.stderr.startswith("error: ") and words in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr

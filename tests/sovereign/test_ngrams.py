@@ -39,6 +39,55 @@ def test_units(text: str, expected: list[str]) -> None:
     assert units(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("written", "copied"),
+    [
+        ("المكتبة الوطنية الكبيرة", "المكتبه الوطنيه الكبيره"),
+        ("إلى أول مستشفى", "الي اول مستشفي"),
+        ("كتاب علي", "کتاب علی"),
+        ("سنة ١٩٦٢", "سنه 1962"),
+        ("۲۵ साल २५ বছর ২৫", "25 साल 25 বছর 25"),
+        ("ہفتہ شاہ", "هفته شاه"),
+        ("ٱلرحمن", "الرحمن"),
+        ("\ufefb\ufe8f", "لاب"),
+        ("שָׁלוֹם ייִדיש װאָס", "שלום יידיש וואס"),
+        ("ещё ёлка й", "еще елка и"),
+        ("ґанок п\u02bcять п\u2019ять", "ганок п'ять п'ять"),
+        ("Iğdır İzmir ışık", "ığdir izmir isik"),
+        ("Łódź øl đak œuvre Æsop ħobż", "lodz ol dak oeuvre aesop hobz"),
+        ("ﬁnal ｆｕｌｌ ｗｉｄｔｈ ﷺ", "final full width صلى الله عليه وسلم"),
+        ("क़लम ज़रा फ़ौज", "कलम जरा फौज"),
+        ("Ţară Şcoală", "Țară Școală"),
+        ("ΣΟΦΟΣ σοφός", "σοφος σοφοσ"),
+    ],
+)
+def test_t21_spellings_of_a_word_are_one(written: str, copied: str) -> None:
+    assert units(written) == units(copied)
+
+
+def test_t21_other_words_stay_others() -> None:
+    words = [
+        "قلم",
+        "كلم",
+        "سلم",
+        "علم",
+        "ألم",
+        "كرة",
+        "كرت",
+        "дом",
+        "дым",
+        "кот",
+        "кит",
+        "ברד",
+        "ברט",
+        "thin",
+        "tin",
+        "mat",
+        "met",
+    ]
+    assert len({unit for word in words for unit in units(word)}) == len(words)
+
+
 def test_a_copy_is_found_whole_and_in_its_document() -> None:
     copy = f"Before. {SENTENCE.upper()}, and after."
     assert search(SENTENCE, "Something else entirely.", copy) == (6, 6, "d1")

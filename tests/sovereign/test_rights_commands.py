@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from sovereign.cli.app import app
@@ -325,3 +326,77 @@ def test_what_is_not_clear_or_not_there_is_told(site: Site, tmp_path: Path) -> N
         say("rights", empty, "--local")
     with pytest.raises(StageError, match="stage corpus has not run"):
         say("where", empty, "--local", "--owner", "Musée")
+
+
+def test_l13_withdrawing_an_owner_names_those_that_look_like_it(site: Site, tmp_path: Path) -> None:
+    """Every invisible spelling is withdrawn; a letter of another alphabet is another name, which is said."""
+    spellings = [
+        "Musée",
+        "Mu\u200bsée",
+        "\u202bMusée\u202c",
+        "Muse\u0301e",
+        "\ufeffMusée",
+        "Muѕée",
+        "Musee",
+    ]  # Cyrillic ѕ
+    rows = [
+        {"id": str(at), "text": f"Le musée ouvre à {at} heures.", "owner": name} for at, name in enumerate(spellings)
+    ]
+    (tmp_path / "gazette.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    make(site, "corpus")
+    found = run("rights", site)
+    assert found["owners"]["Musée"]["documents"] == 5
+    assert found["look_alikes"] == [["Musee", "Musée", "Muѕée"]]
+    said = " ".join(say("withdraw", site, "--owner", "\u202bMu\u200bsée\u202c").split())
+    assert 'stay as they are: "Musee", "Muѕée"' in said and "ѕ U+0455" in said and "no text of" not in said
+    assert len(run("rights", site)["set_aside"]["withdrawn owner"]) == 5
+    assert "may be used" not in said
+    again = say("readmit", site, "--owner", "Musée")
+    assert "with it again" in again and run("rights", site)["set_aside"] == {}
+
+
+def test_l19_what_may_not_be_meant_is_said(site: Site) -> None:
+    assert "whole top-level domain" in say("withdraw", site, "--url", "org")
+    assert "still to come" in say("withdraw", site, "--url", "press.org", "--date", "2999-01-01")
+    assert "yet" not in say("withdraw", site, "--url", "https://press.org/x")
+
+
+def test_l14_each_document_about_a_version_says_what_was_taken_back_since(site: Site, tmp_path: Path) -> None:
+    """The version stays the newest until it is made again, and must not be taken for one without that text."""
+    assert "taken back" not in say("manifest", site, "--local")
+    say("withdraw", site, "--owner", "Musée")
+    for command, *arguments in (
+        ("manifest",), ("card", "--out", tmp_path / "card"), ("summary", "--html", tmp_path / "s.html"), ("record",),
+        ("show",), ("mix",),
+    ):  # fmt: skip
+        done = CliRunner().invoke(app, ["lake", command, str(site.root), "--local", *map(str, arguments)])
+        said = " ".join(done.output.split())
+        assert "2 documents of this version were taken back since it was made" in said, (command, said)
+    manifest = json.loads(site.manifest_file.read_bytes())
+    assert manifest["sovereign:takenBackSince"] == 2
+    assert "were taken back since this version was made" in (tmp_path / "card" / "README.md").read_text()
+    assert "taken back since it was made" in (tmp_path / "s.html").read_text()
+    make(site, "curate")
+    assert "taken back" not in say("manifest", site, "--local")
+    assert "sovereign:takenBackSince" not in json.loads(site.manifest_file.read_bytes())
+
+
+def test_l14_l12_where_nothing_is_left_the_reason_says_what_to_change(tmp_path: Path) -> None:
+    text = "La rivière traverse la vieille ville et ses ponts, que les habitants connaissent tous depuis toujours. " * 4
+    (tmp_path / "a.txt").write_text(text)
+    entry = f"{{name: only, path: {tmp_path / 'a.txt'}, owner: Archives, licence: CC-BY-4.0, language: LANGUAGE}}"
+    for language, reason, hint in (
+        ("en", "language fr (1 documents)", "`language`"),
+        ("fr", "withdrawn owner", "readmit"),
+    ):
+        corpus = f"corpus:\n  cleaning: {{language: {{}}}}\n  sources: [{entry.replace('LANGUAGE', language)}]\n"
+        rest = yaml.safe_load(find_profile(Path("ci")).read_text())
+        profile = tmp_path / f"{language}.yaml"
+        profile.write_text(corpus + yaml.safe_dump({key: value for key, value in rest.items() if key != "corpus"}))
+        made = init_site(tmp_path / f"site-{language}", profile)
+        if language == "fr":
+            say("withdraw", made, "--owner", "Archives")
+        with pytest.raises(StageError, match="no document is left to train on") as caught:
+            make(made, "corpus", "curate")
+        assert reason in str(caught.value.got) and hint in str(caught.value.hint)
+        assert "relax" not in str(caught.value.hint)

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sovereign.cli.sites import find_profile
 from sovereign.errors import ProfileError, SiteError
+from sovereign.lake.rights import RightsRules
 from sovereign.profile import Profile, load_profile, parse_profile
 from sovereign.profile_rights import Withdrawal
 from sovereign.site import Site, init_site
@@ -144,3 +145,48 @@ def test_owners_are_one_however_they_are_spelled() -> None:
     composed, decomposed = "Bibliothèque nationale", unicodedata.normalize("NFD", " Bibliothèque\u00a0 nationale ")
     assert profile({"owner": decomposed}).corpus.sources[0].owner == composed
     assert Withdrawal(date="2026-05-01", owner=decomposed).owner == composed
+
+
+@pytest.mark.parametrize(
+    ("url", "taken", "left"),
+    [
+        ("example.org", ["ftp://example.org/x", "gemini://Example.org/x", "http:\\\\example.org\\x", "https://example.org./",
+                         "https://exam\tple.org/", "https://user:secret@example.org/", "//example.org"],
+         ["https://example.org.evil.net/", "https://evil.net/example.org", "mailto:a@example.org"]),
+        ("https://example.org/b", ["https://example.org/c/../b/1", "https://example.org/%2e%2e/b", "https://example.org\\b",
+                                   "https://example.org/./b", "ftp://example.org/b/1", "https://EXAMPLE.org:443/b"],
+         ["https://example.org/b/../a", "https://example.org/a?x=/b", "https://example.org/a#/b"]),
+        ("http://127.0.0.1/", ["http://0x7f.1/x", "http://2130706433/"], ["http://127.0.0.2/"]),
+    ],
+)  # fmt: skip
+def test_l19_no_spelling_of_an_address_escapes(url: str, taken: list[str], left: list[str]) -> None:
+    urls = UrlSet()
+    urls.add(str(Withdrawal(date="2026-05-01", url=url).url))
+    assert [one for one in taken if not urls.has(one)] == []
+    assert [one for one in left if urls.has(one)] == []
+    urls.remove(url)
+    assert [one for one in taken if urls.has(one)] == []
+
+
+def test_l19_text_that_was_readmitted_can_be_taken_back_again(tmp_path: Path) -> None:
+    path = tmp_path / "withdrawals.jsonl"
+    taken, again = Withdrawal(date="2026-05-01", owner="A"), Withdrawal(date="2026-06-01", owner="A", readmitted=True)
+    expected = [set(), {"A"}, {"A"}, set(), set(), {"A"}]
+    found = []
+    for entry in (None, taken, taken, again, again, taken):
+        is_new = entry is not None and add_withdrawal(path, entry)
+        corpus = profile(
+            rights={"withdrawn": [one.model_dump(exclude_none=True) for one in read_withdrawals(path)]}
+        ).corpus
+        found.append(RightsRules(corpus).withdrawn_owners)
+        assert is_new == (len(found) in (2, 4, 6))
+    assert found == expected
+    assert path.read_text().count("\n") == 3 and path.read_text().count("readmitted") == 1
+
+
+@pytest.mark.parametrize("amount", [True, 1.5, "100", 100.0])
+def test_l19_a_fund_is_a_whole_number(amount: object) -> None:
+    document = yaml.safe_load(find_profile(Path("ci")).read_text())
+    document["rewards"] = {"fund": {"amount": amount}}
+    with pytest.raises(ProfileError, match=r"fund\.amount"):
+        parse_profile(json.dumps(document))

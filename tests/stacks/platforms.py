@@ -8,7 +8,7 @@ from sovereign.plan import plan
 from sovereign.profile import EmbeddedTarget, Profile, Source, load_profile
 from sovereign.resources import data_path
 from sovereign.runtime import Runtime
-from sovereign.workload import PodRuntime, embedded_runtime, image_runtime
+from sovereign.workload import PodRuntime, ServedModel, embedded_runtime, image_runtime
 from stacks.objects import Platform
 
 RUNTIME = Runtime(
@@ -16,6 +16,9 @@ RUNTIME = Runtime(
     digest="0123456789abcdef",
     binds=(Path("/opt/python"), Path("/opt/sovereign/env"), Path("/opt/sovereign/runtime"), Path("/usr")),
 )
+
+
+CHAMPION = ServedModel("c0ffee" * 10 + "c0de", "decade" * 10 + "cede")
 
 
 def shipped_profile(name: str) -> Profile:
@@ -32,7 +35,7 @@ def platform(
     name: str,
     *,
     overlays: tuple[Path, ...] = (),
-    champion: str | None = "c0ffee" * 10 + "c0de",
+    champion: ServedModel | None = CHAMPION,
     sources: tuple[Source, ...] | None = None,
     database_passwords: str | None = None,
 ) -> Platform:
@@ -50,5 +53,6 @@ def platform(
         overlays=overlays,
         s3_secret_key="made-up-key",
         champion=champion,
+        site="made-up-0123abcd",
         database_passwords=database_passwords,
     )

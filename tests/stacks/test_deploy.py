@@ -24,7 +24,7 @@ from stacks.node import images
 from stacks.node.spec import PROGRAMS, NodeSpec
 from stacks.objects import PARTS, STACKS, objects_for
 from stacks.resolve import connect, secret_key
-from stacks.state import locks_dir, read_state, state_file
+from stacks.state import locks_dir, read_state, repair_state, state_file
 from tests.stacks.platforms import platform
 
 SECRET = {"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270", "ciphertext": "v1:x"}
@@ -52,6 +52,49 @@ def write_state(site: Site, stack: str, resources: list[dict[str, Any]], **more:
 
 def test_a_stack_without_a_file_was_never_deployed(site: Site) -> None:
     assert not read_state(site, "cluster").deployed
+
+
+def test_k8_sec15_a_torn_state_is_read_from_its_copies(site: Site) -> None:
+    write_state(site, "cluster", [{"urn": f"{URN}Secret/lake/s3", "type": "sovereign:index:Manifest"}])
+    path = state_file(site, "cluster")
+    whole = path.read_bytes()
+    assert not repair_state(site, "cluster")
+    for torn in (b"", whole[: len(whole) // 2], b"\0" * 100, b"[]", b'{"checkpoint": []}', b"\xff", b"[" * 200_000):
+        path.write_bytes(torn)
+        assert read_state(site, "cluster").resources == ("Secret/lake/s3",)
+        assert repair_state(site, "cluster")
+        assert (path.read_bytes(), path.with_suffix(".json.damaged").read_bytes()) == (whole, torn)
+    assert not repair_state(site, "cluster")
+
+
+def test_sec15_pulumis_own_copy_comes_first(site: Site) -> None:
+    write_state(site, "cluster", [{"urn": f"{URN}Secret/lake/old", "type": "sovereign:index:Manifest"}])
+    repair_state(site, "cluster")
+    write_state(site, "cluster", [{"urn": f"{URN}Secret/lake/new", "type": "sovereign:index:Manifest"}])
+    path = state_file(site, "cluster")
+    path.rename(path.with_suffix(".json.bak"))
+    path.write_bytes(b"{")
+    assert read_state(site, "cluster").resources == ("Secret/lake/new",)
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", b"null", b"[" * 200_000])
+def test_k8_a_state_that_is_lost_is_named_with_the_way_out(torn: bytes, site: Site) -> None:
+    path = state_file(site, "cluster")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(torn)
+    for read in (read_state, repair_state):
+        with pytest.raises(SiteError, match="is damaged") as caught:
+            read(site, "cluster")
+        assert str(path) in str(caught.value) and "remove it and deploy again" in str(caught.value)
+
+
+def test_k8_a_damaged_lock_is_named(site: Site, plugin: None) -> None:
+    path = lock(site, 1, "elsewhere")
+    for torn in ("", "{", "[]", '{"pid": "x"}', "[" * 200_000):
+        path.write_text(torn)
+        with pytest.raises(LockedError, match="cannot be read") as caught:
+            Engine(site, Path("/nowhere/pulumi"))
+        assert str(path) in str(caught.value)
 
 
 def test_state_tells_names_outputs_and_cut_off_operations(site: Site) -> None:

@@ -11,12 +11,13 @@ import pytest
 import yaml
 
 from sovereign.errors import ProfileError
+from sovereign.job_inputs import JobInputs, StoredInput
 from sovereign.plan import plan
 from sovereign.profile import EmbeddedTarget, Profile, Source
 from sovereign.profile_curation import Curation
 from sovereign.render import render_template, render_text
 from sovereign.stages import CHECKS, STAGES
-from sovereign.workload import job_context, slurm_context
+from sovereign.workload import ServedModel, job_context, slurm_context
 from stacks.objects import STACKS, objects_for
 from tests.stacks.platforms import platform, pod_runtime, shipped_profile
 
@@ -27,9 +28,15 @@ Object = dict[str, Any]
 
 def job(name: str, stage: str, profile: Profile | None = None) -> list[Object]:
     profile = profile or shipped_profile(name)
-    text = "apiVersion: sovereign/v1\nname: a profile's text, ÿ\n"
+    inputs = JobInputs(StoredInput(f"raw/{name}/inputs/0", "0"))
     context = job_context(
-        profile, plan(profile), pod_runtime(profile), name=f"{name}-{stage}", stage=stage, key="abc", profile_text=text
+        profile,
+        plan(profile),
+        pod_runtime(profile),
+        name=f"{name}-{stage}",
+        stage=stage,
+        key="abc",
+        inputs=inputs,
     )
     return render_template("training/job", context)
 
@@ -191,6 +198,36 @@ def test_without_a_champion_nothing_is_served() -> None:
     assert deployment["spec"]["replicas"] == 0
 
 
+def _server(name: str, champion: ServedModel | None) -> dict[str, Any]:
+    """Containers of the model server's pod by their names."""
+    objects = objects_for("serving", platform(name, champion=champion))
+    (deployment,) = (item for item in objects if item["kind"] == "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    return {container["name"]: container for container in (*pod["initContainers"], *pod["containers"])}
+
+
+def test_s_llama_cpp_loads_what_was_registered_for_it() -> None:
+    found = _server("demo", ServedModel("a" * 64, "b" * 64))
+    assert f"models/demo/register/{'a' * 64}.served/" in found["fetch"]["command"]
+    assert "b" * 64 in found["fetch"]["command"]
+    assert f"/models/{'b' * 64}/model.gguf" in found["engine"]["command"]
+    assert found["engine"]["resources"]["limits"]["memory"] in {f"{number}M" for number in range(150, 400)}
+    assert "ports" not in found["engine"]  # it listens on loopback
+
+
+def test_s_a_model_that_cannot_be_a_gguf_is_served_by_transformers() -> None:
+    found = _server("demo", ServedModel("a" * 64))
+    assert f"models/demo/register/{'a' * 64}/" in found["fetch"]["command"]
+    assert found["engine"]["command"][2:5] == ["training.engine_server", "--model", f"/models/{'a' * 64}"]
+    assert f"/models/{'a' * 64}" in found["front"]["command"]
+
+
+def test_s_vllm_is_served_from_safetensors() -> None:
+    found = _server("site", ServedModel("a" * 64, "b" * 64))
+    assert f"models/site/register/{'a' * 64}/" in found["fetch"]["command"]
+    assert found["server"]["command"][:3] == ["vllm", "serve", f"/models/{'a' * 64}"]
+
+
 def test_ranks_find_each_other() -> None:
     service, training = (item for item in job("site", "train") if item["kind"] in ("Service", "Job"))
     pod = training["spec"]["template"]["spec"]
@@ -207,7 +244,13 @@ def test_curation_has_a_pod_for_each_rank_that_fits(name: str, ranks: int, pods:
     corpus = profile.corpus.model_copy(update={"curation": Curation(ranks=ranks)})
     profile = profile.model_copy(update={"corpus": corpus})
     context = job_context(
-        profile, plan(profile), pod_runtime(profile), name="c", stage="curate", key="k", profile_text=""
+        profile,
+        plan(profile),
+        pod_runtime(profile),
+        name="c",
+        stage="curate",
+        key="k",
+        inputs=JobInputs(StoredInput("raw/c/inputs/0", "0")),
     )
     found = next(item for item in render_template("training/job", context) if item["kind"] == "Job")["spec"]
     container = found["template"]["spec"]["containers"][0]
@@ -258,3 +301,36 @@ def test_one_object_from_two_templates_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ProfileError, match="Service/serving/model twice"):
         objects_for("serving", platform("demo", overlays=(tmp_path,)))
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow's own
+@pytest.mark.parametrize("name", ["demo", "site"])
+def test_sec17_mlflow_answers_to_exact_hosts_only(name: str) -> None:
+    from mlflow.server.security_utils import is_allowed_host_header
+
+    objects = rendered(name, "datalake")
+    server = next(o for o in objects if o["kind"] == "Deployment" and o["metadata"]["name"] == "mlflow")
+    service = next(o for o in objects if o["kind"] == "Service" and o["metadata"]["name"] == "mlflow")
+    command = server["spec"]["template"]["spec"]["containers"][0]["command"]
+    allowed = command[command.index("--allowed-hosts") + 1].split(",")
+    address = service["spec"].get("clusterIP")
+    assert (address is None) == (name == "site")
+    for host in ("127.0.0.1:40421", "localhost:5000", "mlflow.lake.svc:5000", "mlflow.lake.svc.cluster.local:5000"):
+        assert is_allowed_host_header(allowed, host), host
+    assert address is None or is_allowed_host_header(allowed, f"{address}:5000")
+    for host in (
+        "10.attacker.example", "10.attacker.example:5000", "172.16.evil.example:5000", "192.168.evil.example",
+        "localhost.evil.example:5000", "mlflow.lake.svc.evil.example:5000", "10.9.9.9:5000", "127.0.0.1.evil:5000", "*",
+        f"{address}.evil.example:5000",
+    ):  # fmt: skip
+        assert not is_allowed_host_header(allowed, host), host
+
+
+def test_k11_a_trainer_may_make_nothing_that_reads_a_secret() -> None:
+    (role,) = (
+        item for item in rendered("demo", "cluster") if item["kind"] == "Role" and item["metadata"]["name"] == "trainer"
+    )
+    may = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
+    assert {verb for _, verb in may} == {"get", "list", "watch", "delete"}
+    assert {resource for resource, verb in may if verb == "delete"} == {"jobs"}
+    assert not any(resource.startswith(("secrets", "*", "pods/exec")) for resource, _ in may)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from sovereign.llamacpp import ensure_llama
 from training.forked import prepare_lake, start_rank
 
 PROFILE = {
@@ -31,12 +30,6 @@ PROFILE = {
     },
 }
 """12 steps of 4 sequences; a checkpoint after each fourth."""
-
-
-@pytest.fixture(scope="session")
-def llama_cpp() -> Path:
-    """Python of the environment with llama_cpp; builds it where it is not there, which only a drill gets to."""
-    return ensure_llama(lambda text, _: print(text))
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -16,19 +14,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sovereign.exportable import LLAMA3_PATTERN
 from sovereign.lake.demonstration import make_documents
-from sovereign.llamacpp import find_llama
 from sovereign.profile import Demonstration
 from training.export import Export, export
 from training.export_check import PROBES
 from training.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
 
 VOCAB_SIZE = 600
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def needs_llama(test: F) -> F:
-    """Ten minutes of compiling belong into the drill; where they are spent already, the test is quick."""
-    return test if find_llama() else pytest.mark.drill(test)
 
 
 @cache

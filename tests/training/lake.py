@@ -39,7 +39,11 @@ SOURCE = {"name": "texts", "path": "/texts", "owner": "Archive", "licence": "CC-
 
 
 def make_profile(
-    *, sources: Sequence[Mapping[str, str]] = (), base: Mapping[str, Any] | None = None, **evaluation: Any
+    *,
+    sources: Sequence[Mapping[str, str]] = (),
+    base: Mapping[str, Any] | None = None,
+    engine: str = "llama.cpp",
+    **evaluation: Any,
 ) -> Profile:
     """A profile named `tiny`."""
     return parse_profile(
@@ -53,6 +57,7 @@ def make_profile(
                 "base": base,
                 "training": {"tokens": 1e5},
                 "evaluation": evaluation,
+                "serving": {"engine": engine},
             }
         )
     )

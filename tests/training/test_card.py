@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from lxml.html import document_fromstring  # type: ignore[import-untyped]
+from lxml.html import document_fromstring
 from markdown_it import MarkdownIt
 
 from sovereign.base import read_base
@@ -70,6 +70,7 @@ def evaluation(**row: float) -> dict[str, Any]:
         "questions": {"by_language": {}, "by_owner": {}, "overall": {}, "examples": []},
         "contamination": {"length": 13, "min_length": 8, "by_kind": {"document": CONTAMINATION}},
         "memorisation": {"prompt_tokens": 32, "continuation_tokens": 32, "trained": EXTRACTED, "heldout": NO_SAMPLE},
+        "generation": {"strategy": "greedy", "ignored_settings": {"repetition_penalty": 1.3}},
         "tasks": {"reading": {"samples": 1500, "version": 2.0, "acc": 0.25}},
     }
 
@@ -82,6 +83,7 @@ def test_real_text_shows_the_compressor_and_no_questions(tmp_path: Path) -> None
     assert "Right" not in card
     assert "| A \\| B Ministry | 12,345 |" in card
     assert "| fr | 3.10 | 1.75 | 1.12 |" in card
+    assert "not applied in these measures: repetition_penalty." in card
     assert "| held-out documents | 1,200 | 1,000 | 125 | 12.5% |" in card
     assert "| of the training | 5,000 | 200 | 3 | 1.5% | 0.5 to 4.3% |" in card
     assert "| held out | 0 | 0 | 0 | | |" in card

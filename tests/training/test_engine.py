@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sovereign.layout import model_state_bytes
+from sovereign.memory import model_state_bytes
 from sovereign.plan import Plan, plan
 from sovereign.profile import Profile
 from tests.training.conftest import PROFILE

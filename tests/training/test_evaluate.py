@@ -24,6 +24,7 @@ from training.evaluate import evaluate
 from training.measures import choose_questions
 from training.registry import open_client
 
+BASE_TOKENS = b'{"end_of_text": 0, "turn_ends": [], "padding": 0, "begin": null, "pieces": {}}'
 TASK_FILES = ("en.jsonl", "en.yaml", "fr.jsonl", "fr.yaml")
 
 
@@ -193,7 +194,7 @@ def test_a_fork_is_compared_with_its_base(lake: Path, tmp_path: Path, monkeypatc
     folder, store = lake / "models/tiny/train/model", open_store(f"file://{shutil.copytree(lake, tmp_path / 'lake')}")
     known = read_base(folder)
     store_base(store, folder, known.digest)
-    store.put_bytes("models/tiny/tokens/base_tokens.json", b'{"end_of_text": 0, "pieces": {}}')
+    store.put_bytes("models/tiny/tokens/base_tokens.json", BASE_TOKENS)
     metrics = Receipt.from_bytes(store.get_bytes("models/tiny/tokens/receipt.json")).metrics
     write_receipt(store, tmp_path / "lake", "tokenize", "models/tiny/tokens/", metrics)
     profile = make_profile(base={"model": str(folder), "known": known.model_dump()})

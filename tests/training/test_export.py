@@ -1,4 +1,4 @@
-"""Exports read back, and computed by llama.cpp where it is built (`sovereign tools llama`; a drill builds it)."""
+"""Exports read back, and computed by llama.cpp."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from tests.training.exported import (
     change_json,
     change_weights,
     make_folder,
-    needs_llama,
     run,
 )
 from training.export import FORMATS, folder_digest
@@ -191,10 +190,9 @@ def test_beyond_the_tolerance_is_refused(kind: str, value: float) -> None:
         check(Comparison(10, limit.divergence, limit.error * value, 1.0, 1.0), kind)
 
 
-@needs_llama
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kind", ["gguf-f16", "gguf-q8_0"])
-def test_llama_cpp_computes_the_same(folder: Path, tmp_path: Path, llama_cpp: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["gguf-f32", "gguf-f16", "gguf-q8_0"])
+def test_llama_cpp_computes_the_same(folder: Path, tmp_path: Path, kind: str) -> None:
     found = run(folder, tmp_path / "model.gguf", kind).comparison
     assert found is not None
     print(kind, found)
@@ -202,10 +200,9 @@ def test_llama_cpp_computes_the_same(folder: Path, tmp_path: Path, llama_cpp: Pa
     assert found.divergence <= TOLERANCES[kind].divergence
 
 
-@needs_llama
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("tied", [True, False])
-def test_q4_k_is_quantised_and_compared(tmp_path: Path, llama_cpp: Path, tied: bool) -> None:
+def test_q4_k_is_quantised_and_compared(tmp_path: Path, tied: bool) -> None:
     make_folder(tmp_path / "model", tied=tied, width=256)
     result = run(tmp_path / "model", tmp_path / "q4.gguf", "gguf-q4_k")
     assert result.comparison is not None
@@ -214,7 +211,6 @@ def test_q4_k_is_quantised_and_compared(tmp_path: Path, llama_cpp: Path, tied: b
     assert result.num_bytes < 0.45 * run(tmp_path / "model", tmp_path / "f16.gguf").num_bytes
 
 
-@needs_llama
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -224,23 +220,20 @@ def test_q4_k_is_quantised_and_compared(tmp_path: Path, llama_cpp: Path, tied: b
         (lambda folder: change_weights(folder, model__norm__weight=torch.ones(64)), "something else"),
     ],
 )
-def test_a_file_of_another_model_is_found_out(
-    tmp_path: Path, llama_cpp: Path, change: Callable[[Path], Any], message: str
-) -> None:
+def test_a_file_of_another_model_is_found_out(tmp_path: Path, change: Callable[[Path], Any], message: str) -> None:
     make_folder(tmp_path / "model", tied=True)
     file = run(tmp_path / "model", tmp_path / "model.gguf").path
     change(tmp_path / "model")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "model")
-    found = Reference(tmp_path / "model", tokenizer, llama_cpp).compare(file)
+    found = Reference(tmp_path / "model", tokenizer).compare(file)
     print(found)
     with pytest.raises(TrainingError, match=message):
         check(found, "gguf-q8_0")
 
 
-@needs_llama
 @pytest.mark.timeout(3600)
-def test_llama_cpp_that_refuses_a_file_ends_nothing_but_itself(folder: Path, tmp_path: Path, llama_cpp: Path) -> None:
+def test_llama_cpp_that_refuses_a_file_ends_nothing_but_itself(folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(run(folder, tmp_path / "model.gguf").path.read_bytes()[:50_000])
-    with pytest.raises(TrainingError, match="refused to evaluate"):
-        Reference(folder, PreTrainedTokenizerFast.from_pretrained(folder), llama_cpp).compare(broken)
+    with pytest.raises(TrainingError, match=r"llama\.cpp refused"):
+        Reference(folder, PreTrainedTokenizerFast.from_pretrained(folder)).compare(broken)

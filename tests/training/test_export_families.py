@@ -22,7 +22,6 @@ from tests.training.exported import (
     change_weights,
     make_cut_tokenizer,
     make_folder,
-    needs_llama,
     run,
 )
 from training.base_tokenizer import load_tokenizer
@@ -50,7 +49,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_is_written_and_computed(family: str, tmp_path: Path) -> None:
-    """What llama.cpp computes is compared where it is built, as every export is."""
+    """What llama.cpp computes is compared, as in every export."""
     model = make_folder(tmp_path / "model", **FAMILIES[family])
     result = run(tmp_path / "model", tmp_path / "model.gguf")
     reader = GGUFReader(result.path)
@@ -94,7 +93,7 @@ def test_factors_of_frequencies_are_those_of_transformers(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("pre", ["llama-bpe", "smaug-bpe", "gpt-2", "smollm"])
 def test_a_tokenizer_is_written_and_cuts_the_same(pre: str, tmp_path: Path) -> None:
-    """Where llama.cpp is built, the comparison of the export cuts the probes, of which every piece is a token."""
+    """The comparison of the export cuts the probes, of which every piece is a token."""
     tokenizer = make_cut_tokenizer(pre)
     size = tokenizer.get_vocab_size()
     make_folder(tmp_path / "model", kind="llama", tied=True, tokenizer=tokenizer, vocab_size=size)
@@ -133,7 +132,6 @@ def windowed(folder: Path) -> None:
     change_config(folder, sliding_window=16)
 
 
-@needs_llama
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("family", "change"),
@@ -144,20 +142,17 @@ def windowed(folder: Path) -> None:
         ("mistral-tied", windowed),
     ],
 )
-def test_what_a_wrong_map_would_give_is_found_out(
-    family: str, change: Callable[[Path], None], tmp_path: Path, llama_cpp: Path
-) -> None:
+def test_what_a_wrong_map_would_give_is_found_out(family: str, change: Callable[[Path], None], tmp_path: Path) -> None:
     make_folder(tmp_path / "model", **FAMILIES[family])
     file = run(tmp_path / "model", tmp_path / "model.gguf").path
     change(tmp_path / "model")
-    found = Reference(tmp_path / "model", PreTrainedTokenizerFast.from_pretrained(tmp_path / "model"), llama_cpp)
+    found = Reference(tmp_path / "model", PreTrainedTokenizerFast.from_pretrained(tmp_path / "model"))
     with pytest.raises(TrainingError, match="something else"):
         check(found.compare(file), "gguf-f16")
 
 
-@needs_llama
 @pytest.mark.timeout(3600)
-def test_another_token_before_a_text_is_found_out(tmp_path: Path, llama_cpp: Path) -> None:
+def test_another_token_before_a_text_is_found_out(tmp_path: Path) -> None:
     tokenizer = make_cut_tokenizer("llama-bpe")
     size = tokenizer.get_vocab_size()
     make_folder(tmp_path / "model", kind="llama", tied=True, tokenizer=tokenizer, vocab_size=size)
@@ -165,7 +160,7 @@ def test_another_token_before_a_text_is_found_out(tmp_path: Path, llama_cpp: Pat
     wrapped = PreTrainedTokenizerFast.from_pretrained(tmp_path / "model")
     wrapped.backend_tokenizer.post_processor = make_cut_tokenizer("gpt-2").post_processor
     with pytest.raises(TrainingError, match=r"(?s)other tokens before a text.*got: \[1\].*expected: \[\]"):
-        Reference(tmp_path / "model", wrapped, llama_cpp).compare(file)
+        Reference(tmp_path / "model", wrapped).compare(file)
 
 
 def test_a_window_is_refused(tmp_path: Path) -> None:

@@ -14,15 +14,12 @@ from training.gate import why_not_champion
 from training.register import register
 
 MEASURED: dict[str, Any] = {
+    "languages": ["en", "fr"],
     "questions": {
-        "by_language": {
-            "en": {"heldout": {"accuracy": 0.95}},
-            "fr": {"heldout": {"accuracy": 0.85}},
-            "ar": {"trained": {}},
-        }
+        "by_language": {"en": {"heldout": {"accuracy": 0.95}}, "fr": {"heldout": {"accuracy": 0.85}}},
     },
-    "bits_per_byte": {"by_language": {"en": {"model": 1.1}, "fr": {"model": 1.25}, "ar": {"model": 2.0}}},
-    "contamination": {"overall": {"share": 0.125}},
+    "bits_per_byte": {"by_language": {"en": {"model": 1.1}, "fr": {"model": 1.25}}},
+    "contamination": {"overall": {"share": 0.125}, "by_language": {"en": {"share": 0.1}, "fr": {"share": 0.2}}},
     "memorisation": {"trained": {"rate": 0.03}},
 }
 NOTHING: dict[str, Any] = {
@@ -48,14 +45,68 @@ NOTHING: dict[str, Any] = {
         ({"max_contamination": 0.1}, "contamination is 12.5%, at most 10.0% is allowed"),
         ({"max_memorisation": 0.01}, "memorisation is 3.0%, at most 1.0% is allowed"),
         (
-            {"min_accuracy": {"en": 1.0}, "max_bits_per_byte": 1.5, "max_memorisation": 0.0},
+            {"min_accuracy": 1.0, "max_bits_per_byte": 1.2, "max_memorisation": 0.0},
             "accuracy of en is 95.0%, at least 100.0% is asked for; "
-            "bits per byte of ar are 2.0000, at most 1.5 are allowed; memorisation is 3.0%, at most 0.0% is allowed",
+            "accuracy of fr is 85.0%, at least 100.0% is asked for; "
+            "bits per byte of fr are 1.2500, at most 1.2 are allowed; memorisation is 3.0%, at most 0.0% is allowed",
         ),
     ],
 )
 def test_limits(limits: dict[str, Any], reason: str | None) -> None:
     assert why_not_champion(MEASURED, make_profile(**limits).evaluation) == reason
+
+
+UNMEASURED: dict[str, Any] = {
+    "no document held out": {"bits_per_byte": {"by_language": {"en": {"model": 1.1}}}},
+    "no question": {"questions": {"by_language": {"en": {"heldout": {"accuracy": 1.0}}, "fr": {"trained": {}}}}},
+    "short items only": {
+        "contamination": {"overall": {"share": 0.0}, "by_language": {"en": {"share": 0.0}, "fr": {"share": None}}}
+    },
+    "no item": {"contamination": {"overall": {"share": 0.0}, "by_language": {"en": {"share": 0.0}, "und": {}}}},
+}
+
+
+@pytest.mark.parametrize("case", UNMEASURED)
+def test_t14_one_limit_covers_every_language_of_the_corpus(case: str) -> None:
+    limits: dict[str, Any] = {
+        "min_accuracy": 0.5,
+        "max_bits_per_byte": 9,
+        "max_contamination": 1,
+        "max_memorisation": 1,
+    }
+    assert why_not_champion(MEASURED, make_profile(**limits).evaluation) is None
+    reason = why_not_champion(MEASURED | UNMEASURED[case], make_profile(**limits).evaluation)
+    assert reason is not None and reason.count("of fr w") == 1 and "not measured" in reason
+    named = make_profile(min_accuracy={"en": 0.5}, max_bits_per_byte={"en": 9}).evaluation
+    assert why_not_champion(MEASURED | UNMEASURED[case], named) is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "changed", "reason"),
+    [
+        (
+            {"min_accuracy": 0.8},
+            {"questions": {"by_language": {name: {"heldout": {"accuracy": 0.7999}} for name in ("en", "fr")}}},
+            "accuracy of en is 79.99%, at least 80.00% is asked for",
+        ),
+        (
+            {"max_bits_per_byte": {"en": 1.10001}},
+            {"bits_per_byte": {"by_language": {"en": {"model": 1.10002}}}},
+            "bits per byte of en are 1.10002, at most 1.10001 are allowed",
+        ),
+        (
+            {"max_bits_per_byte": {"en": 1.2345678}},
+            {"bits_per_byte": {"by_language": {"en": {"model": 1.2345679}}}},
+            "bits per byte of en are 1.2345679, at most 1.2345678 are allowed",
+        ),
+        ({"max_contamination": 0.12499}, {}, "contamination is 12.500%, at most 12.499% is allowed"),
+    ],
+)
+def test_t21_a_refusal_shows_which_number_is_larger(
+    limits: dict[str, Any], changed: dict[str, Any], reason: str
+) -> None:
+    found = why_not_champion(MEASURED | changed, make_profile(**limits).evaluation)
+    assert found is not None and found.split("; ")[0] == reason
 
 
 def test_what_was_not_measured_is_refused() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from sovereign.cli.app import app
@@ -457,3 +458,22 @@ def test_the_public_summary_tells_of_the_languages_that_phases_take(tmp_path: Pa
     french = [length for language, length in taken.values() if language == "fr"]
     assert (overall["documents"], overall["tokens"]) == (len(french), sum(french))
     assert [one["language"] for one in overall["languages"]] == ["fr"] and len(french) < len(taken)
+
+
+@pytest.mark.parametrize("approval", ["none", "required"])
+@pytest.mark.parametrize("weight", [1e-7, 0])
+def test_l15_what_the_mix_takes_nothing_of_does_not_teach_the_tokenizer(
+    weight: float, approval: str, tmp_path: Path
+) -> None:
+    weights = {"laws": 1, "radio": 1, "press": 1, "games": weight}
+    vocabularies = []
+    for name, games in (("with", 1), ("without", weight)):
+        mix = {"sources": weights | {"games": games}}
+        site = make_site(tmp_path / name, mix=mix, governance={"mix_approval": approval})
+        if approval == "required":
+            command(site, "approve", "--by", "A. Person")
+        run(site, "tokenize")
+        tokenizer = json.loads((site.data_dir / "models/tiny/tokens/tokenizer.json").read_text())
+        vocabularies.append({token.strip("Ġ") for token in tokenizer["model"]["vocab"]})
+        assert Tokenizer.from_file(str(site.data_dir / "models/tiny/tokens/tokenizer.json")).get_vocab_size() == 512
+    assert "quiz" in " ".join(vocabularies[0]) and SECRET[:4] not in " ".join(vocabularies[1])

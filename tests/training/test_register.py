@@ -20,7 +20,7 @@ import pytest
 
 from sovereign.base import fetch_base, read_base
 from sovereign.cli.base import name_base, settle_base
-from sovereign.errors import StageError, TrainingError
+from sovereign.errors import StageError, StoreError, TrainingError
 from sovereign.files import sha256_file
 from sovereign.serving.fetch import fetch_model
 from sovereign.site import init_site
@@ -38,6 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def evaluation(**accuracy: float) -> dict[str, Any]:
     return {
         "questions": {"by_language": {name: {"heldout": {"accuracy": share}} for name, share in accuracy.items()}},
+        "languages": sorted(accuracy),
         "bits_per_byte": {"by_language": {}},
         "contamination": {"overall": {"share": None}},
         "memorisation": {"trained": {"rate": None}},
@@ -113,8 +114,26 @@ def test_champion_is_what_serving_fetches(lake: Path, tmp_path: Path) -> None:
     assert (found.version, found.digest, found.files) == (1, registration["digest"], registration["files"])
     # The next training writes over its own output, not over the champion.
     (lake / "models/tiny/train/model/model.safetensors").write_bytes(b"another")
-    snapshot = fetch_model(store, found.store_prefix, found.digest, tmp_path / "hf", "sovereign/tiny")
+    snapshot = fetch_model(store, found.store_prefix, found.digest, tmp_path / "hf")
     assert sha256_file(snapshot / "model.safetensors") in found.files.values()
+
+
+def test_what_llama_cpp_serves_is_stored_beside_the_model(lake: Path, tmp_path: Path) -> None:
+    registration, store = run(lake)
+    found = champion(tracking_uri(lake), "tiny")
+    assert found.gguf_digest == registration["gguf_digest"]
+    prefix = f"models/tiny/register/{found.digest}.served/"
+    assert found.gguf_digest is not None
+    folder = fetch_model(store, prefix, found.gguf_digest, tmp_path / "hf")
+    assert {path.name for path in folder.iterdir()} >= {"model.gguf", "config.json", "tokenizer.json"}
+    assert not list(folder.glob("*.safetensors"))
+    # A byte of it changed: it is not served.
+    path = lake / prefix / "model.gguf"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(StoreError, match="not the registered model"):
+        fetch_model(store, prefix, found.gguf_digest, tmp_path / "hf2")
+    shutil.rmtree(lake / "work")
+    assert run(lake)[0]["gguf_digest"] == found.gguf_digest  # the same bytes again
 
 
 def test_below_the_gate_it_is_a_candidate_only(lake: Path) -> None:

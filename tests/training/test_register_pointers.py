@@ -32,7 +32,9 @@ from training.registry import Champion, champion, open_client
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own code and that of its libraries
 
-ACCEPTED, REFUSED = make_profile(), make_profile(min_accuracy=0.9)
+# Without a GGUF file, which takes seconds to make; its folder is stored as the model's is.
+ACCEPTED = make_profile(engine="transformers")
+REFUSED = make_profile(engine="transformers", min_accuracy=0.9)
 
 
 class EndingStore(FolderStore):
@@ -117,7 +119,7 @@ def is_served(root: Path) -> Champion:
     """The champion, after its files were fetched as a serving pod does."""
     found = champion(tracking_uri(root), "tiny")
     into = root / "hub"
-    snapshot = fetch_model(FolderStore(root), found.store_prefix, found.digest, into, "sovereign/tiny")
+    snapshot = fetch_model(FolderStore(root), found.store_prefix, found.digest, into)
     assert sha256_file(snapshot / "model.safetensors") in found.files.values()
     shutil.rmtree(into)
     return found
@@ -152,7 +154,7 @@ def test_sec1_an_accepted_model_leaves_the_files_of_the_champion_before(lake: Ca
     receipt = run_register(FolderStore(root))
     assert is_served(root).digest == receipt.metrics["digest"]
     # Pods that were deployed with the earlier digest can start again.
-    fetch_model(FolderStore(root), before.store_prefix, before.digest, root / "hub", "sovereign/tiny")
+    fetch_model(FolderStore(root), before.store_prefix, before.digest, root / "hub")
     # A person can roll back, and the next run of the unchanged stage does not undo that.
     open_client(tracking_uri(root)).set_registered_model_alias("tiny", "champion", "1")
     run_register(FolderStore(root))
@@ -174,7 +176,7 @@ def test_sec1_killed_at_any_change_of_the_store(lake: Callable[[str], Path], pro
             is_served(root)  # whichever it is, it can be served
             for version in open_client(tracking_uri(root)).search_model_versions("name = 'tiny'"):
                 prefix, digest = version.tags["store_prefix"], version.tags["digest"]
-                fetch_model(FolderStore(root), prefix, digest, root / "hub", "sovereign/tiny")
+                fetch_model(FolderStore(root), prefix, digest, root / "hub")
             receipt = run_register(FolderStore(root), profile)  # the same command
         assert is_served(root).digest == (before.digest if profile is REFUSED else receipt.metrics["digest"])
         client = open_client(tracking_uri(root))
@@ -208,6 +210,8 @@ def test_sec1_prune_deletes_what_nothing_names(lake: Callable[[str], Path]) -> N
     assert find_unnamed(store, uri, "tiny", ()) == []  # a version names A
     open_client(uri).delete_model_version("tiny", "1")
     store.put_bytes("models/tiny/register/" + "0" * 64 + "/config.json", b"{}")  # of a run that was killed
+    for digest_of_served in ("0" * 64, before.digest, digest):  # what llama.cpp loads is kept and goes with its model
+        store.put_bytes(f"models/tiny/register/{digest_of_served}.served/model.gguf", b"GGUF")
     assert [one.digest for one in find_unnamed(store, uri, "tiny", {before.digest})] == ["0" * 64]  # A is served
     found = find_unnamed(store, uri, "tiny", ())
     assert sorted(one.digest for one in found) == sorted([before.digest, "0" * 64])
@@ -216,6 +220,8 @@ def test_sec1_prune_deletes_what_nothing_names(lake: Callable[[str], Path]) -> N
     assert find_unnamed(store, uri, "tiny", ()) == []
     assert is_served(root).digest == digest
     assert not list(store.list(before.store_prefix))
+    served = {key for key in store.list("models/tiny/register/") if key.endswith(".gguf")}
+    assert served == {f"models/tiny/register/{digest}.served/model.gguf"}
 
 
 def test_sec1_prune_keeps_what_register_is_storing(lake: Callable[[str], Path]) -> None:

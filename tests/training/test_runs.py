@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lxml.html import document_fromstring  # type: ignore[import-untyped]
+from lxml.html import document_fromstring
 from typer.testing import CliRunner
 
 from sovereign.cli.app import app

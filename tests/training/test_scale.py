@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sovereign.goodput import CheckpointTimes, goodput, time_between_interruptions_s
-from sovereign.layout import model_state_bytes
+from sovereign.memory import model_state_bytes
 from training.scale import deepspeed_state_bytes, draw, interval_s, shipped_plans, simulate, tables, times_of
 
 PLANS = {one.profile: one for one in shipped_plans()}

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from tests.training.tiny import make_knowing_model, make_model, make_question
 from training import scoring
@@ -83,3 +84,43 @@ def test_a_model_that_knows_answers_and_compresses(tmp_path: Path) -> None:
     untrained = scoring.model_bits(make_model(len(tokenizer)), ids, 0, 64)
     assert untrained == pytest.approx(scoring.uniform_bits(ids, len(tokenizer)), rel=0.1)
     assert scoring.model_bits(model, ids, 0, 64) < 0.2 * untrained
+
+
+BIASED: list[dict[str, object]] = [
+    {"repetition_penalty": 1.8},
+    {"no_repeat_ngram_size": 1},
+    {"min_new_tokens": 6},
+    {"min_length": 20},
+    {"suppress_tokens": list(range(40, 60))},
+    {"begin_suppress_tokens": list(range(1, 40))},
+    {"bad_words_ids": [[number] for number in range(10, 40)]},
+    {"forced_bos_token_id": 7},
+    {"forced_eos_token_id": 9},
+    {"do_sample": True, "temperature": 5.0, "top_k": 50},
+    {"num_beams": 3},
+    {"eos_token_id": list(range(1, 30))},
+    {"sequence_bias": {(5,): 50.0}},
+    {"encoder_repetition_penalty": 3.0},
+    {"renormalize_logits": True, "exponential_decay_length_penalty": (1, 9.0)},
+    {"max_time": 0.0},
+    {"stop_strings": ["a"]},
+]
+
+
+@pytest.mark.parametrize("settings", BIASED, ids=lambda settings: next(iter(settings)))
+def test_t4_greedy_is_the_most_likely_token_whatever_the_base_says(settings: dict[str, object]) -> None:
+    model = make_model(64)
+    torch.nn.init.normal_(model.model.embed_tokens.weight, generator=torch.Generator().manual_seed(3))
+    prompts = torch.randint(1, 64, (4, 5), generator=torch.Generator().manual_seed(4))
+    expected = prompts
+    for _ in range(8):
+        with torch.no_grad():
+            logits = model(input_ids=expected).logits[:, -1]
+        expected = torch.cat([expected, logits.argmax(-1, keepdim=True)], dim=1)
+    model.generation_config = own = GenerationConfig(**settings)
+    assert torch.equal(scoring.continue_greedily(model, prompts, 8, end=63), expected[:, 5:])
+    assert model.generation_config is own
+    said = scoring.ignored_settings(model)
+    assert said == {
+        name: value for name, value in own.to_diff_dict().items() if name in settings and name != "eos_token_id"
+    }

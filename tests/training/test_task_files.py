@@ -51,7 +51,7 @@ def test_what_is_known_and_what_cannot_be_read(folder: Path) -> None:
         check_names(folder, ["plain", "foo"])
     assert (caught.value.got, caught.value.expected) == ("foo", ", ".join(sorted(NAMES)))
     hint = str(caught.value.hint)
-    assert "\n    broken.yaml: ScannerError: mapping values are not allowed here" in hint
+    assert "\n    broken.yaml: YamlError: line 2: mapping values are not allowed in this context" in hint
     unread = {line.strip().partition(":")[0] for line in hint.splitlines()[1:]}
     assert unread == {f"{name}.yaml" for name in ("broken", "cycle", "latin", "list", "lost", "other_tag")}
 
@@ -85,7 +85,7 @@ def test_questions_are_those_of_the_corpus(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("evaluation", "message"),
     [
-        ({"tasks": ["foo"], "task_folder": "site"}, r"(?s)got: foo.*broken\.yaml: ScannerError"),
+        ({"tasks": ["foo"], "task_folder": "site"}, r"(?s)got: foo.*broken\.yaml: YamlError: line 2"),
         ({"task_folder": "nowhere"}, "the folder of evaluation tasks is not there"),
     ],
 )

@@ -79,6 +79,20 @@ def test_speed_step_times_and_waiting() -> None:
     assert watch.numbers()["data_wait_s"] < 0.01, "a number must count from the last one"
 
 
+def test_t21_a_machine_that_stood_still_between_steps_shows_in_the_longest_step() -> None:
+    now = [0.0]
+    watch = make_watch(clock=lambda: now[0])
+    for pause_s in (0.0, 0.0, 60.0, 0.0):
+        now[0] += pause_s  # after a step, while something is recorded or saved
+        with watch.waiting_for_data():
+            now[0] += 0.1
+        now[0] += 0.4
+        watch.step_ends()
+    values = watch.numbers()
+    assert values["step_max_s"] == pytest.approx(60.5)
+    assert values["step_p50_s"] == values["step_p95_s"] == pytest.approx(0.5)
+
+
 def test_what_cannot_be_measured_is_absent() -> None:
     watch = make_watch()
     steps(watch, [0.0])

@@ -19,7 +19,7 @@ from sovereign.profile import load_profile
 from sovereign.receipts import Receipt
 from tests.training.conftest import Start, events
 from training.forked import run_rank
-from training.watch_spikes import WINDOW_STEPS, SpikeGuard
+from training.watch_spikes import WINDOW_STEPS, Divergence, SpikeGuard
 
 TIMEOUT_S = 240
 COMMITTED = "models/tiny/train/checkpoints/*/step-00000004/COMMIT"
@@ -71,6 +71,37 @@ def test_a_guard_from_a_checkpoint_decides_alike() -> None:
         loss, norm = numbers.gauss(2, 0.4), numbers.gauss(1, 0.4)
         assert guard.admits(loss, norm) == other.admits(loss, norm)
     assert guard.state() == other.state()
+
+
+def test_t20_a_loss_far_above_the_first_is_said_once_and_at_the_end() -> None:
+    """The run that was reported: learning rate 0.99, loss 6.9, 670, 134."""
+    guard = Divergence()
+    said = [guard.add(step, loss) for step, loss in enumerate([6.9, 6.8, 670.0, 400.0, 134.0], start=1)]
+    assert [text is not None for text in said] == [False, False, True, False, False]
+    assert said[2] is not None and "670" in said[2] and "step 3" in said[2] and "learning_rate" in said[2]
+    verdict = guard.verdict()
+    assert verdict is not None and verdict.startswith("training diverged") and "6.9" in verdict
+
+
+@pytest.mark.parametrize(
+    ("losses", "word"),
+    [
+        ([6.9, 6.0, 5.0, 4.0], None),
+        ([6.9, 7.6, 5.0, 4.0], None),  # a batch above the first is ordinary
+        ([0.2, 0.5, 0.3, 0.1], None),  # so it is where a base has little left to learn
+        ([6.9, 40.0, 5.0, 4.0, 4.0, 4.0], "on its way"),
+        ([6.9, 6.95, 6.93, 6.94], "diverged"),
+        ([6.9], None),
+    ],
+)
+def test_t20_verdict_of_a_run(losses: list[float], word: str | None) -> None:
+    guard = Divergence()
+    for step, loss in enumerate(losses, start=1):
+        guard.add(step, loss)
+    verdict = guard.verdict()
+    assert verdict is None if word is None else verdict is not None and word in verdict
+    resumed = Divergence(losses)
+    assert resumed.verdict() == verdict
 
 
 def _train_with_refusal(profile: Path, folder: Path, stage: int, rank: int, world_size: int, port: str) -> None:

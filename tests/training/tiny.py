@@ -13,7 +13,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from sovereign.lake.demonstration import CHAT_TEMPLATE, Question, question_prompt
-from sovereign.serving import RESPONSE_TEMPLATE
 
 END = "<|endoftext|>"
 torch.set_num_threads(1)  # threads that wait for each other make tiny matrices slow on a busy machine
@@ -50,7 +49,6 @@ def make_tokenizer(texts: Sequence[str], vocab_size: int = 280) -> PreTrainedTok
     tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END)
     fast.chat_template = CHAT_TEMPLATE
-    fast.response_template = RESPONSE_TEMPLATE
     return fast
 
 

@@ -337,3 +337,27 @@ def test_no_card_without_the_manifest_of_these_files(tmp_path: Path) -> None:
     train.write_bytes(train.read_bytes()[:-1] + b"x")
     with pytest.raises(StoreError, match="is not what its receipt says"):
         made.facts()
+
+
+def test_l17_terms_of_a_licence_of_ones_own_are_published(tmp_path: Path) -> None:
+    """Where SPDX has nothing to look up; those that no text is under stay in the profile."""
+    terms = [
+        {"id": "LicenseRef-Archive", "text": "Free | for research.", "url": "https://archive.example.org/terms"},
+        {"id": "LicenseRef-Unused", "text": "Nothing is under these."},
+    ]
+    sources = [
+        {"name": name, "path": str(tmp_path / "lake" / name), "owner": "Archive", "language": "en", "licence": licence}
+        for name, licence in (("gazette", "CC-BY-4.0"), ("letters", "CC-BY-4.0 AND LicenseRef-Archive"))
+    ]
+    made = Published(tmp_path / "lake", rights={"licences": terms}, sources=sources)
+    (entry,) = made.facts().manifest["sovereign:customTerms"]
+    assert entry == {
+        "sovereign:licence": "LicenseRef-Archive",
+        "sovereign:text": "Free | for research.",
+        "sovereign:address": "https://archive.example.org/terms",
+    }
+    _, card = write(made, tmp_path / "card")
+    rows = [row for table in tables(card) for row in table if "LicenseRef" in row[0] and "AND" not in row[0]]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["LicenseRef-Archive", "Free \\| for research.", escape_markdown("https://archive.example.org/terms")]
+    ]

@@ -145,7 +145,10 @@ class Process:
         return {
             path.relative_to(self.root).as_posix(): sha256_file(path)
             for path in self.root.rglob("*")
-            if path.is_file() and path.name != "receipt.json" and "sovereign-part" not in path.name
+            if path.is_file()
+            and path.name != "receipt.json"
+            and "sovereign-part" not in path.name
+            and path.suffix != ".lock"  # of a running process
         }
 
     @property

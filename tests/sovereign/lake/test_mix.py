@@ -151,6 +151,20 @@ def test_weights_of_sources_and_the_rest() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "named", [{"sources": {"radio": 1.0, "archive": 0}}, {"domains": {"fr": {"law": 1, "gone": 0}}}]
+)
+def test_l15_weight_0_of_what_is_not_there_is_harmless(named: dict[str, Any]) -> None:
+    counted = documents([10] * 600)
+    mix = decide(request(100, **named), counted)
+    assert sum(portion.target_tokens or 0 for portion in mix.groups) == 100
+
+
+def test_l15_what_is_not_taken_by_rounding_is_known() -> None:
+    mix = decide(request(100, sources={"radio": 1.0, "gazette": 1e-6, "decrees": 0}), documents([10] * 600))
+    assert {group.source for group in mix.untaken} == {"gazette"}
+
+
 def test_the_natural_mix_takes_every_document_once_and_the_run_goes_over_it() -> None:
     counted = documents([10] * 600)
     mix = decide(request(15_000), counted)

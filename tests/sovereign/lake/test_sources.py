@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -141,20 +142,58 @@ def test_damaged_parquet_gives_what_could_be_read(tmp_path: Path) -> None:
     assert report.skipped
 
 
-def test_links_loops_and_pipes(tmp_path: Path) -> None:
+def test_sec12_links_lead_nowhere_out_of_a_source(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
-    (outside / "linked.txt").write_text("through a link to a file")
+    (outside / "secret.txt").write_text("a key of somebody else")
     folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "a.txt").symlink_to(outside / "linked.txt")
+    (folder / "deep").mkdir(parents=True)
+    (folder / "real.txt").write_text("in the source")
+    (folder / "a.txt").symlink_to(outside / "secret.txt")
+    (folder / "b.txt").symlink_to("../outside/secret.txt")
+    (folder / "c.txt").symlink_to("d.txt")
+    (folder / "d.txt").symlink_to("/proc/self/environ")
+    (folder / "deep" / "up.txt").symlink_to("../real.txt")
+    (folder / "deep" / "way.txt").symlink_to("../../folder/real.txt")
+    (folder / "door").symlink_to(outside)
+    (folder / "through.txt").symlink_to("door/secret.txt")
+    (folder / "fd.txt").symlink_to("/proc/self/fd/0")
+    (folder / "null.txt").symlink_to("/dev/null")
     (folder / "loop").symlink_to(folder)
     (folder / "self.txt").symlink_to("self.txt")
     (folder / "gone.txt").symlink_to("nowhere")
     os.mkfifo(folder / "pipe.txt")
-    documents, report = read(folder)
-    assert [document.text for document in documents] == ["through a link to a file"]
-    assert report.skipped == {"link to a folder": 1, "not a file": 3}
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "socket.txt"))
+        documents, report = read(folder)
+        assert digest(folder)
+    assert {document.text for document in documents} == {"in the source"} and len(documents) == 3
+    assert report.skipped == {"link to a folder": 2, "link out of the source": 7, "not a file": 4}
+
+
+def test_sec12_a_folder_that_becomes_a_link_is_not_followed(tmp_path: Path) -> None:
+    """Between the listing and the reading somebody swaps a folder for a link."""
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    (folder / "sub").mkdir(parents=True)
+    outside.mkdir()
+    for each in (folder / "sub", outside):
+        (each / "a.txt").write_text(each.name)
+    (piece,) = pieces_of(folder)
+    (folder / "sub").rename(tmp_path / "away")
+    (folder / "sub").symlink_to(outside)
+    report = Report()
+    assert list(read_piece(source(folder), piece, report)) == []
+    assert report.skipped == {"link out of the source": 1}
+
+
+def test_sec12_the_profile_may_name_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.txt").write_text("text")
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "link.txt").symlink_to("real/a.txt")
+    for path in (tmp_path / "link", tmp_path / "link.txt"):
+        documents, _ = read(path)
+        assert [document.text for document in documents] == ["text"]
 
 
 def test_names_that_are_not_unicode(tmp_path: Path) -> None:

@@ -257,6 +257,22 @@ def test_sources_say_their_legal_basis_and_what_was_left_out_is_counted(tmp_path
     assert "write to the clerk" in page and "clerk@example.org" not in page
 
 
+def test_l17_crawlers_that_nobody_stated_are_not_stated(made: Published) -> None:
+    gazette = {"name": "gazette", "category": "public-dataset", "link": "https://example.org/"}
+    crawled = summarise(made, stated(made, gazette, {"name": "letters", "category": "crawled"}))
+    assert content(crawled)["sections"]["2.3"]["crawlers"] is None
+    assert _answer(crawled, "Crawlers") == NOT_STATED
+    unused = summarise(made, stated(made, gazette, {"name": "letters", "category": "other", "description": "Mail."}))
+    assert unused.sections.crawled.is_used is False and unused.sections.crawled.crawlers == []
+
+
+def _answer(summary: TrainingSummary, question: str) -> str:
+    """What the page says beside a question."""
+    row = re.search(rf">{question}</th>\s*<td[^>]*>(.*?)</td>", render_summary(summary), re.DOTALL)
+    assert row is not None
+    return re.sub(r"<[^>]+>", "", row[1]).strip()
+
+
 def test_crawlers_are_described_and_the_largest_tenth_of_domains_is_named(tmp_path: Path) -> None:
     made = Published(tmp_path / "lake")
     letters = [row for row in made.rows("train") if row["source"] == "letters"]

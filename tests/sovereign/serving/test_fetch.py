@@ -1,4 +1,4 @@
-"""Fetching a model by its digest into a hub cache."""
+"""Fetching a model by its digest."""
 
 from __future__ import annotations
 
@@ -26,15 +26,13 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def test_layout_of_the_hub_cache(store: Store, tmp_path: Path) -> None:
+def test_the_folder_is_named_by_its_digest(store: Store, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    snapshot = fetch_model(store, PREFIX, DIGEST, home, "sovereign/demo")
-    repository = home / "hub" / "models--sovereign--demo"
-    assert (repository / "refs" / "main").read_text() == DIGEST[:40]
-    assert snapshot == repository / "snapshots" / DIGEST[:40]
-    assert {name: (snapshot / name).read_bytes() for name in FILES} == FILES
-    assert [path.name for path in home.iterdir()] == ["hub"]
-    assert fetch_model(store, PREFIX, DIGEST, home, "sovereign/demo") == snapshot  # the pod was started again
+    folder = fetch_model(store, PREFIX, DIGEST, home)
+    assert folder == home / DIGEST
+    assert {name: (folder / name).read_bytes() for name in FILES} == FILES
+    assert list(home.iterdir()) == [folder]
+    assert fetch_model(store, PREFIX, DIGEST, home) == folder  # the pod was started again
 
 
 @pytest.mark.parametrize("change", ["changed", "added", "removed"])
@@ -46,13 +44,13 @@ def test_another_model_is_refused_and_nothing_is_left(store: Store, tmp_path: Pa
     else:
         store.delete(PREFIX + "config.json")
     with pytest.raises(StoreError, match="not the registered model"):
-        fetch_model(store, PREFIX, DIGEST, tmp_path / "home", "sovereign/demo")
+        fetch_model(store, PREFIX, DIGEST, tmp_path / "home")
     assert list((tmp_path / "home").iterdir()) == []
 
 
 def test_nothing_to_fetch(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no model under models/other/"):
-        fetch_model(store, "models/other/", DIGEST, tmp_path / "home", "sovereign/demo")
+        fetch_model(store, "models/other/", DIGEST, tmp_path / "home")
 
 
 def test_digest_depends_on_names_and_content_not_on_order() -> None:
@@ -64,10 +62,10 @@ def test_digest_depends_on_names_and_content_not_on_order() -> None:
 def test_command_line(store: Store, tmp_path: Path) -> None:
     home = tmp_path / "home"
     command = [sys.executable, "-m", "sovereign.serving", "fetch", "--store", store.url, "--prefix", PREFIX]
-    command += ["--into", str(home), "--name", "sovereign/demo", "--digest"]
+    command += ["--into", str(home), "--digest"]
     refused = subprocess.run([*command, "0" * 64], capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert DIGEST in refused.stderr
     assert "Traceback" not in refused.stderr
     subprocess.run([*command, DIGEST], check=True)
-    assert (home / "hub/models--sovereign--demo/refs/main").exists()
+    assert (home / DIGEST / "config.json").exists()

@@ -84,7 +84,7 @@ def test_the_route_of_a_link_that_went_is_not_in_use(monkeypatch: pytest.MonkeyP
     spec, ip = a_spec(), network.ip
     routes = [{"dst": spec.pod_cidr, "dev": "if129"}, {"dst": spec.service_cidr, "dev": "lo"}]
     monkeypatch.setattr(network, "ip", lambda *words: routes if "route" in words else ip(*words))
-    used = network.used_ranges(spec)
+    used = [each.network for each in network.used_ranges(spec)]
     assert ipaddress.IPv4Network(spec.service_cidr) in used
     assert ipaddress.IPv4Network(spec.pod_cidr) not in used
 
@@ -97,5 +97,73 @@ def test_range_in_use_is_refused_with_a_free_one() -> None:
     assert "pod_cidr of node demo" in message and "interface lo" in message
     free = re.search(r"a free range is (\S+)", message)
     assert free is not None
-    assert not any(ipaddress.IPv4Network(free[1]).overlaps(used) for used in network.used_ranges(spec))
+    assert not any(ipaddress.IPv4Network(free[1]).overlaps(used.network) for used in network.used_ranges(spec))
     replace(spec, pod_cidr=free[1])
+
+
+_RANGES = """
+import sys
+from tests.stacks.node.test_spec import a_spec
+from stacks.node import network
+from sovereign.errors import NodeError
+try:
+    network.check_free(a_spec(pod_cidr="10.244.0.0/24", service_cidr="10.96.0.0/20", link_cidr="10.88.0.0/30"))
+except NodeError as error:
+    print(error)
+"""
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("commands", "problem", "free"),
+    [
+        ("", None, None),
+        ("ip route add 10.0.0.0/8 dev vpn", None, None),
+        ("ip route add 0.0.0.0/1 dev vpn; ip route add 128.0.0.0/1 dev vpn", None, None),
+        ("ip route add 10.0.0.0/8 via 192.0.2.9; ip route add default via 192.0.2.9", None, None),
+        ("ip route add unreachable 10.0.0.0/8", None, None),
+        ("ip addr add 10.1.1.1/8 dev vpn", None, None),
+        ("ip route add 10.244.0.0/24 dev vpn", r"10\.244\.0\.0/24 overlaps 10\.244\.0\.0/24", "10.240.0.0/24"),
+        ("ip route add 10.244.0.128/25 dev vpn", r"pod_cidr .* overlaps 10\.244\.0\.128/25", "10.240.0.0/24"),
+        ("ip addr add 10.96.3.3/32 dev vpn", r"service_cidr .* overlaps 10\.96\.3\.3/32", "10.240.128.0/20"),
+        ("ip addr add 10.244.0.1/16 dev vpn", r"overlaps 10\.244\.0\.0/16 \(interface vpn\)", "10.240.0.0/24"),
+        ("ip route add 10.0.0.0/8 dev vpn table 7", r"pod_cidr .* overlaps 10\.0\.0\.0/8", "172.16.0.0/24"),
+        (
+            "ip route add 10.0.0.0/8 dev vpn table 7; ip route add 172.16.0.0/12 dev vpn table 7",
+            r"pod_cidr .* overlaps",
+            "100.64.0.0/24",
+        ),
+        (
+            "ip route add 10.0.0.0/8 dev vpn table 7; ip route add 172.16.0.0/12 dev vpn table 7; "
+            "ip route add 100.64.0.0/10 dev vpn table 7",
+            "no private range is left",
+            None,
+        ),
+        (
+            "ip route add 10.244.0.0/24 dev vpn; ip route add 10.0.0.0/8 dev vpn; ip route add 172.16.0.0/12 dev vpn; "
+            "ip route add 100.64.0.0/10 dev vpn",
+            "pod_cidr",
+            "10.240.0.0/24",
+        ),
+        (
+            "ip link add sov-other type bridge; ip link set sov-other up; ip route add 10.0.0.0/8 dev sov-other",
+            "embedded node other",
+            "172.16.0.0/24",
+        ),
+    ],
+)  # fmt: skip
+def test_k7_only_what_takes_or_loses_addresses_collides(commands: str, problem: str | None, free: str | None) -> None:
+    """In a network namespace of its own."""
+    ready = "ip link set lo up; ip link add vpn type veth peer name end; ip addr add 192.0.2.1/24 dev vpn"
+    ready += "; ip link set vpn up; ip link set end up"
+    done = subprocess.run(
+        ["unshare", "--net", "bash", "-ec", f'{ready}; {commands or "true"}; exec "$PYTHON" -c "$CHECK"'],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(_ROOT), "PYTHON": sys.executable, "CHECK": _RANGES},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert (told == "") if problem is None else re.search(problem, told), told
+    assert free is None or f"a free range is {free}" in told

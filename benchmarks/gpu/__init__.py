@@ -1,0 +1,1 @@
+"""Training on one GPU, measured; benchmarks/README.md says how it is run."""
