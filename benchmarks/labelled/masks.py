@@ -124,7 +124,7 @@ def measure(folder: Path, mode: str) -> dict[str, object]:
     real = Real()
     languages: dict[str, dict[str, int]] = {}
     for language, regions in REGIONS.items():
-        rng = random.Random(language)  # noqa: S311 — the same text each time
+        rng = random.Random(language)
         lines: list[str | Sentence] = list(real_lines(folder, language))
         counts = {"real_lines": len(lines), "real_numbers": sum(len(re.findall(r"\d+", str(line))) for line in lines)}
         for sentence in make_sentences(language, PER_LANGUAGE, rng):
