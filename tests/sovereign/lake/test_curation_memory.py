@@ -69,7 +69,7 @@ def test_a_corpus_larger_than_the_memory_of_a_rank(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "store")
     put_raw(store, make_documents(), tmp_path / "scratch")
     off = dict.fromkeys(("language", "quality", "personal_data"))
-    near = {"near_duplicates": {"min_chars": CHARS * 3 // 2}}
+    near = {"near_duplicates": {"min_chars": CHARS * 3 // 2, "keep_different_facts": False}}
     program = command(tmp_path / "rank", store, cleaning=off | near, curation={"task_mb": 32})
     arguments = program[program.index("run") :]
     done = subprocess.run([sys.executable, "-c", _LIMITED, *arguments], capture_output=True, text=True, check=False)
