@@ -171,6 +171,8 @@ class NearDuplicateRules(Section):
     """Shorter documents are not compared, characters: a name may be all that two short facts do not share."""
     similarity: Annotated[float, Field(ge=0.6, le=1)] = 0.75
     """Estimated share of common shingles (24 bytes) from which two documents are near duplicates."""
+    keep_different_facts: bool = True
+    """Keep near duplicates that differ mostly in names (words with a capital) or numbers: decrees, forms, tables."""
 
 
 class RepeatedLines(Section):

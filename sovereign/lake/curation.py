@@ -282,7 +282,7 @@ class Curation:
 
     def _cluster(self, _number: int, folder: Path) -> Result:
         self.context.progress("clusters of near duplicates")
-        near = self._near("none", "digests")
+        near = self._all_signatures
         links = []
         for group in range(NUM_GROUPS):
             (folder / str(group)).mkdir()

@@ -2,31 +2,35 @@
 
 Signatures are cut into 21 bands of 6 values. Texts with an equal band are candidates: those that have a share s of
 their shingles in common are with probability 1 - (1 - s^6)^21, 0.98 at 0.75. A pair of candidates is linked when its
-signatures agree in at least `similarity` of their values, so that what merely falls into one bucket is never merged.
-A bucket's texts, in the order of their SHA-256, are each compared with the one before and with the first. What is
-linked, directly or through others, is a cluster; the text with the smallest SHA-256 stands for it. So neither the
-order nor the number of the documents' copies decides anything.
+signatures agree in at least `similarity` of their values, so that what merely falls into one bucket is never merged,
+and when they do not differ in names or numbers (sovereign/lake/facts_sketch.py): forms filled in for two people are
+two texts. A bucket's texts, in the order of their facts and SHA-256, are each compared with the one before and with
+the first. What is linked, directly or through others, is a cluster; the text with the smallest SHA-256 stands for it.
+So neither the order nor the number of the documents' copies decides anything.
 
 Bands are compared in groups that need nothing of each other. Memory is bounded: signatures, hashes and clusters (about
-0.6 kB a text) lie in files, a band is sorted in parts, and a bucket that many texts share is walked in pieces.
+0.9 kB a text) lie in files, a band is sorted in parts, and a bucket that many texts share is walked in pieces.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sovereign.lake.facts_sketch import SKETCH_VALUES, are_apart, num_facts, sketch
 from sovereign.lake.shingles import NUM_BINS, mix, signature
 from sovereign.profile_cleaning import NearDuplicateRules
 
 NUM_BANDS, ROWS = 21, 6
 NUM_GROUPS = 7
 """Groups of bands; a text's signature is read once for each."""
+ROW_VALUES = NUM_BINS + SKETCH_VALUES
+"""Numbers of 32 bits that are kept of a text: its signature and its sketch."""
 _BLOCK = 1_024
 """Texts whose signatures are written at once."""
 _SORTED = 2**20
@@ -36,6 +40,8 @@ _COMPARED = 2**14
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 Numbers = npt.NDArray[np.int64]
+Key = Callable[[Numbers], npt.NDArray[np.uint64]]
+"""Of each text the numbers that it is ordered by."""
 
 
 class NearDuplicates:
@@ -56,7 +62,7 @@ class NearDuplicates:
         """Add a text and its SHA-256; a text shorter than the rules' `min_chars` is left out, which gives False."""
         if len(text) < self._rules.min_chars:
             return False
-        self._new.append(signature(text))
+        self._new.append(np.concatenate([signature(text), sketch(text)]))
         self._new_digests.append(digest)
         self.count += 1
         if len(self._new) == _BLOCK:
@@ -90,12 +96,12 @@ class NearDuplicates:
         self.flush()
         if not self.count:
             return
-        signatures, digests = self._map(self.signatures_path, np.uint32, NUM_BINS), self.digests
+        signatures, digests = self._rows(), self.digests
         parents = self._numbers("parents")
         for band in range(group, NUM_BANDS, NUM_GROUPS):
             hashes = self._hash(signatures, band)
             for pieces in self._parts(hashes, digests):
-                for pairs in _candidates(pieces, hashes, digests):
+                for pairs in _candidates(pieces, hashes, digests, signatures):
                     self._compare(parents, pairs, signatures)
         with path.open("wb") as file:
             for numbers in self._blocks():
@@ -112,12 +118,40 @@ class NearDuplicates:
             pairs = np.memmap(path, np.int64, "r", shape=(size, 2)) if size else np.empty((0, 2), np.int64)
             for start in range(0, size, _SORTED):
                 _join(parents, np.array(pairs[start : start + _SORTED]))
+        if self._rules.keep_different_facts:
+            parents = self._part(parents)
         standing = self._numbers("standing")
         for numbers in self._blocks():
-            _find_smallest(standing, parents, numbers, self.digests)
+            _find_smallest(standing, parents, numbers, lambda some: digest_words(self.digests[some]))
         for numbers in self._blocks():
             standing[numbers] = standing[_roots(parents, numbers)]
         return standing
+
+    def _part(self, parents: Numbers) -> Numbers:
+        """Clusters without the texts that have other facts than the one with most facts, which each stand for itself.
+
+        An empty form links all that were filled in.
+        """
+        rows = self._rows()
+
+        def by_facts(numbers: Numbers) -> npt.NDArray[np.uint64]:
+            counts = [num_facts(rows[some, NUM_BINS:]) for some in _pieces(numbers)]
+            few = ~np.concatenate([np.empty(0, np.uint64), *counts])
+            return np.concatenate([few[:, None], digest_words(self.digests[numbers])], axis=1)
+
+        richest, parted = self._numbers("richest"), self._numbers("parted")
+        for numbers in self._blocks():
+            _find_smallest(richest, parents, numbers, by_facts)
+        for numbers in self._blocks():
+            for some in _pieces(numbers):
+                others = richest[_roots(parents, some)]
+                some, others = some[some != others], others[some != others]
+                is_apart = are_apart(rows[some, NUM_BINS:], rows[others, NUM_BINS:])
+                parted[some[~is_apart]] = others[~is_apart]
+        return parted
+
+    def _rows(self) -> npt.NDArray[np.uint32]:
+        return self._map(self.signatures_path, np.uint32, ROW_VALUES)
 
     def _map(self, path: Path, kind: type[Any], width: int) -> npt.NDArray[Any]:
         return np.memmap(path, kind, "r", shape=(self.count, width)) if self.count else np.empty((0, width), kind)
@@ -183,8 +217,10 @@ class NearDuplicates:
         pairs = pairs[_roots(parents, pairs[:, 0]) != _roots(parents, pairs[:, 1])]
         for start in range(0, len(pairs), _COMPARED):
             some = pairs[start : start + _COMPARED]
-            agreement = (signatures[some[:, 0]] == signatures[some[:, 1]]).mean(axis=1)
-            _join(parents, some[agreement >= self._rules.similarity])
+            ones, others = signatures[some[:, 0]], signatures[some[:, 1]]
+            is_near = (ones[:, :NUM_BINS] == others[:, :NUM_BINS]).mean(axis=1) >= self._rules.similarity
+            some, ones, others = some[is_near], ones[is_near, NUM_BINS:], others[is_near, NUM_BINS:]
+            _join(parents, some[~are_apart(ones, others)] if self._rules.keep_different_facts else some)
 
 
 def digest_words(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
@@ -193,9 +229,14 @@ def digest_words(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
 
 
 def _candidates(
-    pieces: Iterable[Numbers], all_hashes: npt.NDArray[np.uint64], digests: npt.NDArray[np.uint8]
+    pieces: Iterable[Numbers],
+    all_hashes: npt.NDArray[np.uint64],
+    digests: npt.NDArray[np.uint8],
+    rows: npt.NDArray[np.uint32],
 ) -> Iterator[Numbers]:
-    """Pairs of texts with equal hashes: each with the one before it, and with the first, in the order of digests.
+    """Pairs of texts with equal hashes: each with the one before it, and with the first, by facts, then digests.
+
+    So copies of one of many filled-in forms are beside each other.
 
     The first and the last text of each hash go on into the next piece.
     """
@@ -211,7 +252,8 @@ def _candidates(
         ends = numbers[~is_shared]
         numbers, hashes = numbers[is_shared], hashes[is_shared]
         prefixes = digests[numbers, :8].copy().view(">u8")[:, 0]
-        order = np.lexsort((prefixes, hashes))
+        facts = rows[numbers, NUM_BINS : NUM_BINS + 2].copy().view(np.uint64)[:, 0]
+        order = np.lexsort((prefixes, facts, hashes))
         numbers, hashes = numbers[order], hashes[order]
         is_next = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
         yield np.stack([numbers[is_next - 1], numbers[is_next]], axis=1)
@@ -240,17 +282,21 @@ def _join(parents: Numbers, pairs: Numbers) -> None:
         np.minimum.at(parents, roots.max(axis=1), roots.min(axis=1))
 
 
-def _find_smallest(standing: Numbers, parents: Numbers, numbers: Numbers, digests: npt.NDArray[np.uint8]) -> None:
-    """Set `standing` of each root of `numbers` to the one with the smallest digest, where that is below what it had."""
+def _pieces(numbers: Numbers) -> Iterator[Numbers]:
+    return (numbers[start : start + _COMPARED] for start in range(0, len(numbers), _COMPARED))
+
+
+def _find_smallest(standing: Numbers, parents: Numbers, numbers: Numbers, key: Key) -> None:
+    """Set `standing` of each root of `numbers` to the one with the smallest key, where that is below what it had."""
     roots = _roots(parents, numbers)
     is_below = roots != numbers
     numbers, roots = numbers[is_below], roots[is_below]
-    words = digest_words(digests[numbers])
+    words = key(numbers)
     order = np.lexsort((*words.T[::-1], roots))
     numbers, roots, words = numbers[order], roots[order], words[order]
     roots, first = np.unique(roots, return_index=True)
     numbers, words = numbers[first], words[first]
-    before = digest_words(digests[standing[roots]])
+    before = key(standing[roots])
     where = np.argmax(words != before, axis=1)[:, None]
     is_smaller = (np.take_along_axis(words, where, 1) < np.take_along_axis(before, where, 1))[:, 0]
     standing[roots[is_smaller]] = numbers[is_smaller]

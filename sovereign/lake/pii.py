@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
 
 from sovereign.errors import StageError
+from sovereign.lake.phones import phone_finder
+from sovereign.lake.pii_context import fold, is_address, line_after, line_before
 from sovereign.ngrams import SPACELESS
 from sovereign.profile_cleaning import PersonalData
 
@@ -26,8 +28,6 @@ Find = Callable[[str], Iterable[tuple[int, int]]]
 
 _W = rf"[^\W{SPACELESS}]"
 """A character of a word, in a script that has spaces between words: a number may stand right beside any other."""
-_GAP = "[ \u00a0\u202f]"
-"""A space, which may be one that does not break the line."""
 GROUP = "sovereign.pii"
 
 
@@ -40,6 +40,7 @@ class Masker:
 
     def __init__(self, rules: PersonalData) -> None:
         plugged = {point.name: point for point in entry_points(group=GROUP)}
+        self._plugged = frozenset(plugged)
         self._finders: dict[str, Find] = {}
         for kind in rules.kinds:
             if kind in plugged:
@@ -59,15 +60,23 @@ class Masker:
     def mask(self, text: str) -> tuple[str, Counter[str]]:
         """The text with masks, and how many there are of each kind; kinds in the profile's order."""
         counts: Counter[str] = Counter()
+        folded = fold(text)
         for kind, find in self._finders.items():
-            end, parts = 0, []
-            for start, stop in find(text):
-                parts += [text[end:start], f"<{kind.upper()}>"]
-                end = stop
-                counts[kind] += 1
-            if parts:
-                text = "".join(parts) + text[end:]
+            spans = list(find(text if kind in self._plugged else folded))
+            if spans:
+                counts[kind] = len(spans)
+                is_same = folded is text
+                text = _replace(text, spans, f"<{kind.upper()}>")
+                folded = text if is_same else _replace(folded, spans, f"<{kind.upper()}>")
         return text, counts
+
+
+def _replace(text: str, spans: list[tuple[int, int]], mask: str) -> str:
+    end, parts = 0, []
+    for start, stop in spans:
+        parts += [text[end:start], mask]
+        end = stop
+    return "".join([*parts, text[end:]])
 
 
 def by_pattern(pattern: str, is_valid: Callable[[str], bool], *, not_after: str = _W) -> Find:
@@ -85,28 +94,6 @@ def by_pattern(pattern: str, is_valid: Callable[[str], bool], *, not_after: str 
     return find
 
 
-def phone_finder(regions: Iterable[str]) -> Find:
-    """A finder of numbers with a country code, and of those that are valid as dialled within one of the regions."""
-    from phonenumbers import PhoneNumberMatcher  # a second, for the formats of all countries
-
-    wanted = tuple(regions)
-    candidate = re.compile(r"(?:\d[ ()./\u2010-\u2015-]{0,3}){6}\d" if wanted else r"[+\uff0b][ (]{0,2}\d")
-
-    def find(text: str) -> Iterator[tuple[int, int]]:
-        if not candidate.search(text):
-            return
-        matches = [
-            match for region in (wanted or (None,)) for match in PhoneNumberMatcher(text, region, max_tries=len(text))
-        ]
-        spans, end = sorted({(match.start, match.end) for match in matches}), 0
-        for start, stop in spans:
-            if start >= end:
-                yield start, stop
-                end = stop
-
-    return find
-
-
 def find_email(text: str) -> Iterator[tuple[int, int]]:
     """Addresses with a domain of at least two labels; letters of scripts without spaces border on them."""
     end = 0
@@ -117,26 +104,29 @@ def find_email(text: str) -> Iterator[tuple[int, int]]:
             domain = domain_part.match(text, sign.end())
             local = local_part.search(text[max(0, sign.start() - _MAX_LOCAL - 1) : sign.start()]) if domain else None
             if domain and local:
-                end = domain.end()
-                yield sign.start() - len(local[0]), end
+                if not _NO_MAIL.fullmatch(domain[0]) and local[0] not in _NO_PERSON:
+                    end = domain.end()
+                    yield sign.start() - len(local[0]), end
                 break
 
 
 def find_iban(text: str) -> Iterator[tuple[int, int]]:
     """International Bank Account Numbers, ISO 13616: length by country, modulo 97."""
-    end = 0
-    for match in _IBAN.finditer(text):
+    place = 0
+    while match := _IBAN.search(text, place):
         length = _IBAN_LENGTHS.get(match[0][:2].upper(), 99)
         stop = match.start()
         compact = ""
         while stop < match.end() and len(compact) < length:
-            compact += text[stop].strip()
+            compact += text[stop].strip(" -")
             stop += 1
         is_whole = len(compact) == length and not _IBAN_CHAR.match(text, stop)
         number = "".join(str(int(char, 36)) for char in compact[4:] + compact[:4])
-        if match.start() >= end and is_whole and int(number) % 97 == 1:
+        if is_whole and int(number) % 97 == 1:
             yield match.start(), stop
-            end = stop
+            place = stop
+        else:
+            place = match.start() + 4  # another may begin within
 
 
 def is_card(text: str) -> bool:
@@ -152,12 +142,23 @@ def is_nir(text: str) -> bool:
     return 97 - int(compact[:13]) % 97 == int(compact[13:])
 
 
+def find_ip(text: str) -> Iterator[tuple[int, int]]:
+    """Addresses of the public Internet; four numbers with dots may be a section or a version instead."""
+    found = [
+        (start, stop)
+        for start, stop in _IPV4(text)
+        if is_address(text[start:stop], line_before(text, start), line_after(text, stop))
+    ]
+    yield from sorted([*found, *_IPV6(text)])
+
+
 def is_public_ip(text: str) -> bool:
-    """An address of the public Internet: those of private and documentation networks identify no one."""
+    """An address of the public Internet: those of private, documentation and multicast networks identify no one."""
     try:
-        return ipaddress.ip_address(text).is_global
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
+    return address.is_global and not address.is_multicast
 
 
 _MAX_LOCAL = 64
@@ -176,9 +177,19 @@ def _email_parts(char: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
 _LOCAL, _DOMAIN = _email_parts(_W)
 _LOCAL_ANY, _DOMAIN_ANY = _email_parts(r"\w")
 _IBAN = re.compile(
-    rf"(?<![A-Za-z0-9])(?:[A-Z]{{2}}[0-9]{{2}}(?:{_GAP}?[A-Z0-9]){{11,30}}"
-    rf"|[a-z]{{2}}[0-9]{{2}}(?:{_GAP}?[a-z0-9]{{4}}){{2,7}}(?:{_GAP}?[a-z0-9]{{1,3}})?)"
+    r"(?<![A-Za-z0-9])(?:[A-Z]{2}[ ]?[0-9]{2}(?:[ -]{0,3}[A-Z0-9]){11,30}"
+    r"|[a-z]{2}[0-9]{2}(?:[ -]?[a-z0-9]{4}){2,7}(?:[ -]?[a-z0-9]{1,3})?)"
 )
+_NO_MAIL = re.compile(
+    r"[0-9]{1,2}(?:\.[0-9]{1,2})?x\..{1,560}"  # logo@2x.png
+    r"|[0-9]{1,9}\.[0-9]{1,9}\..{1,500}"  # package@1.2.3-beta.next
+    r"|.{1,560}\.(?:png|jpe?g|gif|svg|webp|avif|ico|bmp|tiff?|css|scss|less|[cm]?jsx?|[cm]?tsx?|mjs|json|ya?ml|toml|xml|html?|php"
+    r"|txt|pdf|docx?|xlsx?|csv|gz|tgz|bz2|xz|deb|rpm|jar|class|java|exe|dll|cfg|conf|ini|log|mp3|mp4|ttf|woff2?"
+    r"|service|socket|timer|target|device|mount|slice|scope|localhost|localdomain)",
+    re.IGNORECASE,
+)
+"""What an @ stands before that is no domain: files of higher resolution, versions of packages, systemd's units."""
+_NO_PERSON = {"git", "hg", "svn"}
 _IBAN_CHAR = re.compile("[A-Za-z0-9]")
 _ISSUER = re.compile(
     r"4\d{12}(?:\d{3}){0,2}|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}"
@@ -206,12 +217,12 @@ _IPV6 = by_pattern(
 FINDERS: dict[str, Find] = {
     "email": find_email,
     "iban": find_iban,
-    "card": by_pattern(rf"[0-9](?:(?:-|{_GAP})?[0-9]){{12,18}}(?!-|{_W})", is_card, not_after=rf"[.+-]|{_W}"),
+    "card": by_pattern(rf"[0-9](?:[ -]?[0-9]){{12,18}}(?!-|{_W})", is_card, not_after=rf"[.+-]|{_W}"),
     "fr-nir": by_pattern(
-        rf"[1-478]{_GAP}?[0-9]{{2}}{_GAP}?(?:0[1-9]|1[0-2]|[2-9][0-9]){_GAP}?(?:[0-9]{{2}}|2[AB])"
-        rf"{_GAP}?[0-9]{{3}}{_GAP}?[0-9]{{3}}{_GAP}?[0-9]{{2}}(?!{_W})",
+        rf"[1-478][ ]?[0-9]{{2}}[ ]?(?:0[1-9]|1[0-2]|[2-9][0-9])[ ]?(?:[0-9]{{2}}|2[AB])"
+        rf"[ ]?[0-9]{{3}}[ ]?[0-9]{{3}}[ ]?[0-9]{{2}}(?!{_W})",
         is_nir,
     ),
-    "ip": lambda text: sorted([*_IPV4(text), *_IPV6(text)]),
+    "ip": find_ip,
 }
 """By kind; phone numbers have a finder of their own, which knows the profile's regions."""

@@ -22,9 +22,8 @@ from sovereign.lake import neardedup, repeats
 from sovereign.lake.cleaning import text_digest
 from sovereign.lake.documents import Document
 from sovereign.lake.duplicates import ClusterSplit, Heldout, PartMerge, TaskIndex, Verdicts, decide
-from sovereign.lake.neardedup import NearDuplicates
+from sovereign.lake.neardedup import ROW_VALUES, NearDuplicates
 from sovereign.lake.repeats import LineCount, LineIndex, Repeated, find_repeated
-from sovereign.lake.shingles import NUM_BINS
 from sovereign.lake.stages import curate
 from sovereign.lake.work import PartsWriter
 from sovereign.profile_cleaning import NearDuplicateRules, RepeatedLines
@@ -70,7 +69,7 @@ def test_a_corpus_larger_than_the_memory_of_a_rank(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "store")
     put_raw(store, make_documents(), tmp_path / "scratch")
     off = dict.fromkeys(("language", "quality", "personal_data"))
-    near = {"near_duplicates": {"min_chars": CHARS * 3 // 2}}
+    near = {"near_duplicates": {"min_chars": CHARS * 3 // 2, "keep_different_facts": False}}
     program = command(tmp_path / "rank", store, cleaning=off | near, curation={"task_mb": 32})
     arguments = program[program.index("run") :]
     done = subprocess.run([sys.executable, "-c", _LIMITED, *arguments], capture_output=True, text=True, check=False)
@@ -214,7 +213,7 @@ def link_shared_band(folder: Path) -> None:
     rng = np.random.default_rng(1)
     near = NearDuplicates(folder / "near", NearDuplicateRules())
     for _ in range(0, NUM_TEXTS, BLOCK):
-        signatures = rng.integers(0, 2**32, (BLOCK, NUM_BINS), np.uint32)
+        signatures = rng.integers(0, 2**32, (BLOCK, ROW_VALUES), np.uint32)
         signatures[1::2] = signatures[::2]
         signatures[:, : neardedup.ROWS] = 1
         near.extend(signatures.tobytes(), rng.bytes(32 * BLOCK))

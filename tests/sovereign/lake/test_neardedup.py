@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign.lake import neardedup as module
+from sovereign.lake.facts_sketch import SKETCH_VALUES
 from sovereign.lake.neardedup import NUM_BANDS, NUM_GROUPS, ROWS, NearDuplicates
 from sovereign.lake.shingles import NUM_BINS, SHINGLE_BYTES, shingle_hashes, signature
 from sovereign.profile_cleaning import NearDuplicateRules
@@ -176,6 +177,6 @@ def test_many_texts_with_one_band_are_compared_as_was_said(tmp_path: Path, monke
     for block in (2**20, 64, 16):
         monkeypatch.setattr(module, "_SORTED", block)
         near = NearDuplicates(tmp_path / str(block), NearDuplicateRules(similarity=similarity))
-        near.extend(signatures.tobytes(), digests.tobytes())
+        near.extend(np.pad(signatures, ((0, 0), (0, SKETCH_VALUES))).tobytes(), digests.tobytes())
         near.link(0, tmp_path / "links")
         assert [tuple(pair) for pair in np.fromfile(tmp_path / "links", np.int64).reshape(-1, 2).tolist()] == expected

@@ -7,13 +7,15 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 
 from sovereign.errors import StageError
 from sovereign.lake.demonstration import make_documents
-from sovereign.lake.pii import FINDERS, Masker, phone_finder
+from sovereign.lake.phones import phone_finder
+from sovereign.lake.pii import FINDERS, Masker
 from sovereign.profile import Demonstration
 from sovereign.profile_cleaning import PersonalData
 
@@ -148,3 +150,120 @@ def test_plug_in_of_a_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     masker = Masker(PersonalData(kinds=("email", "tm-id")))
     assert masker.mask("Citizen TM-123456, a@b.org") == ("Citizen <TM-ID>, <EMAIL>", {"email": 1, "tm-id": 1})
+
+
+def masked(text: str, *regions: str) -> str:
+    return Masker(PersonalData(phone_regions=regions)).mask(text)[0]
+
+
+@pytest.mark.parametrize("region", ["DE", "FI", "NO", "DK", "FR", "ES", "US", "PL", "BR", "CN", "RU", "IT"])
+def test_l2_no_date_is_a_phone_number(region: str) -> None:
+    """Every day of a leap year, in the ways that dates are written."""
+    days = [date(2004, 1, 1) + timedelta(days=number) for number in range(366)]
+    forms = ("%d.%m.%Y", "%d/%m/%Y", "%d-%m-%Y", "%Y-%m-%d", "%Y/%m/%d", "%m/%d/%Y", "%d. %m. %Y", "%Y%m%d")
+    text = "\n".join(f"gestorben {day.strftime(form)} in Bonn" for day in days for form in forms)
+    assert masked(text, region) == text
+
+
+@pytest.mark.parametrize("separator", [" ", "/", "-", "\u2013", "\u00a0", "\u2009", "\u202f"])
+@pytest.mark.parametrize("code", ["+49", "0049", "\uff0b\uff14\uff19"])
+@pytest.mark.parametrize("regions", [(), ("DE",), ("FR", "US")])
+def test_l2_numbers_with_a_country_code(separator: str, code: str, regions: tuple[str, ...]) -> None:
+    assert (
+        masked(f"Sie ist {separator.join((code, '30', '901820'))}, Zimmer 3", *regions) == "Sie ist <PHONE>, Zimmer 3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("[+49] 30 901820 or +49 [30] 901820", "<PHONE> or <PHONE>"),
+        ("+49 (0)30 901820, +49 (30) 901820", "<PHONE>, <PHONE>"),
+        ("<a href='tel:+49-30-901820'>", "<a href='tel:<PHONE>'>"),
+        ("tel:030901820;", "tel:<PHONE>;"),
+        ("030 901820 ext. 12", "<PHONE>"),
+        ("٠٠٤٩ ٣٠ ٩٠١٨٢٠", "<PHONE>"),
+        ("０３０　９０１８２０。", "<PHONE>。"),
+        ("am 03.04.2001 030 901820 gewählt", "am 03.04.2001 <PHONE> gewählt"),
+        ("0171 234 56 78 / 0171 234 56 79", "<PHONE> / <PHONE>"),
+        ("Tel. (030) 90 18 20", "Tel. <PHONE>"),
+    ],
+)  # fmt: skip
+def test_l2_numbers_as_dialled(text: str, wanted: str) -> None:
+    assert masked(text, "DE") == wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "BGBl. 2001 I S. 1234-1567, § 823 Abs. 1 BGB, Richtlinie 2016/679, 1 BvR 1234/05",
+        "ISBN 978-3-16-148410-0, ISBN 9783161484100, ISSN 0028-0836, doi:10.1016/0031-9163(64)91136-9",
+        "bei 52.520008, 13.404954; 3,141592653; 1 234 567,89 €; 12.345.678 Einwohner; $ 650.253.0000",
+        "21-19 21-17, 1914-1918, 1998 2003 2005, 16279260 Bytes, 4294967295, 0123456789",
+        "version 2.10.1234567, libfoo_2.0+20130709102030-1, 2001-04-03 12:30:45, 08:02 173521",
+        "https://example.org/2001/04/03/0301234567, commit 0301234567abcdef",
+        "| 0 354130 5669 0 | 417690   83 | 0x0301234567 | 12 34 56 78 90 12 34 56 78 90 12 34 56 78 90 |",
+        "Seiten 1234–1567, S. 030901820, Abschnitt 030.901820",
+    ],
+)
+@pytest.mark.parametrize("region", ["DE", "NO", "FI", "ES", "FR", "US"])
+def test_l2_other_numbers_are_kept(text: str, region: str) -> None:
+    assert masked(text, region) == text
+
+
+def test_l2_words_decide_where_the_form_does_not() -> None:
+    assert masked("Teléfono: 912 345 678. Población: 912 345 678 habitantes.", "ES") == (
+        "Teléfono: <PHONE>. Población: 912 345 678 habitantes."
+    )
+    assert masked("電話0312345678、会員番号1234567890", "JP") == "電話<PHONE>、会員番号1234567890"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "参见 第 9.8.7.6 节，第9.2.1.104節，6.7.3.2. 虚拟和过渡软件包",
+        "siehe Abschnitt 14.3.4.2, see section 12.34.56.178, (cf. § 11.22.33.144), chapitre 45.3.4.120",
+        "version 11.22.33.144, Linux 2.6.32.60, libfoo 11.22.33.144-1, Release 80.0.1.130",
+        "قسم 14.3.4.2، الإصدار 11.22.33.144",
+        "OID 1.3.6.1, upgraded from 2.4.9.2, mDNS 224.0.0.251",
+    ],
+)
+def test_l8_sections_and_versions_are_no_addresses(text: str) -> None:
+    assert masked(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("第 9.8.7.6 节的服务器地址是 9.8.7.6", "第 9.8.7.6 节的服务器地址是 <IP>"),
+        ("66.249.66.1 - - [10/Oct/2023:13:55:36] GET", "<IP> - - [10/Oct/2023:13:55:36] GET"),
+        ("http://9.8.7.6/ 9.8.7.6:443 9.8.7.6/24", "http://<IP>/ <IP>:443 <IP>/24"),
+        ("Version 2 of the host 9.8.7.6; ping 9.8.7.6", "Version 2 of the host <IP>; ping <IP>"),
+        ("Anna (86.22.37.110)", "Anna (<IP>)"),
+        ("サーバ８６．２２．３７．１１", "サーバ<IP>"),
+    ],
+)
+def test_l8_addresses_are_masked(text: str, wanted: str) -> None:
+    assert masked(text) == wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "logo@2x.png icon@3x.jpg a@1.5x.webp sprite@2x.min.css",
+        "foo@1.2.3 foo@1.2.3-beta.rc react@18.0.0-alpha.next bootstrap@5.3.0.min.js",
+        "getty@tty1.service user@1000.service wg-quick@wg0.service backup@daily.timer",
+        "@media print { } @app.route('/x') user@host git@github.com:a/b.git",
+    ],
+)
+def test_l11_no_mail_address(text: str) -> None:
+    assert masked(text) == text
+
+
+@pytest.mark.parametrize("gap", ["", " ", "-", "\u2011", "\u2009", "\u202f", "\u00a0", "\u3000"])
+def test_l11_iban(gap: str) -> None:
+    groups = ["DE89", "3704", "0044", "0532", "0130", "00"]
+    arabic = [group.translate({ord("0") + value: 0x660 + value for value in range(10)}) for group in groups]
+    wide = ["".join(chr(ord(char) + 0xFEE0) for char in group) for group in groups]
+    for written in (groups, arabic, wide):
+        assert masked(f"Konto {gap.join(written)} und {gap.join(groups)}.") == "Konto <IBAN> und <IBAN>."
