@@ -1,7 +1,7 @@
 """Precision and recall of the masks of personal data (sovereign/lake/pii.py) on labelled text in ten languages.
 
     apt-get download PACKAGES (below); dpkg -x each PACKAGE.deb FOLDER
-    python benchmarks/labelled/masks.py FOLDER [--real | --misses] > benchmarks/labelled/masks.json
+    python3 -m benchmarks.labelled.masks FOLDER [--real | --misses] > benchmarks/labelled/masks.json
 
 The text is Debian's documentation. Between its lines stand made sentences (masks_made.py): half have valid personal
 data, half have numbers that look like it. What is masked in the real lines is labelled in masks_labels.json: strings
@@ -21,8 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from masks_made import REGIONS, Sentence, make_sentences
-
+from benchmarks.labelled.masks_made import REGIONS, Sentence, make_sentences
 from sovereign.lake.pii import Masker
 from sovereign.profile_cleaning import PersonalData
 

@@ -55,7 +55,9 @@ def make_phone(language: str, rng: random.Random) -> tuple[str, str]:
     region = rng.choice(REGIONS[language])
     kind = rng.choice((PhoneNumberType.MOBILE, PhoneNumberType.FIXED_LINE))
     while True:
-        national = str(phonenumbers.example_number_for_type(region, kind).national_number)
+        example = phonenumbers.example_number_for_type(region, kind)
+        assert example is not None
+        national = str(example.national_number)
         made = national[:-4] + f"{rng.randrange(10_000):04}"
         number = phonenumbers.parse(made if region != "IT" or kind else "0" + made, region)
         if phonenumbers.is_valid_number(number):
