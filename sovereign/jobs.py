@@ -47,6 +47,10 @@ class ClusterApi(Protocol):
         """Objects of a kind."""
         ...
 
+    def patch(self, obj: Object, operations: list[dict[str, Any]], /) -> None:
+        """Change the live object by a JSON patch."""
+        ...
+
     def delete(self, obj: Object, /) -> None:
         """Delete and wait until it is gone."""
         ...
@@ -129,7 +133,7 @@ class JobRunner:
         Raises:
             StageError: there is no such Job in the queue.
         """
-        self.cluster.apply(self._workload_patch(self._workload(name), active=False))
+        self._set_active(self._workload(name), active=False)
 
     @_patiently
     def activate(self, name: str) -> None:
@@ -137,7 +141,7 @@ class JobRunner:
         if self.cluster.get(job_object(self.profile.name, name)) is not None:
             workload = self._workload(name)
             if workload["spec"].get("active") is False:
-                self.cluster.apply(self._workload_patch(workload, active=True))
+                self._set_active(workload, active=True)
 
     def _workload(self, name: str) -> Object:
         job = self.cluster.get(job_object(self.profile.name, name))
@@ -147,9 +151,11 @@ class JobRunner:
             raise StageError(f"stage {name} is not in the queue", hint=f"sovereign stage {name} PROFILE")
         return found[0]
 
-    def _workload_patch(self, workload: Object, *, active: bool) -> Object:
+    def _set_active(self, workload: Object, *, active: bool) -> None:
+        """The workload is Kueue's; an apply would take out all that it has beyond this."""
         metadata = {key: workload["metadata"][key] for key in ("name", "namespace")}
-        return {"apiVersion": QUEUE_API, "kind": "Workload", "metadata": metadata, "spec": {"active": active}}
+        named = {"apiVersion": QUEUE_API, "kind": "Workload", "metadata": metadata}
+        self.cluster.patch(named, [{"op": "add", "path": "/spec/active", "value": active}])
 
     def follow(self, name: str, report: Report) -> None:
         """Report the Job's progress until it is complete.

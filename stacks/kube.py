@@ -233,7 +233,7 @@ class Cluster:
         Raises:
             ClusterError: as for `get`.
         """
-        ref = ObjectRef.of(obj)
+        ref = obj if isinstance(obj, ObjectRef) else ObjectRef.of(obj)
         if ref.kind != volumes.CLAIM:
             return ""
         return volumes.reachable(obj, self.get(ref), self.get, self.find)[1]
@@ -370,12 +370,13 @@ class Cluster:
             return None
         return live
 
-    def patch(self, ref: ObjectRef, operations: list[dict[str, Any]]) -> None:
-        """Change the live object by a JSON patch.
+    def patch(self, obj: Object | ObjectRef, operations: list[dict[str, Any]], /) -> None:
+        """Change the live object by a JSON patch: for objects that are not this kit's, of which it sets single fields.
 
         Raises:
             ClusterError: as for `get`.
         """
+        ref = ObjectRef.of(obj)
         query = {"fieldManager": FIELD_MANAGER}
         self._session.request("PATCH", self._path(ref), query=query, body=operations, what=str(ref))
 

@@ -34,6 +34,9 @@ class Jobs:
     def find(self, api_version: str, kind: str, namespace: str = "", **selectors: str) -> list[Object]:
         return []
 
+    def patch(self, obj: Object, operations: list[dict[str, Any]], /) -> None:
+        raise AssertionError("no object of others is changed here")
+
     def delete(self, obj: Object, /) -> None:
         self.job, self.deleted = None, self.deleted + 1
 
