@@ -233,7 +233,7 @@ class Cluster:
         Raises:
             ClusterError: as for `get`.
         """
-        ref = obj if isinstance(obj, ObjectRef) else ObjectRef.of(obj)
+        ref = ObjectRef.of(obj)
         if ref.kind != volumes.CLAIM:
             return ""
         return volumes.reachable(obj, self.get(ref), self.get, self.find)[1]
@@ -376,7 +376,7 @@ class Cluster:
         Raises:
             ClusterError: as for `get`.
         """
-        ref = ObjectRef.of(obj)
+        ref = obj if isinstance(obj, ObjectRef) else ObjectRef.of(obj)
         query = {"fieldManager": FIELD_MANAGER}
         self._session.request("PATCH", self._path(ref), query=query, body=operations, what=str(ref))
 
