@@ -29,6 +29,8 @@ _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd\ue000-\uf8ff]")
 _ESCAPES = re.compile(rb"\x1b\$|~\{.*~\}|\+[A-Za-z0-9/]{3}[A-Za-z0-9+/]*-", re.DOTALL)
 """Of encodings whose bytes are ASCII: ISO 2022, HZ, UTF-7."""
 _COMMAS = str.maketrans("şţŞŢ", "șțȘȚ")
+_SIGNS = frozenset("\u00a0\u00ad…–—‘’‚“”„«»‹›•·§°©®™€£¥¢±×÷¼½¾²³¹†‡¶¿¡")
+"""What may be all that is beyond ASCII in a text: bytes of no text give blocks and lines of DOS pages."""
 _MARGIN = 5.0
 """Bits by which the best text must be better than any other, by its letters alone too."""
 _DECLARED = 8.0
@@ -178,4 +180,10 @@ def _try(data: bytes, encoding: str, language: str = "") -> str | None:
 def _bits(text: str, table: str) -> float | None:
     """What its letters cost in a language; None when they are not the language's."""
     known = letters(table)
-    return None if known is None else known.bits(text)
+    return None if known is None or not _is_prose(text) else known.bits(text)
+
+
+def _is_prose(text: str) -> bool:
+    """Whether there is a letter at all, and other characters than ASCII's are letters or signs that writers use."""
+    odd = {char for char in text if not char.isascii()}
+    return any(map(str.isalpha, text)) and (any(map(str.isalpha, odd)) or odd <= _SIGNS)

@@ -92,7 +92,7 @@ def test_shards_are_made_of_an_approved_mix_only(lake: LiveSite, tmp_path: Path)
     shown = answer(lake, "lake mix", "--out", str(seen))
     assert shown["approval"] is None and "no person has approved" in lake.refused("train")
     lake.edit(mix={"sources": WEIGHTS | {"archive": 2}})
-    assert "another request.mix" in lake.refused("lake approve", "--by", "A. Person", "--mix", str(seen))
+    assert "got: another mix.sources.archive" in lake.refused("lake approve", "--by", "A. Person", "--mix", str(seen))
     lake.edit(mix={"sources": WEIGHTS})
     who = ["--by", "A. Person", "--note", "meeting of 3 May"]
     approved = answer(lake, "lake approve", "--mix", str(seen), *who)

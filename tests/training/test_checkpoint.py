@@ -436,7 +436,7 @@ def config(inputs: str = "shard", **training: Any) -> dict[str, Any]:
 
 
 def test_a_number_of_ranks_that_changes_the_batch_is_refused() -> None:
-    words = r"got: 384 tokens with 3 ranks\n  expected: 256 tokens[\s\S]*remove here"
+    words = r"got: 192 tokens with 3 ranks\n  expected: 256 tokens[\s\S]*remove here"
     with pytest.raises(CheckpointError, match=words):
         refuse_another_batch(config(pods=3), [("here", config())])
     refuse_another_batch(config(pods=2), [("here", config())])

@@ -99,11 +99,11 @@ def test_the_result_before_stays_until_there_is_room(
 _LINK = """
 import sys
 from pathlib import Path
-from sovereign.lake.neardedup import NearDuplicates
+from sovereign.lake.neardedup import ROW_VALUES, NearDuplicates
 from sovereign.profile_cleaning import NearDuplicateRules
 from tests.disks import fill
 near = NearDuplicates(Path(sys.argv[1]), NearDuplicateRules())
-near.extend(bytes(512 * 4000), bytes(32 * 4000))
+near.extend(bytes(4 * ROW_VALUES * 4000), bytes(32 * 4000))
 fill(Path(sys.argv[1]), 16_000)
 try:
     near.link(0, Path(sys.argv[1]) / "links")

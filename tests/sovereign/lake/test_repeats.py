@@ -88,12 +88,13 @@ def test_copies_and_versions_of_a_text_stay_whole(tmp_path: Path) -> None:
     law = "\n".join(f"Article {number}. Whoever crosses river {number} pays {number} coins." for number in range(40))
     copies = documents([f"{law}\nRead on day {number}, page {number % 7}." for number in range(30)])
     copies += documents(["One more text, so that there is something to train on." * 2], "other")
-    found, receipt = clean(copies, tmp_path / "default")
+    versions = {"near_duplicates": {"keep_different_facts": False}}  # they differ in a day and a page only
+    found, receipt = clean(copies, tmp_path / "default", **versions)
     kept = [one for one, verdict in found.values() if verdict in ("train", "heldout") and one.source == "s"]
     assert [one.owners for one in kept] == [("owner 0", "owner 1", "owner 2")]
     assert receipt.metrics["rejected"] == {"near duplicate": 29}
     assert receipt.metrics["repeated_lines"] == {}
-    found, receipt = clean(copies, tmp_path / "all", repeated_lines={"max_share": 1.0}, min_chars=100)
+    found, receipt = clean(copies, tmp_path / "all", repeated_lines={"max_share": 1.0}, min_chars=100, **versions)
     assert receipt.metrics["rejected"]["too short"] == 30 - 10
     assert receipt.metrics["repeated_lines"] == {"s": 40 * (30 - 10)}
 
