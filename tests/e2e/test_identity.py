@@ -325,6 +325,7 @@ def managed_objects(live: LiveSite) -> dict[str, list[ObjectRef]]:
     return found
 
 
+@pytest.mark.drill
 def test_k3_one_deploy_heals_deletions_of_every_kind(clean: LiveSite) -> None:
     """One object of each kind but namespaces and definitions, whose deletion takes others with it, all at once."""
     cluster = clean.cluster
@@ -392,6 +393,7 @@ def test_k4_more_storage_in_the_profile_blocks_nothing(clean: LiveSite) -> None:
     assert "77G" in json.loads(clean.run("status", "--json"))["notes"][0]
 
 
+@pytest.mark.drill
 def test_k6_additions_to_a_managed_deployment_are_named_and_removed(clean: LiveSite) -> None:
     ref = ObjectRef("apps/v1", "Deployment", "mlflow", "lake")
     cluster = clean.cluster
