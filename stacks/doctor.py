@@ -57,7 +57,7 @@ def refuse_unfit(site: Site, profile: Profile, *, installs: bool = False) -> Non
     """
     if not isinstance(profile.target, EmbeddedTarget):
         with closing(reach(site, profile.target)) as cluster:
-            _ = cluster.uid  # the first request: it answers, and is the one of before
+            _ = cluster.uid  # the first request: it answers, and is the recorded cluster
         return
     will_be_there = {"upstream programs", "packages"} if installs else {"upstream programs"}
     found = [check for check in checks(site, profile) if not check.ok and check.name not in will_be_there]
